@@ -1,0 +1,33 @@
+"""The error tree. A user sees the message and nothing else, so each says: found what, needed what, do what."""
+
+
+class OctavoError(Exception):
+    """Anything a user can cause or mend. Bugs of ours are `assert`s instead."""
+
+
+class ConfigError(OctavoError):
+    """A config.json, GGUF header or setting that is missing, contradictory or not understood."""
+
+
+class CheckpointError(OctavoError):
+    """Weights that are missing, truncated, of the wrong shape, or of an unknown kind."""
+
+
+class TokenizerError(OctavoError):
+    """Tokenizer files that are missing, broken or of a kind we do not read."""
+
+
+class FormatError(OctavoError):
+    """A conversation that the chat format cannot express, or a template that fails."""
+
+
+class RequestError(OctavoError):
+    """A request outside what can be done: bad sampling values, a prompt longer than the context, a bad schema."""
+
+
+class HubError(OctavoError):
+    """A model that cannot be found, reached or downloaded."""
+
+
+class MemoryNeeded(OctavoError):
+    """The machine has less memory or disk than the model needs."""

@@ -1,0 +1,126 @@
+"""The engine's words. The engine turns tokens into tokens: `Request` in, `Step`s out; a `Backend` does the arithmetic."""
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.core.channel import Channel, Markers
+from octavo.core.sampling import Sampling
+from octavo.core.vocabulary import Vocabulary
+
+EngineFinish = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One thing to generate (sampling.n replies to one prompt) or to score (sampling.max_tokens=0 with logprobs).
+
+    id              unique among running requests
+    tokens          the rendered prompt, at least one token
+    markers         borders of the channels; the start channel is read from `tokens`
+    budget_tokens   thinking tokens sampled at most, over all thinking of the reply; None: no limit
+    vocabulary      needed for stop strings and grammars
+    """
+
+    id: str
+    tokens: tuple[int, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    markers: Markers = field(default_factory=Markers)
+    budget_tokens: int | None = None
+    vocabulary: Vocabulary | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One new token of one reply, or its end.
+
+    token        the token; None in a last step that adds none (cancelled; stopped before any token)
+    logprob      nats, under the model's own distribution before temperature; None: forced, or not asked for
+    top          (token, logprob) of the likeliest, where asked for
+    finish       set on the reply's last step
+    keep_bytes   on the last step, where a stop string ended the reply: bytes of the reply's ANSWER text that precede
+                 the stop string; None otherwise
+    prompt_logprobs   on the last step of a scoring request: entry i is the logprob in nats of prompt token i given
+                 those before it (NaN for i = 0)
+    cached_tokens     prompt tokens whose keys and values came from the prefix tree
+    thinking_stop     how the thinking ended, from the step that ended it on
+    """
+
+    id: str
+    index: int
+    token: int | None
+    channel: Channel
+    forced: bool = False
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    finish: EngineFinish | None = None
+    keep_bytes: int | None = None
+    prompt_logprobs: tuple[float, ...] = ()
+    cached_tokens: int = 0
+    thinking_stop: Literal["natural", "budget", "user"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """New tokens of one sequence in one forward pass.
+
+    tokens   token ids, at least one;   start   position of the first one = number of tokens already in the pages
+    pages    page numbers, in order, covering positions 0 .. start+len(tokens)-1
+    rows     which tokens' logits are wanted: "last", "all", or "none" (a prefill chunk that is not the last)
+    """
+
+    tokens: tuple[int, ...]
+    start: int
+    pages: tuple[int, ...]
+    rows: Literal["none", "last", "all"] = "last"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What one forward pass computes. Two chunks never write the same page."""
+
+    chunks: tuple[Chunk, ...]
+
+
+class Backend(Protocol):
+    """Runs a model over pages of keys and values.
+
+    vocab_size       width of a row of logits;   context_tokens   longest sequence the model takes
+    page_tokens      tokens per page;            pages            how many pages there may be (numbers 0..pages-1);
+                     memory is taken as pages are first written, not before
+    """
+
+    vocab_size: int
+    context_tokens: int
+    page_tokens: int
+    pages: int
+
+    def forward(self, plan: Plan) -> NDArray[np.float32]:
+        """Logits (rows, vocab_size), fp32, rows in the order of the chunks; keys and values go to the pages."""
+        ...
+
+
+class Rule(Protocol):
+    """A pure state machine over the tokens of one reply. `clone` gives an independent copy, for replay over drafts."""
+
+    def forced(self) -> tuple[int, ...]:
+        """Tokens that must come next, without sampling; empty: none."""
+        ...
+
+    def allowed(self) -> NDArray[np.int32] | None:
+        """Bit mask over the vocabulary (bit i%32 of word i//32: token i may come next); None: all may."""
+        ...
+
+    def accept(self, token: int, channel: Channel) -> None:
+        """One token was added to the reply (sampled or forced), on this channel."""
+        ...
+
+    def finished(self) -> bool:
+        """Whether the reply ends here."""
+        ...
+
+    def clone(self) -> "Rule":
+        """An independent copy in the same state."""
+        ...
