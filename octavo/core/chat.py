@@ -37,7 +37,7 @@ class Chat(Protocol):
         sampling: Sampling | None = None,
         thinking: Thinking = Thinking(),
     ) -> Reply:
-        """Begin a reply. sampling None: the model's recommended one for the mode. Raises OctavoError before any delta."""
+        """Begin a reply. sampling None: what the model recommends for the mode. OctavoError comes before any delta."""
         ...
 
 

@@ -19,7 +19,7 @@ def read_json_object(path: Path, *, error: type[OctavoError], limit_bytes: int =
             raise error(f"{path} has {size:,} bytes, more than the {limit_bytes:,} a JSON file here may have.")
         value = json.loads(path.read_bytes())
     except OSError as cause:
-        raise error(f"{path} cannot be read ({cause.strerror}): download it again or point at the right folder.") from cause
+        raise error(f"{path} cannot be read ({cause.strerror}): download it again or name the right folder.") from cause
     except (ValueError, RecursionError) as cause:
         raise error(f"{path} is not valid JSON ({cause}): download it again.") from cause
     if not isinstance(value, dict):

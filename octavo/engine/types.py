@@ -1,4 +1,4 @@
-"""The engine's words. The engine turns tokens into tokens: `Request` in, `Step`s out; a `Backend` does the arithmetic."""
+"""The engine's words. It turns tokens into tokens: `Request` in, `Step`s out; a `Backend` does the arithmetic."""
 
 from dataclasses import dataclass, field
 from typing import Literal, Protocol

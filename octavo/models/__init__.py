@@ -1,0 +1,52 @@
+"""One file per family on a shared decoder. To add a family: its file, and one line in ARCHITECTURES."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from octavo.core.errors import ConfigError
+from octavo.models.config import DecoderConfig
+from octavo.models.decoder import Decoder
+from octavo.models.llama import llama
+from octavo.models.qwen2 import qwen2
+from octavo.models.qwen3 import qwen3, qwen3_moe
+
+
+class Family(NamedTuple):
+    """How a family reads its config.json, and the module built from what it read."""
+
+    read: Callable[[Mapping[str, Any]], DecoderConfig]
+    build: Callable[[DecoderConfig], nn.Module] = Decoder
+
+
+# model_type in config.json -> family
+ARCHITECTURES: dict[str, Family] = {
+    "qwen3": Family(qwen3),
+    "qwen3_moe": Family(qwen3_moe),
+    "qwen2": Family(qwen2),
+    "llama": Family(llama),
+}
+
+
+def read_config(values: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder of a config.json. Raises ConfigError for an architecture or field that is not understood."""
+    return _family(values).read(values)
+
+
+def build(values: Mapping[str, Any]) -> Decoder:
+    """The module of a config.json, on the default device (use `with torch.device("meta")` for one without memory)."""
+    family = _family(values)
+    model = family.build(family.read(values))
+    assert isinstance(model, Decoder)
+    return model
+
+
+def _family(values: Mapping[str, Any]) -> Family:
+    name = values.get("model_type")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise ConfigError(
+            f"config.json has model_type={name!r}; Octavo knows {', '.join(sorted(ARCHITECTURES))}. "
+            f"Choose a model of one of these families."
+        )
+    return ARCHITECTURES[name]

@@ -1,0 +1,1 @@
+"""Layers, attention contexts, experts and packed linears. Knows tensors, no words."""

@@ -1,0 +1,102 @@
+"""Layers that every decoder shares.   Axes: T tokens, D model, H query heads, G key/value heads, K head width, I inner
+width."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from octavo.core.errors import ConfigError
+from octavo.nn.context import Context
+from octavo.nn.rope import rotate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadShape:
+    """Head geometry of one attention layer. Source: GQA, Ainslie et al. 2023, arXiv:2305.13245."""
+
+    width: int  # D
+    heads: int  # H
+    kv_heads: int  # G; must divide H
+    head_width: int  # K; Qwen3 keeps 128 at every size, so H*K may differ from D
+    eps: float = 1e-6  # of the query and key norms
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a geometry that cannot be."""
+        if self.heads % self.kv_heads:
+            raise ConfigError(
+                f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}: "
+                f"each key/value head serves a whole number of query heads."
+            )
+        if self.head_width % 2:
+            raise ConfigError(f"head_width={self.head_width} is odd: rotary positions turn pairs of channels.")
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in fp32. Source: arXiv:1910.07467; rounding order as in the official models."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., width), any dtype, normed over the last axis."""
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return self.weight * F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal self-attention of one layer. Where keys and values live is the context's business, not ours."""
+
+    def __init__(self, s: HeadShape, *, layer: int) -> None:
+        super().__init__()
+        self.s, self.layer = s, layer
+        self.q_proj = nn.Linear(s.width, s.heads * s.head_width, bias=s.qkv_bias)  # names = names in the checkpoint
+        self.k_proj = nn.Linear(s.width, s.kv_heads * s.head_width, bias=s.qkv_bias)
+        self.v_proj = nn.Linear(s.width, s.kv_heads * s.head_width, bias=s.qkv_bias)
+        self.o_proj = nn.Linear(s.heads * s.head_width, s.width, bias=s.out_bias)
+        self.q_norm = RMSNorm(s.head_width, s.eps) if s.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(s.head_width, s.eps) if s.qk_norm else nn.Identity()
+        self.qkv: nn.Module | None = None  # the three projections as one, where weights are packed for inference
+
+    def project(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (T, H, K), keys and values (T, G, K), before norm and rotation."""
+        s = self.s
+        if self.qkv is None:
+            flat = (self.q_proj(x_TD), self.k_proj(x_TD), self.v_proj(x_TD))
+        else:
+            flat = self.qkv(x_TD).split([heads * s.head_width for heads in (s.heads, s.kv_heads, s.kv_heads)], dim=-1)
+        q_THK, k_TGK, v_TGK = (x.unflatten(-1, (-1, s.head_width)) for x in flat)
+        return q_THK, k_TGK, v_TGK
+
+    def forward(self, x_TD: Tensor, cos_TK: Tensor, sin_TK: Tensor, ctx: Context) -> Tensor:
+        """One layer of attention over the flat token axis; returns (T, D)."""
+        q_THK, k_TGK, v_TGK = self.project(x_TD)
+        q_THK = rotate(self.q_norm(q_THK), cos_TK, sin_TK)  # Qwen3 norms each head before rotating it
+        k_TGK = rotate(self.k_norm(k_TGK), cos_TK, sin_TK)
+        o_THK = ctx.attend(self.layer, q_THK, k_TGK, v_TGK, scale=self.s.head_width**-0.5)
+        return self.o_proj(o_THK.flatten(1))
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU. Source: arXiv:2002.05202."""
+
+    def __init__(self, width: int, inner: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, inner, bias=bias)
+        self.up_proj = nn.Linear(width, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, width, bias=bias)
+        self.gate_up: nn.Module | None = None  # gate and up as one, where weights are packed for inference
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """(T, D) -> (T, D)."""
+        if self.gate_up is None:
+            gate_TI, up_TI = self.gate_proj(x_TD), self.up_proj(x_TD)
+        else:
+            gate_TI, up_TI = self.gate_up(x_TD).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate_TI) * up_TI)
