@@ -1,5 +1,5 @@
 """Where keys and values live.   Axes: T tokens end to end, H query heads, G key/value heads, R = H/G, K head width,
-L keys of one sequence, B sequences that decode one token, S slots of all pages, P tokens per page."""
+L keys of one sequence, N pages of one sequence, S slots of all pages."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -26,8 +26,9 @@ def attention(q_THK: Tensor, k_LGK: Tensor, v_LGK: Tensor, *, scale: float) -> T
     """
     tokens, heads, width = q_THK.shape
     keys, groups, _ = k_LGK.shape
-    if tokens == 1:
-        return decode_attention(q_THK, k_LGK[None], v_LGK[None], mask_BL=None, scale=scale)
+    if tokens == 1:  # the R heads of a group stand on the query axis, so that keys are read once for all of them
+        q_GRK, k_GLK, v_GLK = q_THK.view(groups, -1, width), k_LGK.transpose(0, 1), v_LGK.transpose(0, 1)
+        return F.scaled_dot_product_attention(q_GRK[None], k_GLK[None], v_GLK[None], scale=scale).view(1, heads, width)
     q_RGTK = q_THK.view(tokens, groups, heads // groups, width).permute(2, 1, 0, 3)
     k_RGLK = k_LGK.transpose(0, 1).expand(heads // groups, -1, -1, -1)
     v_RGLK = v_LGK.transpose(0, 1).expand(heads // groups, -1, -1, -1)
@@ -38,20 +39,6 @@ def attention(q_THK: Tensor, k_LGK: Tensor, v_LGK: Tensor, *, scale: float) -> T
         q_RGTK, k_RGLK, v_RGLK, attn_mask=mask_TL, is_causal=mask_TL is None, scale=scale
     )
     return out_RGTK.permute(2, 1, 0, 3).reshape(tokens, heads, width)
-
-
-def decode_attention(q_BHK: Tensor, k_BLGK: Tensor, v_BLGK: Tensor, *, mask_BL: Tensor | None, scale: float) -> Tensor:
-    """One query token per sequence over its keys; returns (B, H, K). mask: True where a key counts; None: all do.
-
-    With one query the R heads of a group can stand on the query axis, so that keys are read once for all of them.
-    """
-    rows, heads, width = q_BHK.shape
-    q_BGRK = q_BHK.view(rows, k_BLGK.shape[2], -1, width)
-    mask = None if mask_BL is None else mask_BL[:, None, None, :]
-    out_BGRK = F.scaled_dot_product_attention(
-        q_BGRK, k_BLGK.transpose(1, 2), v_BLGK.transpose(1, 2), attn_mask=mask, scale=scale
-    )
-    return out_BGRK.reshape(rows, heads, width)
 
 
 class PackedContext:
@@ -114,31 +101,18 @@ class PagedContext:
             torch.tensor(table)[p // size] * size + p % size for p, (_, _, table) in zip(positions, chunks, strict=True)
         ]
         self.positions_T, self.slots_T = torch.cat(positions).to(device), torch.cat(slots).to(device)
-        row, long, single = 0, [], []
-        for new, start, table in chunks:
-            (single if new == 1 else long).append((row, new, start + new, table[: -(-(start + new) // size)]))
-            row += new
-        if len(single) == 1:
-            long, single = long + single, []
-        self.long = [(row, new, keys, _page_index(table, device)) for row, new, keys, table in long]
-        self.single_B = torch.tensor([row for row, *_ in single], device=device)
-        if single:
-            width = max(len(table) for *_, table in single)
-            self.tables_N = torch.tensor([[*t, *[0] * (width - len(t))] for *_, t in single], device=device).flatten()
-            keys_B = torch.tensor([keys for _, _, keys, _ in single], device=device)
-            self.mask_BL = torch.arange(width * size, device=device) < keys_B[:, None]
+        self.new = [new for new, _, _ in chunks]
+        self.keys = [start + new for new, start, _ in chunks]
+        self.tables = [
+            _page_index(table[: -(-keys // size)], device)
+            for keys, (_, _, table) in zip(self.keys, chunks, strict=True)
+        ]
 
     def attend(self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, *, scale: float) -> Tensor:
-        """Write the new keys and values, then attend over all of each sequence."""
+        """Write the new keys and values, then attend over all of each sequence, and over nothing else."""
         self.pages.write(layer, self.slots_T, k_TGK, v_TGK)
-        out_THK = torch.empty_like(q_THK)
-        for row, new, keys, table in self.long:
-            k_LGK, v_LGK = (x[:keys].to(q_THK.dtype) for x in self.pages.read(layer, table))
-            out_THK[row : row + new] = attention(q_THK[row : row + new], k_LGK, v_LGK, scale=scale)
-        if len(self.single_B):
-            k_SGK, v_SGK = self.pages.read(layer, self.tables_N)
-            rows = (len(self.single_B), -1, *k_SGK.shape[1:])
-            k_BLGK, v_BLGK = k_SGK.view(rows).to(q_THK.dtype), v_SGK.view(rows).to(q_THK.dtype)
-            q_BHK = q_THK[self.single_B]
-            out_THK[self.single_B] = decode_attention(q_BHK, k_BLGK, v_BLGK, mask_BL=self.mask_BL, scale=scale)
-        return out_THK
+        parts: list[Tensor] = []
+        for q, keys, table in zip(q_THK.split(self.new), self.keys, self.tables, strict=True):
+            k_LGK, v_LGK = (x[:keys].to(q.dtype) for x in self.pages.read(layer, table))
+            parts.append(attention(q, k_LGK, v_LGK, scale=scale))
+        return torch.cat(parts)

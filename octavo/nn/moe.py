@@ -22,6 +22,7 @@ class SparseMLP(nn.Module):
         self.gate = nn.Linear(width, experts, bias=False)
         self.experts = Experts(experts=experts, width=width, inner=inner)
         self.chosen, self.normalise = chosen, normalise
+        self.packed: dict[str, nn.ModuleList] = {}  # gate_up_proj and down_proj per expert, where packed for inference
 
     def route(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (T, C) in x's dtype and expert numbers (T, C). normalise: the weights of a token sum to 1."""
@@ -37,8 +38,12 @@ class SparseMLP(nn.Module):
         out_TD = torch.zeros_like(x_TD)
         for expert in expert_TC.unique().tolist():
             rows, place = (expert_TC == expert).nonzero(as_tuple=True)
-            inner = F.linear(x_TD[rows], self.experts.gate_up_proj[expert].to(x_TD.dtype))
-            gate, up = inner.chunk(2, dim=-1)
-            out = F.linear(F.silu(gate) * up, self.experts.down_proj[expert].to(x_TD.dtype))
+            gate, up = self._expert(expert, "gate_up_proj", x_TD[rows]).chunk(2, dim=-1)
+            out = self._expert(expert, "down_proj", F.silu(gate) * up)
             out_TD.index_add_(0, rows, out * weight_TC[rows, place, None])
         return out_TD
+
+    def _expert(self, expert: int, name: str, x: Tensor) -> Tensor:
+        if self.packed:
+            return self.packed[name][expert](x)
+        return F.linear(x, getattr(self.experts, name)[expert].to(x.dtype))
