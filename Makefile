@@ -57,13 +57,13 @@ check: $(VENV)/.dev  ## style, formatting, types and the import contract
 	@$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.dev  ## speed and memory beside transformers; writes bench/results
-	@$(PY) bench/first_light.py
+	@$(PY) -m bench.first_light
 
 parity: $(VENV)/.dev  ## table of differences from transformers: families x layouts x contexts
-	@$(PY) bench/parity.py
+	@$(PY) -m bench.parity
 
 laws: $(VENV)/.dev  ## engine and thinking-budget laws, with counts
-	@$(PY) bench/laws.py
+	@$(PY) -m bench.laws
 
 clean:  ## remove .venv and everything else that make created; downloaded models stay
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache

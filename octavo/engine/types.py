@@ -10,7 +10,7 @@ from octavo.core.channel import Channel, Markers
 from octavo.core.sampling import Sampling
 from octavo.core.vocabulary import Vocabulary
 
-EngineFinish = Literal["stop", "length", "cancelled"]
+EngineFinish = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +46,7 @@ class Step:
                  those before it (NaN for i = 0)
     cached_tokens     prompt tokens whose keys and values came from the prefix tree
     thinking_stop     how the thinking ended, from the step that ended it on
+    error             with finish "error": what went wrong, for the user
     """
 
     id: str
@@ -60,6 +61,7 @@ class Step:
     prompt_logprobs: tuple[float, ...] = ()
     cached_tokens: int = 0
     thinking_stop: Literal["natural", "budget", "user"] | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,13 +105,16 @@ class Backend(Protocol):
 
 
 class Rule(Protocol):
-    """A pure state machine over the tokens of one reply. `clone` gives an independent copy, for replay over drafts."""
+    """A pure state machine over the tokens of one reply. `clone` gives an independent copy, for replay over drafts.
 
-    def forced(self) -> tuple[int, ...]:
+    at   the channel that the next token has unless it is itself a border
+    """
+
+    def forced(self, at: Channel) -> tuple[int, ...]:
         """Tokens that must come next, without sampling; empty: none."""
         ...
 
-    def allowed(self) -> NDArray[np.int32] | None:
+    def allowed(self, at: Channel) -> NDArray[np.int32] | None:
         """Bit mask over the vocabulary (bit i%32 of word i//32: token i may come next); None: all may."""
         ...
 

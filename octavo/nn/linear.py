@@ -43,7 +43,7 @@ class Bf16Linear(nn.Module):
 
     def __init__(self, weight_ND: Tensor, bias_N: Tensor | None) -> None:
         super().__init__()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight_ND.bfloat16().contiguous().to_mkldnn(), 16)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight_ND.bfloat16().contiguous(), 16)
         self.bias_N = None if bias_N is None else bias_N.bfloat16()
 
     def forward(self, x_TD: Tensor) -> Tensor:

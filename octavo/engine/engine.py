@@ -1,0 +1,203 @@
+"""The engine: requests in, steps out. One `step()` serves terminal, server, evals, rollouts and agents alike."""
+
+import secrets
+from collections.abc import Sequence as Items
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from octavo.core.errors import RequestError
+from octavo.core.sampling import Sampling
+from octavo.core.vocabulary import Vocabulary
+from octavo.engine.channels import Automaton
+from octavo.engine.grammar import Grammars
+from octavo.engine.pages import PagePool
+from octavo.engine.rules import BudgetRule, EndRule, Rules, StopRule
+from octavo.engine.sampler import History, to_logprobs
+from octavo.engine.scheduler import Scheduler
+from octavo.engine.sequence import Sequence
+from octavo.engine.types import Backend, Request, Rule, Step
+
+STEP_TOKENS = 512
+
+
+class Stats(Struct, frozen=True, kw_only=True):
+    """What the engine is at. pages_unused: free, or kept only because their tokens may come again."""
+
+    running: int
+    waiting: int
+    pages: int
+    pages_unused: int
+    preemptions: int
+    forwards: int
+    computed_tokens: int
+    cached_tokens: int
+
+
+class Engine:
+    """Continuous batching over one backend. Not for two threads at once: callers lock.
+
+    longest   tokens of prompt and reply at most: what the model takes, or what all pages hold
+    """
+
+    def __init__(self, backend: Backend, *, step_tokens: int = STEP_TOKENS) -> None:
+        self.backend = backend
+        self.longest = min(backend.context_tokens, backend.pages * backend.page_tokens)
+        self.pool = PagePool(pages=backend.pages, page_tokens=backend.page_tokens)
+        self.scheduler = Scheduler(self.pool, step_tokens=step_tokens)
+        self.grammars = Grammars()
+        self.live: dict[str, list[Sequence]] = {}  # by request id
+        self.forwards = self.computed_tokens = self.cached_tokens = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is unfinished."""
+        return bool(self.live)
+
+    @property
+    def stats(self) -> Stats:
+        """Counts since the start, and the present load."""
+        s = self.scheduler
+        return Stats(
+            running=len(s.running), waiting=len(s.waiting), pages=self.pool.size, pages_unused=self.pool.unused,
+            preemptions=s.preemptions, forwards=self.forwards, computed_tokens=self.computed_tokens,
+            cached_tokens=self.cached_tokens,
+        )  # fmt: skip
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. Raises RequestError, and queues nothing, for one that cannot be done."""
+        self._check(request)
+        s = request.sampling
+        most = self.longest if s.max_tokens is None else min(self.longest, len(request.tokens) + s.max_tokens)
+        seed = secrets.randbits(64) if s.seed is None else s.seed
+        first = self._rules(request)
+        sequences = [
+            Sequence(
+                request=request, index=index, rules=first.clone(), limit=most, seed=seed,
+                tokens=list(request.tokens), history=History(request.tokens),
+            )
+            for index in range(s.n)
+        ]  # fmt: skip
+        self.live[request.id] = sequences
+        for sequence in sequences:
+            if s.max_tokens == 0 and s.logprobs is None:
+                sequence.end("length")
+                continue
+            if not sequence.scores:
+                sequence.force()
+            if sequence.finish is None:
+                self.scheduler.add(sequence)
+
+    def step(self) -> list[Step]:
+        """Run one forward pass; returns the new tokens and ends of all replies. Empty while prompts are computed."""
+        plan, sequences = self.scheduler.plan()
+        if plan.chunks:
+            logits_NV = self.backend.forward(plan)
+            self.forwards += 1
+            self.computed_tokens += sum(len(chunk.tokens) for chunk in plan.chunks)
+            self.scheduler.commit(plan, sequences)
+            row = 0
+            for chunk, sequence in zip(plan.chunks, sequences, strict=True):
+                if chunk.rows == "all":
+                    self._score(sequence, logits_NV[row : row + len(chunk.tokens)])
+                    row += len(chunk.tokens)
+                elif chunk.rows == "last":
+                    self._sample(sequence, logits_NV[row])
+                    row += 1
+        return self._hand_out()
+
+    def cancel(self, id: str) -> list[Step]:
+        """End a request now: returns what was not handed out yet and the ends of its replies. Unknown ids: nothing."""
+        for sequence in self.live.get(id, ()):
+            if sequence.finish is None:
+                sequence.end("cancelled")
+        return self._hand_out(only=id)
+
+    def end_thinking(self, id: str) -> None:
+        """Force the early-stop text in each reply of a request that is thinking now; nothing happens elsewhere."""
+        for sequence in self.live.get(id, ()):
+            rules = sequence.rules.clone()
+            rules.budget.end_now()
+            if sequence.finish is None and not sequence.scores and rules.forced():
+                sequence.rules = rules
+                sequence.force()
+            if sequence.finish is not None:
+                self.scheduler.remove(sequence)
+
+    def generate(self, request: Request) -> list[Step]:
+        """Run a request to its end, beside whatever else is running, whose steps are lost: for scripts and tests."""
+        self.submit(request)
+        steps: list[Step] = []
+        while request.id in self.live:
+            steps += [step for step in self.step() if step.id == request.id]
+        return steps
+
+    def _sample(self, sequence: Sequence, logits_V: NDArray[np.float32]) -> None:
+        try:
+            sequence.sample(logits_V)
+        except RequestError as cause:  # one reply that cannot go on must not stop the others
+            sequence.end("error", error=str(cause))
+
+    def _score(self, sequence: Sequence, logits_TV: NDArray[np.float32]) -> None:
+        known, first = sequence.prompt_logprobs, sequence.computed - len(logits_TV)
+        for i, logits_V in enumerate(logits_TV, first):
+            known += [] if known else [float("nan")]
+            if i + 1 < len(sequence.tokens):
+                known.append(float(to_logprobs(logits_V)[sequence.tokens[i + 1]]))
+        if sequence.computed == len(sequence.tokens):
+            sequence.end("length")
+
+    def _hand_out(self, *, only: str | None = None) -> list[Step]:
+        steps: list[Step] = []
+        for id in list(self.live) if only is None else [only] if only in self.live else []:
+            for sequence in self.live[id]:
+                steps += sequence.out
+                sequence.out = []
+                if sequence.finish is not None:
+                    self.cached_tokens += sequence.cached or 0
+                    self.scheduler.remove(sequence)
+            self.live[id] = [sequence for sequence in self.live[id] if sequence.finish is None]
+            if not self.live[id]:
+                del self.live[id]
+        return steps
+
+    def _rules(self, request: Request) -> Rules:
+        s, m = request.sampling, request.markers
+        automaton = Automaton(request.tokens, m)
+        others: list[Rule] = [EndRule(m.end)]
+        if s.stop:
+            others.append(StopRule(s.stop, self._vocabulary(request)))
+        if s.schema is not None or s.regex is not None or s.choice:
+            may_think = m.think_open is not None and not automaton.reasoned
+            others.append(self.grammars.rule(s, self._vocabulary(request), markers=m, may_think=may_think))
+        return Rules(automaton, BudgetRule(m, budget=request.budget_tokens, vocab_size=self.backend.vocab_size), others)
+
+    def _vocabulary(self, request: Request) -> Vocabulary:
+        assert request.vocabulary is not None, "stop strings and grammars need the request's vocabulary"
+        return request.vocabulary
+
+    def _check(self, request: Request) -> None:
+        size, vocab = len(request.tokens), self.backend.vocab_size
+        if request.id in self.live:
+            raise RequestError(f"a request with id {request.id!r} is running: give each its own.")
+        if not request.tokens:
+            raise RequestError("the prompt has no tokens: give at least one.")
+        if not all(0 <= token < vocab for token in request.tokens):
+            raise RequestError(f"the prompt has a token outside 0..{vocab - 1}: it was made for another model.")
+        if size > self.longest or (size == self.longest and request.sampling.max_tokens != 0):
+            raise RequestError(
+                f"the prompt has {size:,} tokens, prompt and reply together may have {self.longest:,}: shorten it."
+            )
+        _check_bias(request.sampling, vocab=vocab)
+
+
+def _check_bias(sampling: Sampling, *, vocab: int) -> None:
+    outside = [id for id in sampling.logit_bias if not 0 <= id < vocab]
+    if outside:
+        raise RequestError(f"logit_bias names the token {outside[0]}, the model has 0..{vocab - 1}.")
+
+
+def tokens_of(steps: Items[Step], *, index: int = 0) -> list[int]:
+    """The tokens of one reply."""
+    return [step.token for step in steps if step.index == index and step.token is not None]

@@ -1,0 +1,92 @@
+"""One reply while it runs: its tokens, its pages, its rules."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.core.channel import Channel
+from octavo.engine.rules import Rules, StopRule
+from octavo.engine.sampler import Choice, History, choose
+from octavo.engine.types import EngineFinish, Request, Step
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Mutable; never leaves the engine.
+
+    tokens        prompt and reply;   computed   how many of them have their keys and values in `pages`
+    limit         length at which the reply ends, prompt included
+    publishable   tokens that later prompts may find: up to the first sampled thinking, which none of them repeats
+    cached        prompt tokens that were found computed when the sequence first ran; None before
+    out           steps to be handed out
+    """
+
+    request: Request
+    index: int
+    rules: Rules
+    limit: int
+    seed: int
+    tokens: list[int]
+    history: History
+    publishable: int | None = None
+    computed: int = 0
+    cached: int | None = None
+    pages: list[int] = field(default_factory=list[int])
+    out: list[Step] = field(default_factory=list[Step])
+    prompt_logprobs: list[float] = field(default_factory=list[float])
+    finish: EngineFinish | None = None
+
+    @property
+    def scores(self) -> bool:
+        """Whether the prompt is scored and nothing generated."""
+        return self.request.sampling.max_tokens == 0
+
+    @property
+    def replied(self) -> int:
+        """Tokens of the reply."""
+        return len(self.tokens) - len(self.request.tokens)
+
+    def force(self) -> None:
+        """Append what the rules force next, until they leave a choice or the reply is at its end."""
+        while self.finish is None and (forced := self.rules.forced()):
+            self._append(Choice(forced[0], None, ()), forced=True)
+
+    def sample(self, logits_V: NDArray[np.float32]) -> None:
+        """Append the next token, and what it entails."""
+        choice = choose(logits_V, self.request.sampling, history=self.history, mask=self.rules.allowed(),
+                        draw=(self.seed, self.index, self.replied))  # fmt: skip
+        self._append(choice, forced=False)
+        self.force()
+
+    def end(self, finish: EngineFinish, *, error: str | None = None) -> None:
+        """Finish without another token."""
+        self.finish = finish
+        self.out.append(self._step(None, channel=self.rules.automaton.at, finish=finish, error=error))
+
+    def _append(self, choice: Choice, *, forced: bool) -> None:
+        channel = self.rules.accept(choice.token)
+        self.tokens.append(choice.token)
+        self.history.add(choice.token)
+        if channel is Channel.THINKING and self.publishable is None:
+            self.publishable = len(self.tokens) - 1
+        if self.rules.finished():
+            self.finish = "stop"
+        elif len(self.tokens) >= self.limit:
+            self.finish = "length"
+        self.out.append(self._step(choice, channel=channel, finish=self.finish, forced=forced))
+
+    def _step(self, choice: Choice | None, *, channel: Channel, finish: EngineFinish | None, forced: bool = False,
+              error: str | None = None) -> Step:  # fmt: skip
+        return Step(
+            id=self.request.id, index=self.index, channel=channel, forced=forced, finish=finish, error=error,
+            token=None if choice is None else choice.token,
+            logprob=None if choice is None or forced else choice.logprob,
+            top=() if choice is None or forced else choice.top,
+            keep_bytes=self._keep_bytes() if finish else None,
+            prompt_logprobs=tuple(self.prompt_logprobs) if finish else (),
+            cached_tokens=self.cached or 0, thinking_stop=self.rules.budget.stop,
+        )  # fmt: skip
+
+    def _keep_bytes(self) -> int | None:
+        return next((r.keep_bytes for r in self.rules.others if isinstance(r, StopRule)), None)
