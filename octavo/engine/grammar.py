@@ -2,7 +2,6 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
 from copy import copy
 from threading import Lock
 
@@ -14,8 +13,10 @@ from octavo.core.channel import Channel, Markers
 from octavo.core.errors import RequestError
 from octavo.core.sampling import Sampling
 from octavo.core.vocabulary import Vocabulary
-from octavo.engine.rules import allow
+from octavo.engine.rules import allow, forbid
 
+# One space, or a new line and its indentation: weak models otherwise lose themselves in white space without end.
+LAYOUT = r"( |\n {0,40})"
 KEPT = 4  # vocabularies whose tokenizer is kept: making one takes some tenths of a second
 
 
@@ -56,10 +57,7 @@ class Grammars:
         matcher = llguidance.LLMatcher(tokenizer, text, log_level=0)
         if matcher.is_error():
             raise RequestError(f"the grammar cannot be used: {_first_line(matcher.get_error())}. Simplify it.")
-        opens = markers.think_open if may_think else None
-        ends = [id for id in markers.end if id != vocabulary.end]
-        return GrammarRule(matcher, gap=markers.gap, think_close=markers.think_close, opens=opens,
-                           end=vocabulary.end, other_ends=ends, vocab_size=len(vocabulary.tokens))  # fmt: skip
+        return GrammarRule(matcher, markers, may_think=may_think, end=vocabulary.end, vocab_size=len(vocabulary.tokens))
 
     def _tokenizer(self, vocabulary: Vocabulary) -> llguidance.LLTokenizer:
         with self.lock:
@@ -81,7 +79,7 @@ def grammar_text(sampling: Sampling) -> str:
     if sampling.regex is not None:
         return llguidance.LLMatcher.grammar_from_regex(sampling.regex)
     try:
-        return llguidance.LLMatcher.grammar_from_json_schema(json.dumps(sampling.schema))
+        return llguidance.LLMatcher.grammar_from_json_schema(json.dumps(sampling.schema), overrides={"whitespace_pattern": LAYOUT})
     except ValueError as cause:
         raise RequestError(f"the JSON schema cannot be used: {_first_line(str(cause))}. Simplify it.") from cause
 
@@ -99,10 +97,13 @@ def _first_line(text: str) -> str:
 class GrammarRule:
     """Holds the answer to a grammar. Thinking is free; the gap after it is forced, so that the answer begins clean."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, *, gap: Sequence[int], think_close: int | None,
-                 opens: int | None, end: int, other_ends: Sequence[int], vocab_size: int) -> None:  # fmt: skip
-        self.matcher, self.gap, self.think_close, self.opens = matcher, tuple(gap), think_close, opens
-        self.end, self.other_ends, self.vocab_size = end, tuple(other_ends), vocab_size
+    def __init__(self, matcher: llguidance.LLMatcher, markers: Markers, *, may_think: bool, end: int,
+                 vocab_size: int) -> None:  # fmt: skip
+        self.matcher, self.gap, self.think_close = matcher, markers.gap, markers.think_close
+        self.opens = markers.think_open if may_think else None
+        self.end, self.vocab_size = end, vocab_size
+        self.other_ends = tuple(id for id in markers.end if id != end)
+        self.leaves = {end, *markers.end} | ({markers.tool_open} if markers.tool_open is not None else set[int]())
         self.gap_left: tuple[int, ...] = ()
 
     def forced(self, at: Channel) -> tuple[int, ...]:
@@ -110,10 +111,16 @@ class GrammarRule:
         return self.gap_left
 
     def allowed(self, at: Channel) -> NDArray[np.int32] | None:
-        """What the grammar allows next; beside it, at the very start, the token that opens a thinking."""
-        if at is not Channel.ANSWER:
-            return None
+        """What the grammar allows next; beside it, at the very start, the token that opens a thinking.
+
+        The thinking may hold anything but what would end the reply without an answer.
+        """
         mask = np.zeros((self.vocab_size + 31) // 32, dtype=np.int32)
+        if at is not Channel.ANSWER:
+            mask[:] = -1
+            for id in self.leaves:
+                forbid(mask, id)
+            return mask
         self.matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         if self.matcher.is_error():
             raise RequestError(f"the grammar failed: {_first_line(self.matcher.get_error())}. Simplify it.")

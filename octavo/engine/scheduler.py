@@ -53,6 +53,7 @@ class Scheduler:
             self.running.append(self.waiting.popleft())
             left -= new
         chosen = [(sequence, new) for sequence, new in planned if sequence in self.running]
+        assert chosen or not self.waiting, "nobody holds a page, and the next in the queue finds none"
         return Plan(chunks=tuple(self._chunk(s, new) for s, new in chosen)), [sequence for sequence, _ in chosen]
 
     def commit(self, plan: Plan, sequences: list[Sequence]) -> None:
