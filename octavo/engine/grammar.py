@@ -78,8 +78,9 @@ def grammar_text(sampling: Sampling) -> str:
         return llguidance.LLMatcher.grammar_from_lark("start: " + " | ".join(_lark(text) for text in sampling.choice))
     if sampling.regex is not None:
         return llguidance.LLMatcher.grammar_from_regex(sampling.regex)
+    schema = json.dumps(sampling.schema)
     try:
-        return llguidance.LLMatcher.grammar_from_json_schema(json.dumps(sampling.schema), overrides={"whitespace_pattern": LAYOUT})
+        return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": LAYOUT})
     except ValueError as cause:
         raise RequestError(f"the JSON schema cannot be used: {_first_line(str(cause))}. Simplify it.") from cause
 

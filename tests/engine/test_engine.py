@@ -112,7 +112,7 @@ def test_each_kind_of_grammar_holds_and_ends(settings: dict):
     words = toy_vocabulary()
     engine = Engine(HashBackend(vocab_size=len(words.tokens), pages=256))
     for i in range(20):
-        request = Request(id="r", tokens=(5, 20 + i), markers=WORD_MARKERS, vocabulary=words,
+        request = Request(id="r", tokens=(5, 20 + i), markers=WORD_MARKERS, vocabulary=words, budget_tokens=9,
                           sampling=Sampling(temperature=1.0, seed=i, max_tokens=60, **settings))  # fmt: skip
         steps = engine.generate(request)
         text = b"".join(words.tokens[t] for s in steps if (t := s.token) is not None and s.channel is Channel.ANSWER

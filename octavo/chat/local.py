@@ -1,0 +1,116 @@
+"""A model in this process as a `Chat`: messages -> format -> tokens -> engine -> tokens -> parser -> deltas."""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import count
+from threading import Lock
+
+from octavo.chat.reader import ReplyReader
+from octavo.core.deltas import Delta
+from octavo.core.messages import Message, ToolSpec
+from octavo.core.sampling import Sampling, Thinking
+from octavo.core.vocabulary import Vocabulary
+from octavo.engine.engine import Engine
+from octavo.engine.types import Request, Step
+from octavo.text.chat.base import Format
+from octavo.text.tokenizer import Tokenizer
+
+
+class LocalChat:
+    """Implements `Chat`. Several replies may run at once, from one thread or many: each step serves them all."""
+
+    def __init__(self, *, name: str, engine: Engine, tokenizer: Tokenizer, form: Format) -> None:
+        self.name, self.engine, self.tokenizer, self.form = name, engine, tokenizer, form
+        self.context_tokens = engine.longest
+        self.markers = form.markers(tokenizer)
+        self.inboxes: dict[str, deque[Step]] = {}
+        self.lock, self.numbers = Lock(), count()
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What the tokens spell: read by stop strings and grammars only, so built when first needed."""
+        end = self.markers.end[0] if self.markers.end else self.tokenizer.eos_id
+        return self.tokenizer.vocabulary(size=self.engine.backend.vocab_size, end=end or 0)
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSpec] = (),
+        sampling: Sampling | None = None,
+        thinking: Thinking = Thinking(),
+    ) -> "LocalReply":
+        """Begin a reply. sampling None: what the model recommends for the mode. OctavoError comes before any delta."""
+        if sampling is None:
+            sampling = self.form.recommended(self.form.effective_thinking(messages, thinking))
+        spelled = bool(sampling.stop or sampling.choice or sampling.regex is not None or sampling.schema is not None)
+        request = Request(
+            id=f"{self.name}-{next(self.numbers)}",
+            tokens=self.form.render(messages, tools=tools, thinking=thinking).tokens(self.tokenizer),
+            sampling=sampling,
+            markers=self.markers,
+            budget_tokens=thinking.budget_tokens,
+            vocabulary=self.vocabulary if spelled else None,
+        )
+        readers = [
+            ReplyReader(self.form, self.tokenizer, request, index=i, tools=bool(tools)) for i in range(sampling.n)
+        ]
+        with self.lock:
+            self.engine.submit(request)
+            self.inboxes[request.id] = deque()
+        return LocalReply(self, request, readers)
+
+    def step_for(self, request_id: str) -> Step:
+        """The next step of a request: from its inbox, else by running the engine for everyone."""
+        inbox = self.inboxes[request_id]
+        while True:
+            with self.lock:
+                if inbox:
+                    return inbox.popleft()
+                self._deliver(self.engine.step())
+
+    def _deliver(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            if step.id in self.inboxes:
+                self.inboxes[step.id].append(step)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request at its next token, if it still runs."""
+        with self.lock:
+            self._deliver(self.engine.cancel(request_id))
+
+    def end_thinking(self, request_id: str) -> None:
+        """Close a request's thinking, if it is thinking."""
+        with self.lock:
+            self.engine.end_thinking(request_id)
+
+
+class LocalReply:
+    """A running reply of a `LocalChat`. One that is dropped before its end is cancelled: its pages are free again."""
+
+    def __init__(self, chat: LocalChat, request: Request, readers: list[ReplyReader]) -> None:
+        self.chat, self.request, self.readers = chat, request, readers
+        self.started_s = time.perf_counter()
+
+    def cancel(self) -> None:
+        """Stop at the next token."""
+        self.chat.cancel(self.request.id)
+
+    def end_thinking(self) -> None:
+        """Close the thinking now and go on to the answer."""
+        self.chat.end_thinking(self.request.id)
+
+    def __iter__(self) -> Iterator[Delta]:
+        running = set(range(len(self.readers)))
+        try:
+            while running:
+                step = self.chat.step_for(self.request.id)
+                yield from self.readers[step.index].read(step, after_s=time.perf_counter() - self.started_s)
+                if step.finish is not None:
+                    running.discard(step.index)
+        finally:
+            if running:
+                self.cancel()
+            self.chat.inboxes.pop(self.request.id, None)

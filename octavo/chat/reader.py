@@ -1,0 +1,143 @@
+"""Steps of one reply -> deltas. Each token's channel says what it is; text is searched only where no token marks it."""
+
+from collections.abc import Iterable, Iterator
+
+from octavo.core.channel import Channel
+from octavo.core.deltas import (
+    Delta,
+    Finished,
+    FinishReason,
+    TextDelta,
+    ThinkingDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
+from octavo.core.errors import RequestError
+from octavo.core.messages import Message, ToolCall
+from octavo.engine.channels import start_channel
+from octavo.engine.types import Request, Step
+from octavo.text.chat.base import Format
+from octavo.text.chat.parser import Event, Tag
+from octavo.text.tokenizer import Tokenizer
+
+
+class ReplyReader:
+    """Reads the steps of reply `index` of a request."""
+
+    def __init__(self, form: Format, tokenizer: Tokenizer, request: Request, *, index: int, tools: bool) -> None:
+        opens_thinking = start_channel(request.tokens, request.markers) is Channel.THINKING
+        self.request, self.index, self.tokenizer = request, index, tokenizer
+        self.parser = form.parser(thinking_open=opens_thinking, tools=tools)
+        self.answer = AnswerText(tokenizer, request.sampling.stop)
+        self.thought = tokenizer.detokenizer(skip_special=True)
+        spelled: dict[Tag, int | None] = {tag: tokenizer.id_of(text) for tag, text in form.tags.spelled().items()}
+        self.tags: dict[int, Tag] = {}
+        for tag, id in spelled.items():
+            if id is not None:
+                self.tags[id] = tag
+        self.literal = len(self.tags) == len(spelled)  # every tag is a token: plain text that spells one is none
+        self.tokens: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.text, self.thinking, self.calls = "", "" if opens_thinking else None, list[ToolCall]()
+        self.thinking_tokens = self.forced_tokens = 0
+        self.first_s = 0.0
+
+    def read(self, step: Step, *, after_s: float) -> Iterator[Delta]:
+        """The deltas of one step. after_s: seconds since the request was submitted. Raises RequestError."""
+        if step.error is not None:
+            raise RequestError(step.error)
+        if step.token is not None:
+            self.first_s = self.first_s if self.tokens else after_s
+            self.tokens.append(step.token)
+            self.thinking_tokens += step.channel in (Channel.THINKING, Channel.CLOSING)
+            self.forced_tokens += step.forced
+            if self.request.sampling.logprobs is not None:
+                text = self.tokenizer.decode([step.token])
+                self.logprobs.append(TokenLogprob(token=step.token, text=text, logprob=step.logprob, top=step.top))
+            yield from self._deltas(self._events(step, step.token), forced=step.forced)
+        if step.finish is not None:
+            yield from self._deltas(self._end(step), forced=False)
+            yield self._finished(step, after_s=after_s)
+
+    def _events(self, step: Step, token: int) -> Iterator[Event]:
+        if token in self.tags:
+            yield from self._flush()
+            yield from self.parser.mark(self.tags[token])
+        elif token not in self.request.markers.end:
+            if step.channel is Channel.ANSWER:
+                self.answer.push(token)
+                text = "" if step.keep_bytes is not None else self.answer.certain()
+            else:
+                text = self.thought.push(token)
+            yield from self.parser.feed(text, literal=self.literal)
+
+    def _flush(self) -> Iterator[Event]:
+        yield from self.parser.feed(self.thought.finish() + self.answer.flush(), literal=self.literal)
+
+    def _end(self, step: Step) -> Iterator[Event]:
+        if step.keep_bytes is not None:
+            yield from self.parser.feed(self.answer.rest_before(step.keep_bytes), literal=self.literal)
+        else:
+            yield from self._flush()
+        yield from self.parser.finish()
+
+    def _deltas(self, events: Iterable[Event], *, forced: bool) -> Iterator[Delta]:
+        for event in events:
+            if isinstance(event, ToolCall):
+                self.calls.append(event)
+                yield ToolCallDelta(call=event, index=self.index)
+            elif event.thinking:
+                self.thinking = (self.thinking or "") + event.text
+                yield ThinkingDelta(text=event.text, forced=forced, index=self.index)
+            else:
+                self.text += event.text
+                yield TextDelta(text=event.text, index=self.index)
+
+    def _finished(self, step: Step, *, after_s: float) -> Finished:
+        assert step.finish is not None and step.finish != "error"
+        reason: FinishReason = "tool_calls" if step.finish == "stop" and self.calls else step.finish
+        usage = Usage(
+            prompt_tokens=len(self.request.tokens), cached_tokens=step.cached_tokens,
+            completion_tokens=len(self.tokens), thinking_tokens=self.thinking_tokens,
+            forced_tokens=self.forced_tokens, prefill_s=self.first_s or after_s,
+            decode_s=after_s - (self.first_s or after_s), thinking_stop=step.thinking_stop,
+        )  # fmt: skip
+        message = Message(role="assistant", content=self.text, thinking=self.thinking, tool_calls=tuple(self.calls))
+        return Finished(
+            message=message, reason=reason, usage=usage, tokens=tuple(self.tokens), logprobs=tuple(self.logprobs),
+            index=self.index,
+        )  # fmt: skip
+
+
+class AnswerText:
+    """The answer's tokens as text, less what may yet turn out to be the beginning of a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
+        self.tokenizer, self.detokenizer = tokenizer, tokenizer.detokenizer(skip_special=True)
+        self.reach = max((len(text) for text in stop), default=1) - 1  # characters
+        self.data, self.held, self.given = bytearray(), "", 0
+
+    def push(self, token: int) -> None:
+        """One token more."""
+        if self.reach and token not in self.tokenizer.added_ids:
+            self.data += self.tokenizer.token_bytes(token)
+        self.held += self.detokenizer.push(token)
+
+    def certain(self) -> str:
+        """What no stop string can begin in any more."""
+        return self._give(max(0, len(self.held) - self.reach))
+
+    def flush(self) -> str:
+        """All that was held back: the answer stops here, or is interrupted by a tag."""
+        self.held += self.detokenizer.finish()
+        return self._give(len(self.held))
+
+    def rest_before(self, keep_bytes: int) -> str:
+        """What is left of the answer's first `keep_bytes` bytes, after which a stop string begins."""
+        return bytes(self.data[:keep_bytes]).decode("utf-8", "replace")[self.given :]
+
+    def _give(self, count: int) -> str:
+        text, self.held = self.held[:count], self.held[count:]
+        self.given += len(text)
+        return text

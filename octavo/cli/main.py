@@ -1,0 +1,68 @@
+"""The entry point: the table of verbs, and how every error reaches the user."""
+
+import sys
+from collections.abc import Callable
+from io import TextIOWrapper
+from typing import Annotated
+
+import typer
+
+from octavo import __version__
+from octavo.cli import chat, doctor, models
+from octavo.cli import run as run_verb
+from octavo.cli.clean import clean
+from octavo.core.errors import OctavoError
+
+Verb = Callable[..., None]
+
+VERBS: dict[str, Verb] = {
+    "chat": chat.chat,
+    "run": run_verb.run,
+    "doctor": doctor.doctor,
+}
+GROUPS: dict[str, tuple[str, dict[str, Verb]]] = {
+    "models": (models.__doc__ or "", models.VERBS),
+}
+
+
+def app() -> typer.Typer:
+    """The whole command line, without rich: help has to come in a blink."""
+    top = _typer("Talk to open models on your own machine.")
+    top.callback(invoke_without_command=True)(_top)
+    for name, verb in VERBS.items():
+        top.command(name)(verb)
+    for name, (text, verbs) in GROUPS.items():
+        group = _typer(text)
+        for verb_name, verb in verbs.items():
+            group.command(verb_name)(verb)
+        top.add_typer(group, name=name)
+    return top
+
+
+def run() -> None:
+    """What the `octavo` command runs. Exit code 0, 1 for an OctavoError, 2 for wrong usage, 130 for Ctrl-C."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal cannot show becomes "?", never a crash
+    try:
+        app()(prog_name="octavo")
+    except OctavoError as error:
+        print(f"octavo: {clean(str(error))}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _typer(text: str) -> typer.Typer:
+    return typer.Typer(
+        help=text, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False,
+        no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]},
+    )  # fmt: skip
+
+
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        print(f"octavo {__version__}")
+        raise typer.Exit()

@@ -1,0 +1,303 @@
+"""A model from a hub into the shared cache, in the layout of `huggingface_hub`: blobs, snapshots, refs.
+
+`huggingface_hub` itself throws a file away when its download is interrupted; here it stays and is gone on with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, urlencode
+
+import msgspec
+from msgspec import Struct
+
+from octavo.core.errors import HubError, MemoryNeeded, OctavoError
+from octavo.core.strict import read_json_object
+from octavo.weights.checkpoint import INDEX, SINGLE, shards_of_index
+from octavo.weights.memory import gigabytes
+from octavo.weights.transfer import GIT_SHA1, SHA256, RemoteFile, Web, check_url
+
+Hub = Literal["huggingface", "modelscope"]
+
+CONFIGS = ("config.json", "generation_config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
+             "added_tokens.json", "chat_template.jinja", "chat_template.json")  # fmt: skip
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}")  # of a file: no folder, not hidden
+PART_OF_GGUF = re.compile(r".*-\d{5}-of-\d{5}\.gguf")
+SPARE_BYTES = 256 << 20  # of disk, left free
+REPORT_S = 0.5  # between two lines of progress
+MODELSCOPE_HOST = "www.modelscope.cn"
+
+
+class _Lfs(Struct):
+    sha256: str
+    size: int
+
+
+class _Sibling(Struct, rename="camel"):
+    rfilename: str
+    size: int | None = None
+    blob_id: str | None = None
+    lfs: _Lfs | None = None
+
+
+class _HuggingFaceAnswer(Struct):
+    sha: str
+    siblings: list[_Sibling]
+
+
+class _ScopeFile(Struct, rename="pascal"):
+    path: str
+    type: str = "blob"
+    size: int = 0
+    sha256: str = ""
+
+
+class _ScopeFiles(Struct, rename="pascal"):
+    files: list[_ScopeFile] | None = None
+
+
+class _ScopeAnswer(Struct, rename="pascal"):
+    success: bool = True
+    message: str = ""
+    data: _ScopeFiles | None = None
+
+
+class Listing(Struct, frozen=True, kw_only=True):
+    """What a hub has of a model, by file name: only files at the top, with a size and a digest. revision: a commit."""
+
+    name: str
+    revision: str
+    files: dict[str, RemoteFile]
+
+
+def download(name: str, *, hub: Hub, file: str, cache: Path, report: Callable[[str], None]) -> Path:
+    """Fetch a model: config, tokenizer and safetensors, or one GGUF file. Returns its snapshot, or the GGUF file in it.
+
+    name    "org/name", checked before;   file   a GGUF file to take, "" for what the repository has
+    cache   the hub cache;   report   gets lines of progress
+    Raises HubError; ConfigError for a model that is not understood, MemoryNeeded where the disk is too small. What was
+    interrupted goes on at the next call.
+    """
+    web, listing = _HUBS[hub](name)
+    folder = cache / f"models--{name.replace('/', '--')}"
+    try:
+        chosen = _choose(listing, file, web=web, folder=folder)
+        _check_config(chosen, web=web, folder=folder, name=name)
+        _check_disk(chosen, folder=folder, name=name)
+        _Fetching(web, folder, report=report).all(chosen, name=name)
+        snapshot = _link(chosen, folder, revision=listing.revision)
+    except OSError as cause:
+        raise HubError(f"{folder} cannot be written ({cause.strerror}): free some space or mend its permissions, "
+                       f"or set HF_HUB_CACHE to another folder.") from cause  # fmt: skip
+    ggufs = [each.name for each in chosen if each.name.endswith(".gguf")]
+    return snapshot / ggufs[0] if ggufs else snapshot
+
+
+def list_huggingface(name: str) -> tuple[Web, Listing]:
+    """A model's newest revision on the Hugging Face hub, or on the mirror that HF_ENDPOINT names."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers
+
+    base = constants.ENDPOINT
+    check_url(base)
+    web = Web(host=base.partition("://")[2], headers=build_hf_headers(library_name="octavo"))
+    answer = _decoded(web, f"{base}/api/models/{name}/revision/main?blobs=true", _HuggingFaceAnswer)
+    if not GIT_SHA1.fullmatch(answer.sha):
+        raise HubError(f"{web.host} gives {name} the revision {answer.sha[:80]!r}, a commit was needed: try later.")
+    files = [
+        RemoteFile(
+            name=each.rfilename, size_bytes=each.lfs.size if each.lfs else each.size or 0,
+            url=f"{base}/{name}/resolve/{answer.sha}/{quote(each.rfilename)}",
+            digest=each.lfs.sha256 if each.lfs else each.blob_id or "",
+        ) for each in answer.siblings
+    ]  # fmt: skip
+    return web, Listing(name=name, revision=answer.sha, files=_safe(files))
+
+
+def list_modelscope(name: str) -> tuple[Web, Listing]:
+    """A model's newest files on ModelScope, or on the host that MODELSCOPE_DOMAIN names.
+
+    ModelScope lists no commit, so the revision is a digest of what it lists.
+    """
+    host = os.environ.get("MODELSCOPE_DOMAIN") or MODELSCOPE_HOST
+    base = host.rstrip("/") if "://" in host else f"https://{host}"
+    check_url(base)
+    web = Web(host=base.partition("://")[2], headers={"User-Agent": "octavo"})
+    api = f"{base}/api/v1/models/{name}/repo"
+    answer = _decoded(web, f"{api}/files?{urlencode({'Revision': 'master', 'Recursive': 'true'})}", _ScopeAnswer)
+    if not answer.success or answer.data is None or answer.data.files is None:
+        raise HubError(f"{web.host} lists no files of {name} ({answer.message[:200]}): look the name up on its site.")
+    files = [
+        RemoteFile(
+            name=each.path, size_bytes=each.size, digest=each.sha256,
+            url=f"{api}?{urlencode({'Revision': 'master', 'FilePath': each.path})}",
+        ) for each in answer.data.files if each.type != "tree"
+    ]  # fmt: skip
+    table = "\n".join(sorted(f"{each.name} {each.digest}" for each in files))
+    revision = hashlib.sha256(table.encode("utf-8")).hexdigest()[:40]
+    return web, Listing(name=name, revision=revision, files=_safe(files))
+
+
+_HUBS: dict[Hub, Callable[[str], tuple[Web, Listing]]] = {
+    "huggingface": list_huggingface,
+    "modelscope": list_modelscope,
+}
+
+
+def _decoded(web: Web, url: str, kind: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(web.read(url), type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as cause:
+        raise HubError(f"{web.host} answers {url} with something else than a list of files ({cause}).") from cause
+
+
+def _safe(files: Iterable[RemoteFile]) -> dict[str, RemoteFile]:
+    """Files whose name stays in its folder and whose bytes can be checked; the rest is never asked for."""
+    return {
+        each.name: each
+        for each in files
+        if PLAIN_NAME.fullmatch(each.name)
+        and each.size_bytes >= 0
+        and (SHA256.fullmatch(each.digest) or GIT_SHA1.fullmatch(each.digest))
+    }
+
+
+def _choose(listing: Listing, file: str, *, web: Web, folder: Path) -> list[RemoteFile]:
+    """The files to take. Raises HubError where there is nothing that Octavo reads, or too much of it."""
+    files = listing.files
+    ggufs = sorted(name for name in files if name.endswith(".gguf") and not PART_OF_GGUF.fullmatch(name))
+    if file:
+        if file not in ggufs:
+            raise HubError(f"{listing.name} has no file {file}. It has {', '.join(ggufs[:20]) or 'no GGUF file'}.")
+        return [files[file]]
+    weights = [SINGLE] if SINGLE in files else []
+    if not weights and INDEX in files:
+        weights = [INDEX, *_shards(listing, web=web, folder=folder)]
+    lone = [name for name in files if name.endswith(".safetensors")]
+    if not weights and len(lone) == 1:
+        weights = lone
+    if weights and "config.json" in files:
+        tokenizer = [name for name in files if name in TOKENIZER or name.endswith(".tiktoken")]
+        return [files[name] for name in (*(c for c in CONFIGS if c in files), *tokenizer, *weights)]
+    if len(ggufs) == 1:
+        return [files[ggufs[0]]]
+    if ggufs:
+        sizes = ", ".join(f"{name} ({gigabytes(files[name].size_bytes)})" for name in ggufs[:20])
+        raise HubError(f"{listing.name} has {len(ggufs)} GGUF files: {sizes}. Name one: {listing.name}/{ggufs[0]}")
+    raise HubError(f"{listing.name} has no config.json with safetensors and no GGUF file, which is what Octavo reads "
+                   f"(never pickled weights). Choose another copy of the model.")  # fmt: skip
+
+
+def _shards(listing: Listing, *, web: Web, folder: Path) -> list[str]:
+    _Fetching(web, folder, report=_silent).all([listing.files[INDEX]], name=listing.name)
+    try:
+        shards = sorted(set(shards_of_index(_blob(folder, listing.files[INDEX])).values()))
+    except OctavoError as cause:
+        raise HubError(f"{listing.name}: {cause}") from cause
+    absent = [shard for shard in shards if shard not in listing.files]
+    if absent:
+        raise HubError(f"{listing.name} lacks {absent[0]}, which its index names: choose another copy of the model.")
+    return shards
+
+
+def _check_config(chosen: list[RemoteFile], *, web: Web, folder: Path, name: str) -> None:
+    """Read the config first: nobody waits for the weights of a model that cannot be used."""
+    from octavo.models import read_config
+
+    config = [each for each in chosen if each.name == "config.json"]
+    if config:
+        _Fetching(web, folder, report=_silent).all(config, name=name)
+        read_config(read_json_object(_blob(folder, config[0]), error=HubError))
+
+
+def _check_disk(chosen: list[RemoteFile], *, folder: Path, name: str) -> None:
+    needed = sum(each.size_bytes - _have(folder, each) for each in chosen)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed + SPARE_BYTES > free:
+        raise MemoryNeeded(f"{name} takes {gigabytes(needed)} more on the disk of {folder}, which has "
+                           f"{gigabytes(free)} free. Free some (octavo models rm), or set HF_HUB_CACHE to a folder on "
+                           f"another disk.")  # fmt: skip
+
+
+class _Fetching:
+    """Files into blobs, with one line of progress for all of them."""
+
+    def __init__(self, web: Web, folder: Path, *, report: Callable[[str], None]) -> None:
+        self.web, self.folder, self.report = web, folder, report
+        self.name, self.here, self.size, self.came, self.begin, self.said = "", 0, 0, 0, 0.0, 0.0
+
+    def all(self, files: list[RemoteFile], *, name: str) -> None:
+        """Fetch what is not there yet."""
+        from huggingface_hub.utils import WeakFileLock
+
+        locks = self.folder.parent / ".locks" / self.folder.name
+        for place in (self.folder / "blobs", locks):
+            place.mkdir(parents=True, exist_ok=True)
+        self.name, self.size = name, sum(each.size_bytes for each in files)
+        self.here, self.begin = sum(_have(self.folder, each) for each in files), time.monotonic()
+        if self.here < self.size:
+            self.report(f"{name}: {gigabytes(self.size - self.here)} to download from {self.web.host}")
+        for each in files:
+            blob = _blob(self.folder, each)
+            with WeakFileLock(locks / f"{each.digest}.lock"):  # one process at a time, as huggingface_hub has it
+                if not blob.exists():
+                    part = _part(self.folder, each)
+                    self.web.fetch(each, part, moved=self._moved)
+                    part.replace(blob)
+
+    def _moved(self, count: int) -> None:
+        self.here, self.came, now = self.here + count, self.came + max(0, count), time.monotonic()
+        if now - self.said < REPORT_S and self.here < self.size:
+            return
+        self.said, speed = now, self.came / max(now - self.begin, 1e-3)
+        self.report(f"{self.name}: {gigabytes(self.here)} of {gigabytes(self.size)} "
+                    f"({self.here / max(1, self.size):.0%}), {speed / 1e6:.1f} MB/s, "
+                    f"{(self.size - self.here) / max(speed, 1):.0f} s left")  # fmt: skip
+
+
+def _link(files: list[RemoteFile], folder: Path, *, revision: str) -> Path:
+    """The snapshot: a folder of links to the blobs, made once all are there, and the ref that names it."""
+    snapshot = folder / "snapshots" / revision
+    for place in (snapshot, folder / "refs"):
+        place.mkdir(parents=True, exist_ok=True)
+    for each in files:
+        link, target = snapshot / each.name, Path("..", "..", "blobs", each.digest)
+        if link.is_symlink() or link.exists():
+            continue
+        try:
+            link.symlink_to(target)
+        except (OSError, NotImplementedError):  # a system without links: the file itself, as huggingface_hub does
+            shutil.copyfile(snapshot / target, link)
+    ref = folder / "refs" / f".main.{os.getpid()}"
+    ref.write_text(revision, encoding="utf-8")
+    ref.replace(folder / "refs" / "main")
+    return snapshot
+
+
+def _blob(folder: Path, file: RemoteFile) -> Path:
+    return folder / "blobs" / file.digest
+
+
+def _part(folder: Path, file: RemoteFile) -> Path:
+    return folder / "blobs" / f"{file.digest}.incomplete"
+
+
+def _have(folder: Path, file: RemoteFile) -> int:
+    """Bytes of a file that are here already."""
+    for path in (_blob(folder, file), _part(folder, file)):
+        if path.exists():
+            return min(path.stat().st_size, file.size_bytes)
+    return 0
+
+
+def _silent(line: str) -> None:
+    del line

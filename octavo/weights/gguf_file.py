@@ -1,0 +1,170 @@
+"""One GGUF file: tensors under their official names, dequantised one at a time.
+
+Axes: E experts, R rows, C channels of a row, H heads, F half a head.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from octavo.core.errors import CheckpointError, ConfigError
+from octavo.weights import gguf_config
+from octavo.weights.gguf_header import GgufTensor, read_header
+from octavo.weights.mapped import MappedFile
+
+if TYPE_CHECKING:
+    import torch
+
+TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
+PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+CHUNK_NUMBERS = 1 << 18  # dequantised at once: what NumPy makes on the way stays in the cache
+
+# name in GGUF -> official name: of the model, and after "blk.<layer>." of a layer
+TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+IN_LAYER = {
+    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj", "ffn_gate_inp": "mlp.gate",
+}  # fmt: skip
+EXPERTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
+BANDS = "rope_freqs.weight"
+
+
+class Named(NamedTuple):
+    """A tensor under its official name. heads: its rows are paired within so many heads and are put back; 0: not."""
+
+    stored: GgufTensor
+    heads: int = 0
+
+
+class GgufFile:
+    """An open file. config: as config.json has it; fields: the metadata; tensors: under their official names."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises CheckpointError or ConfigError for a file that is damaged or not understood."""
+        import gguf
+
+        kinds = {getattr(gguf.GGMLQuantizationType, name): name for name in TYPES}
+        types = {int(k): (name, *gguf.GGML_QUANT_SIZES[k]) for k, name in kinds.items()}
+        self.file = MappedFile(path)
+        self.fields, found = read_header(self.file, types=types)
+        self.config = gguf_config.read_config(self.fields, {name: t.shape for name, t in found.items()})
+        self.tensors: dict[str, Named] = {}
+        bands = found.pop(BANDS, None)
+        for name, stored in found.items():
+            self._add(name, stored)
+        if bands is not None:
+            self._read_bands(bands)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the whole file."""
+        return self.file.size_bytes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All tensors, by their official names; each expert is one."""
+        return tuple(self.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of one tensor."""
+        return self.tensors[name].stored.shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """That `read` gives: the file's where it is F32, F16 or BF16, else float32."""
+        import torch
+
+        return getattr(torch, PLAIN.get(self.tensors[name].stored.type, "float32"))
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor: a view of the file where it is stored plainly and in the official order, else a new one."""
+        stored, heads = self.tensors[name]
+        tensor = self._plain(stored) if stored.type in PLAIN else self._dequantise(stored)
+        if heads:
+            # llama.cpp turns neighbouring channels, the official models those half a head apart.
+            pairs_HF2C = tensor.view(heads, -1, 2, *tensor.shape[1:])
+            tensor = pairs_HF2C.transpose(1, 2).reshape(tensor.shape)
+        return tensor
+
+    def release(self, name: str) -> None:
+        """Give the tensor's part of the file back to the system."""
+        stored = self.tensors[name].stored
+        self.file.release(stored.start, stored.end)
+
+    def _plain(self, stored: GgufTensor) -> torch.Tensor:
+        import torch
+
+        return self.file.tensor(getattr(torch, PLAIN[stored.type]), stored.shape, start=stored.start)
+
+    def _dequantise(self, stored: GgufTensor) -> torch.Tensor:
+        import gguf
+        import gguf.quants
+        import numpy as np
+        import torch
+
+        kind = gguf.GGMLQuantizationType[stored.type]
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        raw = np.frombuffer(self.file.map, np.uint8, stored.end - stored.start, stored.start)
+        out = np.empty(math.prod(stored.shape), np.float32)
+        step = CHUNK_NUMBERS // block
+        with np.errstate(all="ignore"):  # a scale may be infinite in a damaged file: the numbers say so themselves
+            for first in range(0, len(out) // block, step):
+                part = raw[first * block_bytes : (first + step) * block_bytes]
+                out[first * block : (first + step) * block] = gguf.quants.dequantize(part[None], kind)[0]
+        return torch.from_numpy(out.reshape(stored.shape))
+
+    def _add(self, name: str, stored: GgufTensor) -> None:
+        """Enter a tensor under its official name, a stack of experts under the names of its experts."""
+        body, _, leaf = name.rpartition(".")
+        parts = body.split(".")
+        prefix = f"model.layers.{parts[1]}." if len(parts) == 3 and parts[0] == "blk" and parts[1].isdecimal() else ""
+        official = IN_LAYER.get(parts[2]) if prefix else TOP.get(body)
+        if leaf not in ("weight", "bias"):
+            official = None
+        if official is not None:
+            self.tensors[f"{prefix}{official}.{leaf}"] = Named(stored, self._heads(name, parts, stored))
+        elif prefix and parts[2] in EXPERTS and leaf == "weight" and len(stored.shape) == 3:
+            self._add_experts(f"{prefix}mlp.experts", EXPERTS[parts[2]], stored)
+        else:
+            raise CheckpointError(f"{self.file.path.name}: the tensor {name[:80]!r} is not understood for "
+                                  f"{self.config['model_type']}. Choose another file of the model.")  # fmt: skip
+
+    def _add_experts(self, prefix: str, leaf: str, stored: GgufTensor) -> None:
+        count, size = stored.shape[0], (stored.end - stored.start) // stored.shape[0]
+        if count != self.config.get("num_experts"):
+            raise CheckpointError(
+                f"{self.file.path.name}: {prefix}.*.{leaf} stacks {count:,} experts, the metadata says "
+                f"{self.config.get('num_experts')}. Download the file again."
+            )
+        for expert in range(count):
+            start = stored.start + expert * size
+            one = GgufTensor(stored.type, stored.shape[1:], start, start + size)
+            self.tensors[f"{prefix}.{expert}.{leaf}.weight"] = Named(one)
+
+    def _heads(self, name: str, parts: list[str], stored: GgufTensor) -> int:
+        """Heads whose rows llama.cpp's converter has paired: of queries and keys, in the Llama family only."""
+        if self.config["model_type"] != "llama" or parts[-1] not in ("attn_q", "attn_k"):
+            return 0
+        queries = self.config.get("num_attention_heads")
+        heads = queries if parts[-1] == "attn_q" else self.config.get("num_key_value_heads", queries)
+        if type(heads) is not int or heads < 1 or stored.shape[0] % (2 * heads):
+            raise CheckpointError(
+                f"{self.file.path.name}: {name} has {stored.shape[0]:,} rows, which {heads!r} heads cannot share. "
+                f"Download the file again."
+            )
+        return heads
+
+    def _read_bands(self, stored: GgufTensor) -> None:
+        if stored.type != "F32" or len(stored.shape) != 1:
+            raise CheckpointError(f"{self.file.path.name}: {BANDS} is no row of F32. Download the file again.")
+        width, theta = self.config.get("head_dim"), self.config.get("rope_theta", 10_000.0)
+        if type(width) is not int or type(theta) is not float:
+            raise ConfigError(
+                "GGUF: rope_freqs.weight without rope.dimension_count and rope.freq_base. Download again."
+            )
+        scaling: dict[str, Any] = gguf_config.banded_scaling(self._plain(stored), width=width, theta=theta)
+        if scaling:
+            self.config["rope_scaling"] = scaling

