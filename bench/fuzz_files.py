@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 
 from octavo.core.errors import OctavoError
-from octavo.models import build
+from octavo.models import skeleton
 from octavo.text.tokenizer import Tokenizer
 from octavo.weights import load_weights, open_checkpoint
 
@@ -65,8 +65,8 @@ TARGETS = {
 
 def make_models(folder: Path) -> None:
     """Whole models to spoil, each some hundred kilobytes."""
-    from bench import parity  # noqa: PLC0415   these two import transformers, which the workers do without
-    from tests.weights.gguf_files import write_gguf, write_tokenizer  # noqa: PLC0415
+    from bench import parity  # imports transformers, which the workers do without
+    from tests.weights.gguf_files import write_gguf, write_tokenizer
 
     kinds = {"dense": ("Qwen3, tied", parity.Layout()), "experts": ("Qwen3-MoE", parity.Layout(experts="each")),
              "sharded": ("Llama, biases", parity.Layout(files="sharded"))}  # fmt: skip
@@ -222,8 +222,7 @@ def attempt(stage: Callable[[], str]) -> str:
 def load_model(path: Path) -> str:
     """Weights: all or nothing."""
     checkpoint = open_checkpoint(path)
-    with torch.device("meta"):
-        model = build(checkpoint.config)
+    model = skeleton(checkpoint.config)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     try:
         load_weights(checkpoint, model, dtype=torch.bfloat16)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from octavo.engine.torch_backend import TorchBackend
 from octavo.engine.types import Chunk, Plan
-from octavo.models import build
+from octavo.models import skeleton
 from octavo.models.decoder import Decoder
 from octavo.nn.context import PackedContext
 from octavo.nn.moe import SparseMLP
@@ -158,8 +158,7 @@ def _experts(tensors: dict[str, torch.Tensor], *, fused: bool) -> Iterator[tuple
 def read(folder: Path, *, dtype: torch.dtype = torch.float32) -> Decoder:
     """The checkpoint as Octavo's own model."""
     checkpoint = open_checkpoint(folder)
-    with torch.device("meta"):
-        model = build(checkpoint.config)
+    model = skeleton(checkpoint.config)
     load_weights(checkpoint, model, dtype=dtype)
     return model.eval()
 

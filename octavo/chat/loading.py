@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from octavo.core.chat import Chat
 
@@ -78,11 +78,12 @@ def on_cpu(checkpoint: Checkpoint, *, kind: Kind, cache_bytes: int | None = None
     import torch
 
     from octavo.engine.torch_backend import TorchBackend
+    from octavo.models import skeleton
     from octavo.nn.linear import Packing
     from octavo.weights.load import load_weights
     from octavo.weights.memory import available_bytes
 
-    model = _skeleton(checkpoint.config)
+    model = skeleton(checkpoint.config)
     dtype = torch.bfloat16 if kind == "bf16" else torch.float32
     packing = None if kind == "plain" else Packing(model, kind=kind, tied=model.config.tied)
     load_weights(checkpoint, model, dtype=dtype, place=packing)
@@ -95,18 +96,10 @@ def _on_cuda(checkpoint: Checkpoint) -> TorchBackend:
     import torch
 
     from octavo.engine.torch_backend import TorchBackend
+    from octavo.models import skeleton
     from octavo.weights.load import load_weights
 
-    model = _skeleton(checkpoint.config)
+    model = skeleton(checkpoint.config)
     load_weights(checkpoint, model, dtype=torch.bfloat16)
     model = model.to("cuda")
     return TorchBackend(model, cache_bytes=int(torch.cuda.mem_get_info()[0] * CUDA_CACHE_SHARE))
-
-
-def _skeleton(config: dict[str, Any]) -> Any:
-    import torch
-
-    from octavo.models import build
-
-    with torch.device("meta"):
-        return build(config)

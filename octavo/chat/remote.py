@@ -22,63 +22,63 @@ TIMEOUT = httpx.Timeout(30.0, read=600.0)  # seconds; a model may think for long
 FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
 
-class _Function(Struct):
+class _Function(Struct, frozen=True):
     name: str | None = None
     arguments: str | None = None
 
 
-class _Call(Struct):
+class _Call(Struct, frozen=True):
     index: int = 0
     id: str | None = None
     function: _Function = _Function()
 
 
-class _Part(Struct):
+class _Part(Struct, frozen=True):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None  # what newer vLLM calls it
     tool_calls: list[_Call] | None = None
 
 
-class _Choice(Struct):
+class _Choice(Struct, frozen=True):
     index: int = 0
     delta: _Part = _Part()
     finish_reason: str | None = None
 
 
-class _Details(Struct):
+class _Details(Struct, frozen=True):
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
 
 
-class _Usage(Struct):
+class _Usage(Struct, frozen=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     completion_tokens_details: _Details | None = None
     prompt_tokens_details: _Details | None = None
 
 
-class _Chunk(Struct):
-    choices: list[_Choice] = []
+class _Chunk(Struct, frozen=True):
+    choices: tuple[_Choice, ...] = ()
     usage: _Usage | None = None
     error: Any = None
 
 
-class _Model(Struct):
+class _Model(Struct, frozen=True):
     id: str
     max_model_len: int | None = None
     context_length: int | None = None
 
 
-class _Models(Struct):
+class _Models(Struct, frozen=True):
     data: list[_Model]
 
 
 def open_remote(address: str) -> RemoteChat:
     """The endpoint at `address` (.../v1), whose model is named after a #, or is its only one. Raises HubError."""
     url, _, name = address.partition("#")
-    client = httpx.Client(base_url=url.rstrip("/") + "/", timeout=TIMEOUT, headers=_headers())
     try:
+        client = httpx.Client(base_url=url.rstrip("/") + "/", timeout=TIMEOUT, headers=_headers())
         answer = client.get("models")
         answer.raise_for_status()
         models = msgspec.json.decode(answer.content, type=_Models).data

@@ -1,32 +1,28 @@
-"""One request and its answer: the model computes in a thread of its own, so that Ctrl-C and the screen are served."""
+"""One request and its answer: the model computes in the thread that loaded it; another one draws and hears Ctrl-C.
+
+Not the other way round: OpenMP keeps a team of threads for each thread that computes, and two teams on the same cores
+hinder each other (SmolLM2 on two cores: 34 tokens/s in the thread that loaded it, 20 in another).
+"""
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock
 from types import FrameType
+from typing import Literal
 
 from msgspec import Struct
 
 from octavo.cli.screen import Answer, Screen
 from octavo.core.chat import Reply
 from octavo.core.deltas import Delta, Finished, TextDelta, ThinkingDelta, ToolCallDelta
-from octavo.core.errors import OctavoError
 from octavo.core.messages import Message, ToolCall
 
-YIELD_S = 0.005  # what the computing thread leaves the reply's lock free for, while Ctrl-C waits for it
-
-
-class Ended(Struct, frozen=True):
-    """The reply is over; error: why it broke off."""
-
-    error: OctavoError | None = None
-
-
-class Pressed(Struct, frozen=True):
-    """Ctrl-C was pressed."""
+YIELD_S = 0.005  # how long the reply's own lock is left free, while Ctrl-C waits for it
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -42,95 +38,109 @@ class Outcome(Struct, frozen=True, kw_only=True):
         return not (self.message.text or self.message.thinking or self.message.tool_calls)
 
 
-class Running:
-    """A reply in its own thread; as a context, one that is left before its end is cancelled."""
+def exchange(begin: Callable[[], Reply], screen: Screen) -> Outcome:
+    """Show a reply as it comes. Ctrl-C ends the thinking, then the answer, then stops waiting for its end.
 
-    def __init__(self, begin: Callable[[], Reply]) -> None:
-        self.inbox: SimpleQueue[Delta | Ended | Pressed] = SimpleQueue()
+    begin: starts the reply. Raises the OctavoError with which the reply broke off.
+    """
+    running = _Running(screen.answer())
+    with running.pressed_by_ctrl_c(), _no_echo():
+        with ThreadPoolExecutor(1) as pool:
+            drawing = pool.submit(running.draw)
+            try:
+                running.follow(begin)
+            finally:
+                running.inbox.put("over")
+        drawing.result()  # raises what went wrong there
+    return running.outcome()
+
+
+class _Running:
+    """A reply and what came of it so far."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer, self.lock = answer, Lock()  # the lock is for `answer`
+        self.inbox: SimpleQueue[Literal["press", "over"]] = SimpleQueue()
         self.reply: Reply | None = None
-        self.cancelled = self.wanted = self.over = False
-        Thread(target=self._work, args=(begin,), daemon=True).start()
+        self.text, self.thinking, self.calls = "", "", list[ToolCall]()
+        self.finished: Finished | None = None
+        self.following = self.thinking_ended = self.cancelled = self.wanted = False
 
-    def __enter__(self) -> "Running":
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        if not self.over:
-            self.cancel()
-
-    def take(self, timeout_s: float) -> Delta | Ended | Pressed | None:
-        """What comes next; None where nothing did within `timeout_s` seconds."""
-        try:
-            item = self.inbox.get(timeout=timeout_s) if timeout_s > 0 else self.inbox.get_nowait()
-            self.over = self.over or isinstance(item, Ended)
-            return item
-        except Empty:
-            return None
-
-    def cancel(self) -> None:
-        """Stop the reply, also one that has not begun yet."""
-        self.cancelled = True
-        self._order(lambda reply: reply.cancel())
-
-    def end_thinking(self) -> None:
-        """Go on to the answer."""
-        self._order(lambda reply: reply.end_thinking())
-
-    def _order(self, order: Callable[[Reply], None]) -> None:
-        self.wanted = True
-        try:
-            if self.reply is not None:
-                order(self.reply)
-        finally:
-            self.wanted = False
-
-    def _work(self, begin: Callable[[], Reply]) -> None:
-        error = None
+    def follow(self, begin: Callable[[], Reply]) -> None:
+        """Compute to the end, in the caller's thread; or until Ctrl-C is pressed although the reply is to stop."""
+        self.following = True
         try:
             self.reply = begin()
             if self.cancelled:
                 self.reply.cancel()
             for delta in self.reply:
-                self.inbox.put(delta)
+                with self.lock:
+                    self._add(delta)
                 if self.wanted:
                     time.sleep(YIELD_S)
-        except OctavoError as cause:
-            error = cause
+        except KeyboardInterrupt:
+            self.cancelled = True
         finally:
-            self.inbox.put(Ended(error))
+            self.following = False
+            with self.lock:
+                self.answer.close(self.finished)
 
+    def draw(self) -> None:
+        """Draw and obey Ctrl-C until all is over, in a thread of its own."""
+        while (item := self._take()) != "over":
+            if item == "press":
+                self._obey()
+            with self.lock:
+                self.answer.draw()
 
-def exchange(begin: Callable[[], Reply], screen: Screen) -> Outcome:
-    """Show a reply as it comes. Ctrl-C ends the thinking, then the answer, then stops waiting for its end.
+    def outcome(self) -> Outcome:
+        """What there is."""
+        message = self.finished.message if self.finished else Message(
+            role="assistant", content=self.text, thinking=self.thinking or None, tool_calls=tuple(self.calls)
+        )  # fmt: skip
+        return Outcome(message=message, finished=self.finished, interrupted=self.cancelled)
 
-    begin: starts the reply; runs in another thread. Raises the OctavoError with which the reply broke off.
-    """
-    running, answer, told = Running(begin), screen.answer(), _Told()
-    item = None
-    with _presses(running.inbox), running:
-        while not isinstance(item := running.take(answer.wait_s()), Ended):
-            if isinstance(item, Pressed):
-                if not _press(running, answer, told):
-                    break
-            elif item is not None:
-                told.add(item)
-                answer.add(item)
-            answer.draw()
-        answer.close(told.finished)
-    if isinstance(item, Ended):
-        _check(item, told.finished)
-    return Outcome(message=told.message(), finished=told.finished, interrupted=told.interrupted)
+    @contextmanager
+    def pressed_by_ctrl_c(self) -> Generator[None]:
+        """Ctrl-C comes to us."""
 
+        def on_press(number: int, frame: FrameType | None) -> None:
+            if self.cancelled and self.following:
+                raise KeyboardInterrupt
+            self.inbox.put("press")
 
-class _Told:
-    """What came so far."""
+        before = signal.signal(signal.SIGINT, on_press)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
-    def __init__(self) -> None:
-        self.text, self.thinking, self.calls = "", "", list[ToolCall]()
-        self.finished: Finished | None = None
-        self.interrupted = self.thinking_ended = False
+    def _take(self) -> Literal["press", "over"] | None:
+        try:
+            return self.inbox.get(timeout=self.answer.wait_s())
+        except Empty:
+            return None
 
-    def add(self, delta: Delta) -> None:
+    def _obey(self) -> None:
+        """End the thinking where there is any, else the answer."""
+        ends_thinking = self.answer.thinking and not self.thinking_ended
+        with self.lock:
+            self.answer.hint("going on to the answer; Ctrl-C stops" if ends_thinking
+                             else "stopping; Ctrl-C once more does not wait")  # fmt: skip
+        self.thinking_ended = self.thinking_ended or ends_thinking
+        self.cancelled = self.cancelled or not ends_thinking
+        if self.reply is None:
+            return
+        self.wanted = True
+        try:
+            if ends_thinking:
+                self.reply.end_thinking()
+            else:
+                self.reply.cancel()
+        finally:
+            self.wanted = False
+
+    def _add(self, delta: Delta) -> None:
         match delta:
             case TextDelta():
                 self.text += delta.text
@@ -140,65 +150,19 @@ class _Told:
                 self.calls.append(delta.call)
             case Finished():
                 self.finished = delta
-
-    def message(self) -> Message:
-        if self.finished:
-            return self.finished.message
-        return Message(
-            role="assistant", content=self.text, thinking=self.thinking or None, tool_calls=tuple(self.calls)
-        )
-
-
-def _press(running: Running, answer: Answer, told: _Told) -> bool:
-    """What a press of Ctrl-C does now; False: stop waiting for a reply that does not stop."""
-    if running.cancelled:
-        return False
-    if answer.thinking and not told.thinking_ended:
-        told.thinking_ended = True
-        running.end_thinking()
-        answer.hint("going on to the answer; Ctrl-C stops")
-    else:
-        told.interrupted = True
-        running.cancel()
-        answer.hint("stopping; Ctrl-C once more does not wait")
-    return True
-
-
-def _check(ended: Ended, finished: Finished | None) -> None:
-    if ended.error is not None:
-        raise ended.error
-    if finished is None:
-        raise OctavoError("The answer broke off because of an error in Octavo itself, which stands above. The "
-                          "conversation is kept: /retry asks once more, /save FILE keeps it.")  # fmt: skip
-
-
-@contextmanager
-def _presses(inbox: "SimpleQueue[Delta | Ended | Pressed]") -> Generator[None]:
-    """Ctrl-C goes to `inbox`, and keys are not echoed into the answer; they are there for the next prompt."""
-
-    def on_press(number: int, frame: FrameType | None) -> None:
-        inbox.put(Pressed())
-
-    before = signal.signal(signal.SIGINT, on_press)
-    try:
-        with _no_echo():
-            yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        self.answer.add(delta)
 
 
 @contextmanager
 def _no_echo() -> Generator[None]:
-    import sys
-
+    """Keys pressed meanwhile are not echoed into the answer; they are there for the next prompt."""
     if sys.platform == "win32" or not sys.stdin.isatty():
         yield
         return
     import termios
 
     handle = sys.stdin.fileno()
-    before = termios.tcgetattr(handle)
-    quiet = termios.tcgetattr(handle)
+    before, quiet = termios.tcgetattr(handle), termios.tcgetattr(handle)
     quiet[3] &= ~termios.ECHO
     termios.tcsetattr(handle, termios.TCSANOW, quiet)
     try:

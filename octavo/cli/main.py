@@ -1,5 +1,6 @@
 """The entry point: the table of verbs, and how every error reaches the user."""
 
+import os
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
@@ -12,6 +13,10 @@ from octavo.cli import chat, doctor, models
 from octavo.cli import run as run_verb
 from octavo.cli.clean import clean
 from octavo.core.errors import OctavoError
+
+# How often a thread of OpenMP looks for work before it sleeps. Of itself it looks for so long that one other busy
+# program on two cores makes SmolLM2 wait for threads that wait: 0.5 tokens/s, and 10 with this; 30 either way alone.
+SPINS = "10000"
 
 Verb = Callable[..., None]
 
@@ -44,6 +49,8 @@ def run() -> None:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # what a terminal cannot show becomes "?", never a crash
+    if "OMP_WAIT_POLICY" not in os.environ:  # before torch is imported, which reads it
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     try:
         app()(prog_name="octavo")
     except OctavoError as error:

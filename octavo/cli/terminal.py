@@ -13,8 +13,8 @@ from octavo.cli.markdown import Row, block_rows, blocks, finished_blocks, rows_o
 from octavo.cli.screen import thought
 from octavo.core.deltas import Delta, Finished, TextDelta, ThinkingDelta, ToolCallDelta
 
-FRAME_S = 0.05  # at most 20 pictures a second
-DRAW_SHARE = 4  # and after each a pause of 4 times what it took: at most a fifth of the time goes into drawing
+FRAME_S = 0.08  # at most 12 pictures a second
+DRAW_SHARE = 9  # and after each a pause of 9 times what it took: at most a tenth of the time goes into drawing
 QUIET_S = 0.3  # before we say what we wait for
 MIN_COLUMNS = 12  # narrower than this rich has no room for a table: rows are cut off instead
 EMPTY = Row("", 0)
@@ -101,7 +101,7 @@ class TerminalAnswer:
 
     def wait_s(self) -> float:
         """Seconds until the next picture is due."""
-        return max(0.0, self.due_s - self.clock()) if self.dirty else 0.2
+        return max(0.001, self.due_s - self.clock()) if self.dirty else FRAME_S
 
     def draw(self) -> None:
         """Show what came since the last picture, unless that was too short a time ago."""

@@ -9,7 +9,7 @@ from octavo.engine.types import Plan
 from octavo.models.decoder import Decoder
 from octavo.nn.context import PagedContext, Pages
 
-PAGE_TOKENS = 64  # few enough that a shared prompt is shared almost whole, enough that one page is one good read
+PAGE_TOKENS = 16  # few: of a shared prompt, only whole pages are shared; neighbours are read as one all the same
 
 
 class TorchBackend:

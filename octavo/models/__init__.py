@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from octavo.core.errors import ConfigError
 from octavo.models.config import DecoderConfig
@@ -35,18 +37,33 @@ def read_config(values: Mapping[str, Any]) -> DecoderConfig:
 
 
 def build(values: Mapping[str, Any]) -> Decoder:
-    """The module of a config.json, on the default device (use `with torch.device("meta")` for one without memory)."""
+    """The module of a config.json with fresh random parameters, on the default device."""
     family = _family(values)
     model = family.build(family.read(values))
     assert isinstance(model, Decoder)
     return model
 
 
+def skeleton(values: Mapping[str, Any]) -> Decoder:
+    """The module of a config.json without memory for its parameters (the meta device): `load_weights` fills it."""
+    with torch.device("meta"), _NoInit():
+        return build(values)
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves out `torch.nn.init`: without memory there is nothing to fill, and its first use there costs a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def _family(values: Mapping[str, Any]) -> Family:
     name = values.get("model_type")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ConfigError(
-            f"config.json has model_type={name!r}; Octavo knows {', '.join(sorted(ARCHITECTURES))}. "
+            f"config.json has model_type={name!r:.80}; Octavo knows {', '.join(sorted(ARCHITECTURES))}. "
             f"Choose a model of one of these families."
         )
     return ARCHITECTURES[name]

@@ -68,11 +68,11 @@ class Fields:
             return default
         number = type(value) in (int, float)
         if number and not 0 <= value < 1 << 40:
-            raise ConfigError(f"config.json: {name}={value!r} was found, {self.family} needs 0 to 2**40 there.")
+            raise ConfigError(f"config.json: {name}={value!r:.80} was found, {self.family} needs 0 to 2**40 there.")
         if kind is float and number:
             value = float(value)
         if type(value) is not kind:
-            raise ConfigError(f"config.json: {name}={value!r} was found, {self.family} needs a {kind.__name__} there.")
+            raise ConfigError(f"config.json: {name}={value!r:.80} was found, {self.family} needs a {kind.__name__}.")
         return value
 
     def positive(self, name: str, default: int | None = None, *, most: int = 1 << 24) -> int:
@@ -87,7 +87,7 @@ class Fields:
         self.read.add(name)
         if name in self.values and self.values[name] not in allowed:
             raise ConfigError(
-                f"config.json: {name}={self.values[name]!r} is not supported for {self.family}: "
+                f"config.json: {name}={self.values[name]!r:.80} is not supported for {self.family}: "
                 f"only {' or '.join(map(repr, allowed))} is."
             )
 
@@ -101,8 +101,8 @@ class Fields:
         if left:
             raise ConfigError(
                 f"config.json of {self.family} has fields that Octavo does not understand: "
-                f"{', '.join(f'{k}={v!r}'[:80] for k, v in sorted(left.items()))}. Loading it anyway could give wrong "
-                f"answers. If they change nothing in the forward pass, remove them from the file."
+                f"{', '.join(f'{k}={v!r}'[:80] for k, v in sorted(left.items())[:8])}. Loading it anyway could give "
+                f"wrong answers. If they change nothing in the forward pass, remove them from the file."
             )
 
 
@@ -113,13 +113,13 @@ def read_rope(fields: Fields, *, width: int, context_tokens: int) -> Rope:
     for name in ("rope_scaling", "rope_parameters"):
         value = fields.values.get(name) or {}
         if not isinstance(value, Mapping):
-            raise ConfigError(f"config.json: {name}={value!r} was found, an object was needed.")
+            raise ConfigError(f"config.json: {name}={value!r:.80} was found, an object was needed.")
         merged |= {str(key): item for key, item in value.items() if item is not None}
     rope = Fields(merged, family=f"{fields.family} (rope)")
     rope.read |= {"type", "rope_type"}
     kind = merged.get("rope_type", merged.get("type", "default"))
     if kind not in ("default", "linear", "llama3", "yarn"):
-        raise ConfigError(f"config.json: rope type {kind!r} is not supported: only default, linear, llama3 and yarn.")
+        raise ConfigError(f"config.json: rope type {kind!r:.80} is not supported: default, linear, llama3, yarn are.")
     rope.must("partial_rotary_factor", 1.0)
     theta = rope.take("rope_theta", float)
     if theta <= 1:
@@ -150,7 +150,7 @@ def read_rope(fields: Fields, *, width: int, context_tokens: int) -> Rope:
         }
     if scaled.get("factor", 1.0) <= 0 or scaled.get("high", 2.0) == scaled.get("low", 1.0):
         raise ConfigError(
-            f"config.json: rope scaling {merged} cannot be: factor must be above 0, the bands must differ."
+            f"config.json: rope scaling {merged!r:.200} cannot be: factor must be above 0, the bands must differ."
         )
     rope.finish()
     return Rope(width=width, theta=theta, kind=kind, **scaled)
@@ -170,7 +170,8 @@ def read_decoder(
     f.must("use_sliding_window", False, None)
     f.must("quantization_config", None)
     f.read.add("layer_types")
-    if set(values.get("layer_types") or ["full_attention"]) != {"full_attention"}:
+    kinds: Any = values.get("layer_types") or ["full_attention"]
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
         raise ConfigError(f"config.json: layer_types other than full_attention are not supported for {family}.")
     width, heads = f.positive("hidden_size"), f.positive("num_attention_heads")
     head_width = f.positive("head_dim", width // heads or None)
@@ -196,6 +197,8 @@ def _read_moe(f: Fields, layers: int) -> MoEShape:
     experts = "num_experts" if f.values.get("num_experts") is not None else "num_local_experts"
     step, dense = f.positive("decoder_sparse_step", 1), f.values.get("mlp_only_layers") or []
     f.read.add("mlp_only_layers")
+    if not isinstance(dense, list):
+        raise ConfigError(f"config.json: mlp_only_layers={dense!r:.80} was found, a list of layers was needed.")
     shape = MoEShape(
         experts=f.positive(experts, most=65_536),
         chosen=f.positive("num_experts_per_tok"),

@@ -97,8 +97,8 @@ class Configs:
             literal = _literal(file.get(f"{role}_token"))
             if literal is not None and literal not in ids:
                 raise TokenizerError(
-                    f"{self.folder} names {literal!r} as {role}_token, which its vocabulary lacks: the files come from "
-                    f"different models. Download them again."
+                    f"{self.folder} names {literal!r:.80} as {role}_token, which its vocabulary lacks: the files come "
+                    f"from different models. Download them again."
                 )
             if literal is not None or f"{role}_token" in file:  # null there says that there is none
                 return literal
@@ -145,5 +145,5 @@ def _read_optional(path: Path) -> dict[str, Any]:
 def _convert(value: Any, kind: type[T], *, where: Path) -> T:
     try:
         return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError as cause:
+    except (msgspec.ValidationError, UnicodeEncodeError) as cause:  # the latter: half a surrogate pair
         raise TokenizerError(f"{where}: {cause}. Download it again.") from cause

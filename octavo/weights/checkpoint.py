@@ -43,6 +43,10 @@ class Source(Protocol):
         """One tensor, a view of the file where that is possible."""
         ...
 
+    def prefetch(self, name: str) -> None:
+        """Begin to read a tensor from the disk."""
+        ...
+
     def release(self, name: str) -> None:
         """Give the memory behind a read tensor back."""
         ...
@@ -69,7 +73,7 @@ class Checkpoint:
         for file in files:
             for name in file.names:
                 if name in self._homes:
-                    raise CheckpointError(f"{path}: two files hold {name[:80]}. Remove the stray one, or download again.")
+                    raise CheckpointError(f"{path}: two files hold {name[:80]}. Remove one, or download again.")
                 self._homes[name] = file
 
     @property
@@ -93,6 +97,10 @@ class Checkpoint:
     def read(self, name: str) -> torch.Tensor:
         """One tensor: a view of the file where it is stored as such (writes stay in memory), else a new one."""
         return self._home(name).read(name)
+
+    def prefetch(self, name: str) -> None:
+        """Begin to read a tensor from the disk, in the background."""
+        self._home(name).prefetch(name)
 
     def release(self, name: str) -> None:
         """Give the memory behind a read tensor back. A view stays valid, less what was written to it."""
@@ -162,7 +170,8 @@ def _shards(folder: Path) -> dict[Path, list[str]]:
         missing = sorted(file.name for file in shards if not file.exists())
         if missing:
             raise CheckpointError(
-                f"{folder}: {INDEX} names {len(shards)} files, {len(missing)} of them are missing, first {missing[0]}. "
+                f"{folder}: {INDEX} names {len(shards)} files, {len(missing)} of them are missing, first "
+                f"{missing[0][:80]}. "
                 f"Download the model again; what is there is kept."
             )
         return shards

@@ -59,8 +59,8 @@ def read_config(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     for key in ("rope.dimension_count", "attention.value_length"):
         if own.get(key, width) != width:
             raise ConfigError(
-                f"GGUF: {architecture}.{key} is {own[key]!r} where heads have {width!r} channels: Octavo needs keys, "
-                f"values and rotation equally wide. Choose another model."
+                f"GGUF: {architecture}.{key} is {own[key]!r:.40} where heads have {width!r:.40} channels: Octavo needs "
+                f"keys, values and rotation equally wide. Choose another model."
             )
     if width is not None:
         config["head_dim"] = width
@@ -82,13 +82,13 @@ def read_config(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 
 def _refuse_unknown(own: Mapping[str, Any], *, known: set[str], architecture: str) -> None:
     left = [
-        f"{architecture}.{key}={str(value)[:40]}"
+        f"{architecture}.{key[:80]}={str(value)[:40]}"
         for key, value in sorted(own.items())
         if key not in known and value and not (key in NEUTRAL and value == NEUTRAL[key])
     ]
     if left:
         raise ConfigError(
-            f"GGUF: {', '.join(left)} is not understood. Loading the file anyway could give wrong answers: choose "
+            f"GGUF: {', '.join(left[:5])} is not understood. Loading the file anyway could give wrong answers: choose "
             f"another file of the model, or its safetensors."
         )
 
@@ -100,7 +100,7 @@ def _scaling(own: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "none" and "rope.scale_linear" in own:
         kind = "linear"
     if kind not in ("linear", "yarn") or not isinstance(factor, float):
-        raise ConfigError(f"GGUF: rope scaling {str(kind)[:40]!r} by {factor!r} is not supported: linear and yarn are.")
+        raise ConfigError(f"GGUF: rope scaling {str(kind)[:40]!r} by {factor!r:.40} is not linear or yarn.")
     extra = {field: own[key] for key, field in YARN.items() if key in own} if kind == "yarn" else {}
     return {"rope_type": kind, "factor": factor, **extra}
 

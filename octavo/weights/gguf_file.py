@@ -89,6 +89,10 @@ class GgufFile:
             tensor = pairs_HF2C.transpose(1, 2).reshape(tensor.shape)
         return tensor
 
+    def prefetch(self, name: str) -> None:
+        """Begin to read a tensor from the disk."""
+        self.file.prefetch(self.tensors[name].stored.start, self.tensors[name].stored.end)
+
     def release(self, name: str) -> None:
         """Give the tensor's part of the file back to the system."""
         stored = self.tensors[name].stored
@@ -137,7 +141,7 @@ class GgufFile:
         if count != self.config.get("num_experts"):
             raise CheckpointError(
                 f"{self.file.path.name}: {prefix}.*.{leaf} stacks {count:,} experts, the metadata says "
-                f"{self.config.get('num_experts')}. Download the file again."
+                f"{self.config.get('num_experts')!r:.40}. Download the file again."
             )
         for expert in range(count):
             start = stored.start + expert * size
@@ -152,7 +156,7 @@ class GgufFile:
         heads = queries if parts[-1] == "attn_q" else self.config.get("num_key_value_heads", queries)
         if type(heads) is not int or heads < 1 or stored.shape[0] % (2 * heads):
             raise CheckpointError(
-                f"{self.file.path.name}: {name} has {stored.shape[0]:,} rows, which {heads!r} heads cannot share. "
+                f"{self.file.path.name}: {name} has {stored.shape[0]:,} rows, which {heads!r:.40} heads cannot share. "
                 f"Download the file again."
             )
         return heads

@@ -71,7 +71,7 @@ class _Walk:
         for _ in range(keys):
             key = self.text()
             if key in fields:
-                raise self.fault(f"the metadata key {key!r} occurs twice")
+                raise self.fault(f"the metadata key {key[:80]!r} occurs twice")
             fields[key] = self.value(self.number("I"))
         return GgufHeader(fields, self.tensors(tensors, types, alignment=self.alignment(fields)))
 
@@ -132,7 +132,7 @@ class _Walk:
     def alignment(self, fields: dict[str, Any]) -> int:
         value = fields.get("general.alignment", 32)
         if type(value) is not int or not 0 < value <= ALIGNMENT_LIMIT or value & (value - 1):
-            raise self.fault(f"general.alignment is {value!r}, a power of two was needed")
+            raise self.fault(f"general.alignment is {value!r:.80}, a power of two was needed")
         if fields.get("split.count", 0) not in (0, 1):
             raise CheckpointError(
                 f"{self.path.name} is one of several parts of a model: merge them with llama.cpp's gguf-split first."

@@ -52,7 +52,10 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module, *, dtype: torch.dtype
     plan = plan_load(checkpoint, {name: tuple(p.shape) for name, p in model.named_parameters()})
     owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in plan}  # `place` may take modules away
     loaded: dict[str, Tensor] = {}
-    for name, wanted in plan.items():
+    following = [*plan.items()][1:]
+    for index, (name, wanted) in enumerate(plan.items()):
+        for after, filled in following[index : index + 1]:  # comes from the disk while this one is packed
+            _prefetch(checkpoint, after, filled, dtype=None if place else dtype)
         tensor = _assemble(checkpoint, wanted, dtype=dtype) if wanted.parts else checkpoint.read(name).to(dtype)
         taken = place is not None and place(name, tensor)
         if not taken:
@@ -112,6 +115,14 @@ def _parts(name: str, shape: tuple[int, ...], there: set[str]) -> tuple[Part, ..
         for expert in range(first, shape[0])
         for place, leaf in enumerate(members)
     )
+
+
+def _prefetch(checkpoint: Checkpoint, name: str, wanted: Wanted, *, dtype: torch.dtype | None) -> None:
+    """Begin to read a parameter, unless it stays a view because the file has it in `dtype`: that is read when used."""
+    if not wanted.parts and checkpoint.dtype(name) == dtype:
+        return
+    for source in [part.source for part in wanted.parts] or [name]:
+        checkpoint.prefetch(source)
 
 
 def _assemble(checkpoint: Checkpoint, wanted: Wanted, *, dtype: torch.dtype) -> Tensor:

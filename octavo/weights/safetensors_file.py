@@ -68,6 +68,10 @@ class SafetensorsFile:
         stored = self.tensors[name]
         return self.file.tensor(self.dtype(name), stored.shape, start=stored.start)
 
+    def prefetch(self, name: str) -> None:
+        """Begin to read a tensor from the disk."""
+        self.file.prefetch(self.tensors[name].start, self.tensors[name].end)
+
     def release(self, name: str) -> None:
         """Give the tensor's memory back; a view of it stays valid, less what was written to it."""
         self.file.release(self.tensors[name].start, self.tensors[name].end)
@@ -90,8 +94,8 @@ def _read_header(file: MappedFile) -> dict[str, Stored]:
     place = 0
     for name, stored in sorted(tensors.items(), key=lambda item: item[1][2:]):
         if stored.start != place:
-            raise CheckpointError(f"{where}: {name} begins at byte {stored.start:,} of the data, {place:,} was due "
-                                  f"(tensors may neither overlap nor leave gaps). {again}")  # fmt: skip
+            raise CheckpointError(f"{where}: {name[:80]} begins at byte {stored.start:,} of the data, {place:,} was "
+                                  f"due (tensors may neither overlap nor leave gaps). {again}")  # fmt: skip
         place = stored.end
     if place != file.size_bytes - 8 - length:
         raise CheckpointError(
@@ -108,20 +112,23 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(entry: Any, *, name: str, where: str) -> Stored:
+    short = name[:80]
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{where}: the entry of {name!r} is no dtype, shape and data_offsets. Download it again.")
+        raise CheckpointError(
+            f"{where}: the entry of {short!r} is no dtype, shape and data_offsets. Download it again."
+        )
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(kind, str) or kind not in DTYPES:
         raise CheckpointError(
-            f"{where}: {name} has dtype {str(kind)[:40]!r}, Octavo reads {', '.join(DTYPES)}. Choose another variant."
+            f"{where}: {short} has dtype {str(kind)[:40]!r}, Octavo reads {', '.join(DTYPES)}. Choose another variant."
         )
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2 or len(shape) > 8:
-        raise CheckpointError(f"{where}: {name} has a shape or offsets that cannot be. Download it again.")
+        raise CheckpointError(f"{where}: {short} has a shape or offsets that cannot be. Download it again.")
     start, end = offsets
     needed = math.prod(shape) * DTYPES[kind][1]
     if end - start != needed:
         raise CheckpointError(
-            f"{where}: {name} of shape {shape} in {kind} needs {needed:,} bytes, the header gives it {end - start:,}. "
+            f"{where}: {short} of shape {shape} in {kind} needs {needed:,} bytes, the header gives it {end - start:,}. "
             f"The file is damaged: download it again."
         )
     return Stored(kind, tuple(shape), start, end)

@@ -1,5 +1,7 @@
 """GGUF: every type and family equals what `transformers` and the `gguf` package make of the same file."""
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,20 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from bench.parity import distance, packed, prompts, reference
 from octavo.core.errors import CheckpointError, ConfigError
-from octavo.models import build
+from octavo.models import skeleton
 from octavo.models.decoder import Decoder
 from octavo.text.tokenizer import Tokenizer
 from octavo.weights import default_model, load_weights, open_checkpoint
 from tests.weights.gguf_files import ARCHITECTURES, HEAD, TYPES, VOCAB, write_gguf
+
+
+@pytest.fixture(autouse=True, scope="module")
+def once() -> Iterator[None]:
+    """The reference parses a file twice and makes its table of names per module: remembered, it is the same, sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf, "GGUFReader", cache(gguf.GGUFReader))
+        patch.setattr(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +38,7 @@ def quiet():
 
 def read(path: Path) -> Decoder:
     checkpoint = open_checkpoint(path)
-    with torch.device("meta"):
-        model = build(checkpoint.config)
+    model = skeleton(checkpoint.config)
     load_weights(checkpoint, model, dtype=torch.float32)
     return model.eval()
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from bench import parity
 from octavo.core.errors import CheckpointError, OctavoError
-from octavo.models import build
+from octavo.models import skeleton
 from octavo.weights import load_weights, open_checkpoint, save_checkpoint
 from octavo.weights.checkpoint import INDEX
 
@@ -61,8 +61,7 @@ def good(folder: Path, family: str = TINY, **layout: Any) -> Path:
 
 
 def empty(path: Path) -> torch.nn.Module:
-    with torch.device("meta"):
-        return build(json.loads((path / "config.json").read_text()))
+    return skeleton(json.loads((path / "config.json").read_text()))
 
 
 def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -267,12 +266,11 @@ def peak():  # of this program alone: getrusage would count what its parent had 
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 torch.ones(64, 64).bfloat16() @ torch.ones(64, 64).bfloat16()
 base = peak()
-from octavo.models import build
+from octavo.models import skeleton
 from octavo.nn.linear import Packing, best_kind
 from octavo.weights import load_weights, open_checkpoint
 checkpoint = open_checkpoint(sys.argv[1])
-with torch.device("meta"):
-    model = build(checkpoint.config)
+model = skeleton(checkpoint.config)
 place = Packing(model, kind=best_kind(), tied=True) if sys.argv[2] == "packed" else None
 load_weights(checkpoint, model, dtype=torch.bfloat16, place=place)
 if place is None:
@@ -283,8 +281,7 @@ print(base, peak(), checkpoint.size_bytes)
 
 
 def test_peak_memory_of_loading_stays_under_the_size_and_700_mb(tmp_path: Path):
-    with torch.device("meta"):
-        model = build(BIG)
+    model = skeleton(BIG)
     for name, parameter in list(model.named_parameters()):
         owner = model.get_submodule(name.rpartition(".")[0])
         filled = torch.full(parameter.shape, 0.01, dtype=torch.bfloat16)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from octavo.core.errors import MemoryNeeded
-from octavo.models import build, read_config
+from octavo.models import read_config, skeleton
 from octavo.models.decoder import count_parameters
 from octavo.weights import check_memory, needs, open_checkpoint, save_checkpoint
 from octavo.weights.memory import SMALLER, WORK_BYTES, Needs, available_bytes, gigabytes
@@ -119,8 +119,7 @@ def test_the_estimate_covers_what_a_packed_model_takes(tmp_path: Path):
     assert read_config(checkpoint.config).tied
     from octavo.weights import load_weights
 
-    with torch.device("meta"):
-        model = build(config)
+    model = skeleton(config)
     load_weights(checkpoint, model, dtype=torch.bfloat16, place=Packing(model, kind="plain", tied=True))
     kept = [t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor)]
     counted = sum(t.numel() for t in kept) + sum(p.numel() for p in model.parameters())

@@ -158,13 +158,15 @@ class JinjaFormat(Format):
         """What the template puts between a short chat and its continuation."""
         before = [ASKED, CALLED if messages[0].role == "tool" else ANSWERED]
         asked = self._text(before, reply=False, thinking=thinking)
+        end = next((literal for literal in self.ends if literal in asked), "")
+        turns = asked.count(end) if end else 0
         whole = self.render([*before, *messages], thinking=thinking)
-        at = max((asked.rfind(end) + len(end) for end in self.ends if end in asked), default=0)
-        if not at or not whole.text.startswith(asked[:at]):
-            raise FormatError(
-                "this model's chat template writes a conversation anew when it goes on: render the longer conversation."
-            )
-        return tuple(rest_of(whole.spans, at))
+        at = -1
+        for _ in range(turns):  # what stands in the turns may change as the chat goes on, their number does not
+            at = whole.text.find(end, at + 1)
+        if at < 0:
+            raise FormatError("this model's chat template does not end its turns: render the longer conversation.")
+        return tuple(rest_of(whole.spans, at + len(end)))
 
 
 def rest_of(spans: Iterable[Span], at: int) -> Iterator[Span]:
@@ -179,7 +181,7 @@ def as_template_message(message: Message) -> dict[str, Any]:
     """A message as templates know it: arguments are objects, fields that are not there are absent."""
     known: dict[str, Any] = {"role": message.role, "content": message.text}
     if message.thinking is not None:
-        known["reasoning_content"] = message.thinking
+        known["reasoning_content"] = known["thinking"] = message.thinking  # templates use either name
     if message.tool_calls:
         known["tool_calls"] = [
             {"type": "function", "id": call.id, "function": {"name": call.name, "arguments": _object(call.arguments)}}
