@@ -31,5 +31,5 @@ def decode(data: bytes | str, kind: type[T], *, what: str, error: type[OctavoErr
     """`data` as `kind`, nothing missing and nothing extra. Raises `error` naming the field."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError, OctavoError) as cause:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OctavoError) as cause:
         raise error(f"{what}: {cause}") from cause

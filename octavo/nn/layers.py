@@ -1,5 +1,5 @@
-"""Layers that every decoder shares.   Axes: T tokens, D model, H query heads, G key/value heads, K head width, I inner
-width."""
+"""Layers that every decoder shares.   Axes: T tokens, D model, H query heads, G key/value heads, B queries and
+keys, J all three, K head width, I inner width."""
 
 from dataclasses import dataclass
 
@@ -45,9 +45,16 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width), any dtype, normed over the last axis."""
-        if x.dtype == torch.float32:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        return self.weight * F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x normed over its last axis, times weight, whose last axis is the same."""
+    if x.dtype == torch.float32:
+        return F.rms_norm(x, x.shape[-1:], None, eps) * weight
+    wide = x.float()
+    size = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)  # one pass, where `rms_norm` on a CPU takes several
+    return (wide * (size.square() / x.shape[-1] + eps).rsqrt()).to(x.dtype) * weight
 
 
 class Attention(nn.Module):
@@ -64,21 +71,25 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(s.head_width, s.eps) if s.qk_norm else nn.Identity()
         self.qkv: nn.Module | None = None  # the three projections as one, where weights are packed for inference
 
-    def project(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (T, H, K), keys and values (T, G, K), before norm and rotation."""
-        s = self.s
+    def project(self, x_TD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (T, H, K), keys and values (T, G, K); queries and keys normed (Qwen3), then rotated."""
         if self.qkv is None:
             flat = (self.q_proj(x_TD), self.k_proj(x_TD), self.v_proj(x_TD))
-        else:
-            flat = self.qkv(x_TD).split([heads * s.head_width for heads in (s.heads, s.kv_heads, s.kv_heads)], dim=-1)
-        q_THK, k_TGK, v_TGK = (x.unflatten(-1, (-1, s.head_width)) for x in flat)
-        return q_THK, k_TGK, v_TGK
+            q_THK, k_TGK, v_TGK = (x.unflatten(-1, (-1, self.s.head_width)) for x in flat)
+            q_THK, k_TGK = self.q_norm(q_THK), self.k_norm(k_TGK)
+            return rotate(q_THK, cos_TK, sin_TK), rotate(k_TGK, cos_TK, sin_TK), v_TGK
+        heads, groups = self.s.heads, self.s.kv_heads
+        all_TJK = self.qkv(x_TD).unflatten(-1, (-1, self.s.head_width))
+        both_TBK = all_TJK[:, : heads + groups]  # queries and keys go one way together: half the small operations
+        if isinstance(self.q_norm, RMSNorm) and isinstance(self.k_norm, RMSNorm):
+            q_HK, k_GK = self.q_norm.weight.expand(heads, -1), self.k_norm.weight.expand(groups, -1)
+            both_TBK = rms_norm(both_TBK, torch.cat((q_HK, k_GK)), self.s.eps)
+        both_TBK = rotate(both_TBK, cos_TK, sin_TK)
+        return both_TBK[:, :heads], both_TBK[:, heads:], all_TJK[:, heads + groups :]
 
     def forward(self, x_TD: Tensor, cos_TK: Tensor, sin_TK: Tensor, ctx: Context) -> Tensor:
         """One layer of attention over the flat token axis; returns (T, D)."""
-        q_THK, k_TGK, v_TGK = self.project(x_TD)
-        q_THK = rotate(self.q_norm(q_THK), cos_TK, sin_TK)  # Qwen3 norms each head before rotating it
-        k_TGK = rotate(self.k_norm(k_TGK), cos_TK, sin_TK)
+        q_THK, k_TGK, v_TGK = self.project(x_TD, cos_TK, sin_TK)
         o_THK = ctx.attend(self.layer, q_THK, k_TGK, v_TGK, scale=self.s.head_width**-0.5)
         return self.o_proj(o_THK.flatten(1))
 

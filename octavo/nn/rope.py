@@ -63,15 +63,13 @@ class Rope:
 
 
 def rotation(rope: Rope, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin (T, K), fp32: each frequency twice, for the two halves of a head."""
+    """cos and signed sin (T, K), fp32, for `rotate`: each frequency twice, its sine negative in the first half."""
     frequency_F, attention = rope.frequencies(positions_T.device)
     angle_TF = positions_T[:, None].float() * frequency_F
-    angle_TK = torch.cat((angle_TF, angle_TF), dim=-1)
-    return angle_TK.cos() * attention, angle_TK.sin() * attention
+    cos_TF, sin_TF = angle_TF.cos() * attention, angle_TF.sin() * attention
+    return torch.cat((cos_TF, cos_TF), dim=-1), torch.cat((-sin_TF, sin_TF), dim=-1)
 
 
 def rotate(x_THK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     """x with each pair (i, i + K/2) of a head turned by its angle. cos, sin in x's dtype. Works for G heads too."""
-    low_THF, high_THF = x_THK.chunk(2, dim=-1)
-    turned_THK = torch.cat((-high_THF, low_THF), dim=-1)
-    return x_THK * cos_TK[:, None] + turned_THK * sin_TK[:, None]
+    return torch.addcmul(x_THK * cos_TK[:, None], x_THK.roll(x_THK.shape[-1] // 2, -1), sin_TK[:, None])

@@ -63,9 +63,12 @@ class Terminal:
             self.read()
         return self.text
 
-    def prompt(self, count: int) -> None:
+    def prompt(self, count: int, *, timeout_s: float = 20) -> None:
         """Wait until the program has asked `count` times."""
-        self.wait(lambda text: sum(line == ">" or line.startswith("> ") for line in text.split("\n")) >= count)
+        self.wait(
+            lambda text: sum(line == ">" or line.startswith("> ") for line in text.split("\n")) >= count,
+            timeout_s=timeout_s,
+        )
         self.read()
 
     def resize(self, columns: int, lines: int) -> None:

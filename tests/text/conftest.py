@@ -6,8 +6,10 @@ from typing import Any
 
 import gguf
 import pytest
+import tokenizers
 
 from octavo.text.tokenizer import Tokenizer
+from tests.text.samples import trained
 
 RANKS = Path(__file__).resolve().parents[3] / "shared/data/tokenizer/qwen.tiktoken"
 
@@ -41,3 +43,29 @@ def smollm_fields(smollm_file: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def smollm(smollm_fields: dict[str, Any]) -> Tokenizer:
     return Tokenizer.from_gguf_fields(smollm_fields)
+
+
+@pytest.fixture(scope="session")
+def small() -> tokenizers.Tokenizer:
+    return trained()
+
+
+@pytest.fixture(scope="session")
+def small_folder(small: tokenizers.Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    small.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def flagged(small_folder: Path) -> Tokenizer:
+    return Tokenizer.from_folder(small_folder)
+
+
+@pytest.fixture(scope="session")
+def llama(qwen_ranks: Path) -> Tokenizer:
+    """Llama 3's added tokens over Qwen's ranks: what stands between them does not matter to a chat format."""
+    names = "begin_of_text end_of_text start_header_id end_header_id eot_id eom_id python_tag"
+    made = Tokenizer.from_tiktoken(qwen_ranks, added=[(f"<|{name}|>", True) for name in names.split()])
+    made.bos_id = made.id_of("<|begin_of_text|>")
+    return made

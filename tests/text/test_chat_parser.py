@@ -265,8 +265,8 @@ def test_what_was_rendered_is_read_back(thought: str, answer: str, values: list[
 @pytest.mark.parametrize(
     "atom", ["<tool_call>", '<tool_call>{"', "</tool_call>", "<think>", "</think>", " ", "\n", '{"a":']
 )
-def test_a_reply_of_30_000_tags_costs_a_moment(atom: str):
+def test_a_reply_of_10_000_tags_costs_a_moment(atom: str):
     for parser in kinds():
         begun = time.process_time()
-        parse((atom for _ in range(30_000)), parser)
-        assert time.process_time() - begun < 5  # the slowest took 0.5 s
+        parse((atom for _ in range(10_000)), parser)
+        assert time.process_time() - begun < 5  # the slowest took 0.1 s

@@ -195,15 +195,6 @@ def test_generation_blocks_are_the_mask_of_a_template(qwen: Tokenizer, monkeypat
 
 # --- extend --------------------------------------------------------------------------------------------------------
 
-LLAMA_TOKENS = [(f"<|{name}|>", True) for name in (
-    "begin_of_text", "end_of_text", "start_header_id", "end_header_id", "eot_id", "eom_id", "python_tag")]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def llama(qwen_ranks: Any) -> Tokenizer:
-    """Llama 3's added tokens over Qwen's ranks: only where they stand matters here."""
-    return Tokenizer.from_tiktoken(qwen_ranks, added=LLAMA_TOKENS)
-
 
 @pytest.mark.parametrize("name", [*QWEN_FORMATS, "chatml", "llama3", "llama3_1", "jinja"])
 def test_going_on_equals_rendering_the_longer_conversation(

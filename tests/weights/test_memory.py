@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from octavo.core.errors import MemoryNeeded
-from octavo.models import read_config, skeleton
+from octavo.models import build, read_config, skeleton
 from octavo.models.decoder import count_parameters
 from octavo.weights import check_memory, needs, open_checkpoint, save_checkpoint
 from octavo.weights.memory import SMALLER, WORK_BYTES, Needs, available_bytes, gigabytes

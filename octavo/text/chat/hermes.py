@@ -1,7 +1,7 @@
 """Tools as Qwen2.5 and Qwen3 know them: offered in the system turn, called and answered between tags."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from octavo.core.messages import Message, ToolSpec
 from octavo.core.sampling import Thinking
@@ -42,13 +42,11 @@ class HermesFamily(ChatMlFamily):
     """Formats whose tool calls and results stand between these tags.
 
     default_system   what the model was told where a conversation has no system message
-    shown_arguments  how a call's arguments are written: text from JSON text
     """
 
     calls_tools = True
     tags = TOOLS
     default_system: str | None = None
-    shown_arguments: Callable[[str], str] = str
 
     def _turns(self, messages: Sequence[Message], tools: Sequence[ToolSpec], thinking: Thinking) -> Iterator[Span]:
         begins_with_system = messages[0].role == "system"
@@ -90,9 +88,13 @@ class HermesFamily(ChatMlFamily):
         yield Span(content.lstrip(lstrip), trained=trained)
         for i, call in enumerate(message.tool_calls):
             gap = "\n" if content or i else ""
-            arguments = type(self).shown_arguments(call.arguments)
+            arguments = self._shown_arguments(call.arguments)
             yield own(f'{gap}<tool_call>\n{{"name": "', trained=trained)
             yield Span(f'{call.name}", "arguments": {arguments}}}', trained=trained)
             yield own("\n</tool_call>", trained=trained)
         yield own(CLOSE, trained=trained)
         yield own("\n")
+
+    def _shown_arguments(self, text: str) -> str:
+        """How a call's arguments, JSON text, stand in the turn: as the model wrote them."""
+        return text

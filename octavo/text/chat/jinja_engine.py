@@ -75,18 +75,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.check()
         return _small(super().getitem(obj, argument))
 
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+    def call_binop(self, context: Any, operator: str, *sides: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Operators that can make large values."""
         self.check()
-        sizes = [len(value) if isinstance(value, (str, list, tuple)) else 0 for value in (left, right)]
+        sizes = [len(value) if isinstance(value, (str, list, tuple)) else 0 for value in sides]
         if operator == "**":
             raise SecurityError("powers are not allowed here")
         if operator == "*" and any(sizes):
-            factor = right if sizes[0] else left
+            factor = sides[1] if sizes[0] else sides[0]
             sizes = [max(sizes) * factor if isinstance(factor, int) else 0]
         if sum(sizes) > LIMIT_VALUE:
             raise SecurityError(TOO_LARGE)
-        return super().call_binop(context, operator, left, right)
+        return super().call_binop(context, operator, *sides)
 
 
 class Template:

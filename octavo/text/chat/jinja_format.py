@@ -62,7 +62,9 @@ class JinjaFormat(Format):
         begin, end, mark = free_characters(self._template.text, variables)
         typed = Typed(self._literals, mark=mark, template=self._template.text)
         zones = self._zones(variables, typed, marks=(begin, end))
-        trained = zones.trained or ([] if reply else self._last_reply(messages, zones.text, tools, thinking))
+        trained = zones.trained
+        if not trained and not reply and messages[-1].role == "assistant" and len(messages) > 1:
+            trained = self._last_reply(zones.text, variables)
         return Rendered(tuple(zones.spans(trained)))
 
     def parser(self, *, thinking_open: bool, tools: bool) -> ReplyParser:
@@ -141,14 +143,14 @@ class JinjaFormat(Format):
             f"special way, so it cannot be told from the real one. Remove it from the messages."
         )
 
-    def _last_reply(
-        self, messages: Sequence[Message], text: str, tools: Sequence[ToolSpec], thinking: Thinking
-    ) -> list[tuple[int, int]]:
+    def _last_reply(self, text: str, variables: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Where the last message stands, if it is a reply that goes on from its prompt."""
-        if messages[-1].role != "assistant" or len(messages) < 2:
+        try:
+            prompt = self._template.render(
+                {**variables, "messages": variables["messages"][:-1], "add_generation_prompt": True}
+            )
+        except FormatError:  # no prompt ends here, so nobody replied to one
             return []
-        variables = self._variables(messages[:-1], tools=tools, thinking=thinking, reply=True)
-        prompt = self._template.render(variables)
         if not text.startswith(prompt):
             return []
         end = max((at + len(literal) for literal in self.ends if (at := text.rfind(literal)) >= 0), default=0)

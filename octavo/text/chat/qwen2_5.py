@@ -10,7 +10,9 @@ class Qwen25(HermesFamily):
 
     name = "qwen2_5"
     default_system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-    shown_arguments = staticmethod(canonical_json)
+
+    def _shown_arguments(self, text: str) -> str:
+        return canonical_json(text)
 
     def _card(self, thinking_on: bool) -> Sampling:
         return Sampling(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05)
