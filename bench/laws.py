@@ -276,21 +276,21 @@ POINT = {"type": "object", "properties": {axis: {"type": "integer", "minimum": 0
          "required": ["x", "y"], "additionalProperties": False}  # fmt: skip
 
 
-def closed(**properties: Any) -> dict[str, Any]:
+def closed(properties: dict[str, Any]) -> dict[str, Any]:
     """An object with exactly these properties."""
     return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
 
 
 SCHEMAS = tuple(json.dumps(schema) for schema in (
-    closed(name={"type": "string", "maxLength": 12}, age={"type": "integer", "minimum": 0, "maximum": 130}),
+    closed({"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "minimum": 0, "maximum": 130}}),
     {"type": "array", "items": {"enum": ["red", "green", "blue"]}, "minItems": 1, "maxItems": 4},
     {"type": "string", "pattern": "^[a-z]{3,8}@[a-z]{2,5}\\.(com|org)$"},
     {"enum": ["ja", "nein", "猫", None, 7, True]},
-    closed(date={"type": "string", "format": "date"}, ok={"type": "boolean"}),
+    closed({"date": {"type": "string", "format": "date"}, "ok": {"type": "boolean"}}),
     {"anyOf": [{"type": "boolean"}, {"type": "integer", "minimum": -5, "maximum": 5}, {"type": "null"}]},
     {"$defs": {"p": POINT}, "type": "array", "items": {"$ref": "#/$defs/p"}, "minItems": 2, "maxItems": 3},
-    closed(a={"type": "array", "items": {"type": "string", "maxLength": 3}, "maxItems": 2},
-           b=closed(c={"const": "deep"})),
+    closed({"a": {"type": "array", "items": {"type": "string", "maxLength": 3}, "maxItems": 2},
+            "b": closed({"c": {"const": "deep"}})}),
     {"type": "string", "minLength": 2, "maxLength": 20},
     {"type": "number", "minimum": 0, "maximum": 1, "multipleOf": 0.25},
 ))  # fmt: skip

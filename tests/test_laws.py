@@ -273,6 +273,9 @@ def test_the_share_of_repeated_lines_is_counted_right():
     assert repeated_share([shared[:7], shared[:7]]) == 0  # seven lines are no window
 
 
+IMPORT_NAMES = {"markdown-it-py": "markdown_it"}  # where they differ from the package's name
+
+
 @cache
 def dependencies() -> dict[str, tuple[str, ...]]:
     """Module -> the rooms that may import it, from the comments of pyproject.toml."""
@@ -282,7 +285,9 @@ def dependencies() -> dict[str, tuple[str, ...]]:
     for line in re.findall(r"^dependencies = \[\n(.*?)^\]", text, re.DOTALL | re.MULTILINE)[0].splitlines():
         fits = re.fullmatch(r'\s*"([A-Za-z0-9_.-]+)[^"]*[<>=][^"]*",\s*# ([^:]+): ([a-z/_, ]+)', line)
         assert fits, f"pyproject.toml: {line.strip()!r} needs a range and a comment `# what for: room, room`"
-        rooms[fits[1].replace("-", "_").lower()] = tuple(room.strip() for room in fits[3].split(","))
+        rooms[IMPORT_NAMES.get(fits[1], fits[1].replace("-", "_").lower())] = tuple(
+            room.strip() for room in fits[3].split(",")
+        )
     assert len(rooms) == len(wanted)
     return rooms
 

@@ -53,10 +53,11 @@ def skeleton(values: Mapping[str, Any]) -> Decoder:
 class _NoInit(TorchFunctionMode):
     """Leaves out `torch.nn.init`: without memory there is nothing to fill, and its first use there costs a second."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, *call: Any) -> Any:
+        func, _, args, kwargs = (*call, {})[:4]  # torch gives them in this order, the last one not always
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def _family(values: Mapping[str, Any]) -> Family:

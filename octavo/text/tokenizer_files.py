@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -94,11 +95,13 @@ def byte_alphabet() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(rest)) for byte in range(256)]
 
 
-_SPELLING = str.maketrans(dict(enumerate(byte_alphabet())))
+@cache
+def _spelling() -> dict[int, int | str]:
+    return str.maketrans(dict(enumerate(byte_alphabet())))
 
 
 def _spell(token: bytes) -> str:
-    return token.decode("latin-1").translate(_SPELLING)
+    return token.decode("latin-1").translate(_spelling())
 
 
 def _read_bytes(path: Path) -> bytes:
