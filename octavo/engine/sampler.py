@@ -144,7 +144,8 @@ def _sample(logits_V: NDArray[np.float32], s: Sampling, *, draw: tuple[int, int,
 
 def _weights(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
     wide = logits.astype(np.float64)
-    return np.exp((wide - wide.max()) / temperature)
+    with np.errstate(over="ignore"):  # a tiny temperature: what is less likely gets weight 0
+        return np.exp((wide - wide.max()) / temperature)
 
 
 def uniform(draw: Sequence[int]) -> float:

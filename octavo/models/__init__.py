@@ -54,7 +54,7 @@ class _NoInit(TorchFunctionMode):
     """Leaves out `torch.nn.init`: without memory there is nothing to fill, and its first use there costs a second."""
 
     def __torch_function__(self, *call: Any) -> Any:
-        func, _, args, kwargs = (*call, {})[:4]  # torch gives them in this order, the last one not always
+        func, args, kwargs = call[0], call[2], call[3] if len(call) > 3 else {}  # torch calls it with 3 or 4
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)

@@ -72,4 +72,4 @@ def rotation(rope: Rope, positions_T: Tensor) -> tuple[Tensor, Tensor]:
 
 def rotate(x_THK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     """x with each pair (i, i + K/2) of a head turned by its angle. cos, sin in x's dtype. Works for G heads too."""
-    return torch.addcmul(x_THK * cos_TK[:, None], x_THK.roll(x_THK.shape[-1] // 2, -1), sin_TK[:, None])
+    return x_THK * cos_TK[:, None] + x_THK.roll(x_THK.shape[-1] // 2, -1) * sin_TK[:, None]

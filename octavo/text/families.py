@@ -5,6 +5,7 @@ Sources: `tokenizer.json` of Qwen3, Llama 3 and SmolLM2; for names in GGUF, the 
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 from tokenizers import Regex, normalizers, pre_tokenizers
 
@@ -77,15 +78,25 @@ FOLDER_FAMILIES: dict[str, Family] = {  # by `tokenizer_class` or `model_type`, 
     "gpt2": GPT2,
 }
 
-# The 26 added tokens of Qwen3 in the order of their ids, which follow the 151,643 ranks; True: a control token, left
-# out of decoded text. Qwen2.5 has the first 22. Source: tokenizer_config.json of Qwen3.
-QWEN3_ADDED: tuple[tuple[str, bool], ...] = (
-    ("<|endoftext|>", True), ("<|im_start|>", True), ("<|im_end|>", True), ("<|object_ref_start|>", True),
-    ("<|object_ref_end|>", True), ("<|box_start|>", True), ("<|box_end|>", True), ("<|quad_start|>", True),
-    ("<|quad_end|>", True), ("<|vision_start|>", True), ("<|vision_end|>", True), ("<|vision_pad|>", True),
-    ("<|image_pad|>", True), ("<|video_pad|>", True), ("<tool_call>", False), ("</tool_call>", False),
-    ("<|fim_prefix|>", False), ("<|fim_middle|>", False), ("<|fim_suffix|>", False), ("<|fim_pad|>", False),
-    ("<|repo_name|>", False), ("<|file_sep|>", False), ("<tool_response>", False), ("</tool_response>", False),
-    ("<think>", False), ("</think>", False),
+_CONTROL = (
+    "endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end", "box_start", "box_end", "quad_start",
+    "quad_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad",
 )  # fmt: skip
-QWEN3_EOS = QWEN3_ADDED[2][0]
+_FILES = ("fim_prefix", "fim_middle", "fim_suffix", "fim_pad", "repo_name", "file_sep")
+
+
+@cache
+def qwen3_added() -> tuple[tuple[str, bool], ...]:
+    """The 26 added tokens of Qwen3 in the order of their ids, which follow the 151,643 ranks.
+
+    True: a control token, left out of decoded text. Qwen2.5 has the first 22. Source: tokenizer_config.json of Qwen3.
+    """
+
+    def tags(name: str) -> tuple[tuple[str, bool], ...]:
+        return (f"<{name}>", False), (f"</{name}>", False)
+
+    control, files = (tuple(f"<|{name}|>" for name in names) for names in (_CONTROL, _FILES))
+    return (
+        *((literal, True) for literal in control), *tags("tool_call"), *((literal, False) for literal in files),
+        *tags("tool_response"), *tags("think"),
+    )  # fmt: skip

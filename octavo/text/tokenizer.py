@@ -13,7 +13,7 @@ from tokenizers import processors
 from octavo.core.errors import TokenizerError
 from octavo.core.vocabulary import Vocabulary
 from octavo.text.detokenizer import Detokenizer
-from octavo.text.families import QWEN3_ADDED
+from octavo.text.families import qwen3_added
 from octavo.text.parts import Added, Parts, build, wrap
 from octavo.text.tokenizer_files import byte_alphabet, read_folder, read_tiktoken
 from octavo.text.tokenizer_gguf import read_gguf_fields
@@ -57,9 +57,9 @@ class Tokenizer:
         return cls(read_folder(Path(path)))
 
     @classmethod
-    def from_tiktoken(cls, path: Path, *, added: Sequence[tuple[str, bool]] = QWEN3_ADDED) -> "Tokenizer":
-        """From a Qwen rank file. added: (literal, whether a control token), with the ids that follow the ranks."""
-        return cls(read_tiktoken(Path(path), added=added))
+    def from_tiktoken(cls, path: Path, *, added: Sequence[tuple[str, bool]] | None = None) -> "Tokenizer":
+        """From a Qwen rank file. added: (literal, whether a control token), ids follow the ranks; None: Qwen3's."""
+        return cls(read_tiktoken(Path(path), added=qwen3_added() if added is None else added))
 
     @classmethod
     def from_gguf_fields(cls, fields: Mapping[str, Any]) -> "Tokenizer":

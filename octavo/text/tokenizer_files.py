@@ -12,7 +12,7 @@ from msgspec import Struct
 from tokenizers import models
 
 from octavo.core.errors import TokenizerError
-from octavo.text.families import FOLDER_FAMILIES, GPT2, QWEN2, QWEN3_ADDED, QWEN3_EOS
+from octavo.text.families import FOLDER_FAMILIES, GPT2, QWEN2, qwen3_added
 from octavo.text.parts import Added, Parts, translated
 from octavo.text.ranks import read_ranks, recover_merges
 from octavo.text.tokenizer_configs import AddedToken, Configs
@@ -64,7 +64,7 @@ def read_folder(folder: Path) -> Parts:
                 f"{folder} has neither tokenizer.json nor vocab.json with merges.txt, and {len(rank_files)} *.tiktoken "
                 f"files where one is needed: point at the folder of a model, or download it again."
             )
-        parts = read_tiktoken(rank_files[0], added=() if configs.added() else QWEN3_ADDED)
+        parts = read_tiktoken(rank_files[0], added=() if configs.added() else qwen3_added())
     return configs.complete(parts)
 
 
@@ -73,7 +73,7 @@ def read_tiktoken(path: Path, *, added: Sequence[tuple[str, bool]]) -> Parts:
     tokens = read_ranks(path)
     merges, complete = recover_merges(tokens)
     spelled = [_spell(token) for token in tokens]
-    literals = [literal for literal, _ in added]
+    literals, eos = [literal for literal, _ in added], qwen3_added()[2][0]
     return Parts(
         where=str(path),
         vocab={token: rank for rank, token in enumerate(spelled)},
@@ -82,7 +82,7 @@ def read_tiktoken(path: Path, *, added: Sequence[tuple[str, bool]]) -> Parts:
         pre=QWEN2.pre_tokenizer(),
         normalizer=QWEN2.normalizer(),
         whole_words=not complete,
-        eos=QWEN3_EOS if QWEN3_EOS in literals else None,
+        eos=eos if eos in literals else None,
         adds_bos=False,
         config={"pad_token": literals[0]} if literals else {},
     )
@@ -194,8 +194,9 @@ def _read_vocab_and_merges(folder: Path, configs: Configs) -> Parts:
             f"{names[0]!r} and model_type {names[1]!r}, known are {', '.join(FOLDER_FAMILIES)}. Take tokenizer.json."
         )
     added = configs.added()
-    if family is GPT2 and QWEN3_ADDED[0][0] in vocab and not added:  # GPT-2's only added token has the same literal
-        added = [Added(id=vocab[QWEN3_ADDED[0][0]], literal=QWEN3_ADDED[0][0], special=True)]
+    end = qwen3_added()[0][0]
+    if family is GPT2 and end in vocab and not added:  # GPT-2's only added token has the same literal
+        added = [Added(id=vocab[end], literal=end, special=True)]
     return Parts(
         where=str(folder / "vocab.json"),
         vocab=vocab,

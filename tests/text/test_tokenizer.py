@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 
 from octavo.core.errors import TokenizerError
-from octavo.text.families import QWEN3_ADDED
+from octavo.text.families import qwen3_added
 from octavo.text.tokenizer import Tokenizer
 from tests.text.samples import FLAGGED, QWEN_PATTERN, texts, trained
 
@@ -51,7 +51,7 @@ def qwen_reference(qwen_ranks: Path) -> tokenizers.Tokenizer:
 
     made = Converter(vocab_file=str(qwen_ranks), pattern=QWEN_PATTERN).converted()
     made.normalizer = normalizers.NFC()
-    made.add_tokens([AddedToken(token, special=special, normalized=False) for token, special in QWEN3_ADDED])
+    made.add_tokens([AddedToken(token, special=special, normalized=False) for token, special in qwen3_added()])
     return made
 
 
