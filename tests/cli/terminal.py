@@ -55,8 +55,8 @@ class Terminal:
             self.stream.feed(piece)
 
     def wait(self, seen: str | Callable[[str], bool], *, timeout_s: float = 20) -> str:
-        """Read until the text shown holds `seen`, or `seen(text)`; fails with a picture of the screen."""
-        test = seen if callable(seen) else lambda text: seen in text
+        """Read until the text shown holds `seen`, wherever its lines break, or `seen(text)`; fails with a picture."""
+        test = seen if callable(seen) else lambda text: seen in text or seen in " ".join(text.split())
         end = time.monotonic() + timeout_s
         while not test(self.text):
             assert time.monotonic() < end, f"{seen!r} was not shown in {timeout_s} s. The terminal:\n{self.text}"

@@ -118,7 +118,7 @@ def test_save_leave_come_back_load_and_go_on(start: Start, tmp_path: Path):
         chat.read(seconds=0.3)
     chat.wait("Saved 2 messages")
     chat.send(f"/save {file}" + ENTER)
-    chat.wait("/save! ")
+    chat.wait("exists: /save!")
     chat.send("/quit" + ENTER)
     assert chat.exit_code() == 0
 
