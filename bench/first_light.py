@@ -9,7 +9,6 @@ that of the rounds.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -136,8 +135,9 @@ def work(kind: str, path: str) -> None:
     runner = ours(path) if kind == "octavo" else theirs(path, kind)
     end = time.perf_counter()
     cold_s = runner.prefill(PROMPT)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    answer({"load": end - start, "load_and_import": end - STARTED_S, "cold_first_token": cold_s, "peak_rss": peak})
+    answer(
+        {"load": end - start, "load_and_import": end - STARTED_S, "cold_first_token": cold_s, "peak_rss": peak_rss_mb()}
+    )
     for line in sys.stdin:
         figure = line.strip()
         if figure == "first_token":
@@ -147,6 +147,12 @@ def work(kind: str, path: str) -> None:
             answer({figure: batch / statistics.median(runner.decode(batch, DECODED))})
         else:
             answer({figure: PREFILL / runner.prefill(PREFILL)})
+
+
+def peak_rss_mb() -> float:
+    """Of this process; `getrusage` would count what its parent had when it was forked."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def answer(values: dict[str, float]) -> None:

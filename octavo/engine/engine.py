@@ -165,7 +165,7 @@ class Engine:
     def _rules(self, request: Request) -> Rules:
         s, m = request.sampling, request.markers
         automaton = Automaton(request.tokens, m)
-        others: list[Rule] = [EndRule(m.end)]
+        others: list[Rule] = [EndRule(m.end), *request.rules]
         if s.stop:
             others.append(StopRule(s.stop, self._vocabulary(request)))
         if s.schema is not None or s.regex is not None or s.choice:
