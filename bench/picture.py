@@ -14,7 +14,8 @@ from tests.cli.terminal import CTRL_D, ENTER, Terminal
 
 COLUMNS, LINES = 100, 40
 TALK = (
-    "/set temperature 0", "/set max_tokens 90", "What is the capital of France?", "What language do people speak there?",
+    "/set temperature 0", "/set max_tokens 90", "What is the capital of France?",
+    "What language do people speak there?",
 )  # fmt: skip
 
 
