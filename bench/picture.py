@@ -56,7 +56,9 @@ def main() -> int:
         terminal.child.close(force=True)
     out = Path(__file__).resolve().parents[1] / "docs" / "terminal.svg"
     out.parent.mkdir(exist_ok=True)
-    out.write_text(console.export_svg(title="make chat"), encoding="utf-8")
+    svg = console.export_svg(title="make chat")
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # a picture fetches no fonts
+    out.write_text(svg, encoding="utf-8")
     print(f"wrote {out.name}")
     return 0
 
