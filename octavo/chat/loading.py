@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from octavo.core.chat import Chat
+from octavo.core.sources import Hub, Report, silent
 
 if TYPE_CHECKING:
     from octavo.engine.torch_backend import TorchBackend
     from octavo.nn.linear import Kind
     from octavo.weights import Checkpoint
 
-Hub = Literal["huggingface", "modelscope"]
-
 CACHE_MOST_BYTES = 8 << 30  # of keys and values on a CPU; taken only as they are written
 CACHE_SHARE = 0.5  # of the memory that is left once the weights are there
 CUDA_CACHE_SHARE = 0.8
 
 
-def silent(line: str) -> None:
-    """A report that nobody reads."""
-    del line
-
-
 def load(source: str | Path | None = None, *, offline: bool = False, hub: Hub = "huggingface",
-         report: Callable[[str], None] = silent, kind: Kind | None = None) -> Chat:  # fmt: skip
+         report: Report = silent, kind: Kind | None = None) -> Chat:  # fmt: skip
     """Open a model.
 
     source   a folder or GGUF file; "org/name" of a hub; the http(s) address of an OpenAI-compatible endpoint, the
@@ -46,9 +39,10 @@ def load(source: str | Path | None = None, *, offline: bool = False, hub: Hub = 
     return open_local(open_checkpoint(path), report=report, kind=kind)
 
 
-def open_local(checkpoint: Checkpoint, *, report: Callable[[str], None] = silent, kind: Kind | None = None) -> Chat:
+def open_local(checkpoint: Checkpoint, *, report: Report = silent, kind: Kind | None = None) -> Chat:
     """A checkpoint as a `Chat` in this process, on the GPU where there is one."""
     import torch
+    from msgspec.structs import replace
 
     from octavo.chat.local import LocalChat
     from octavo.engine.engine import Engine
@@ -60,9 +54,10 @@ def open_local(checkpoint: Checkpoint, *, report: Callable[[str], None] = silent
     cuda = torch.cuda.is_available()
     kind = kind or ("plain" if cuda else best_kind())
     needed = needs(checkpoint, dtype_bytes=4 if kind == "plain" and not cuda else 2)
+    if cuda:
+        needed = replace(needed, available_bytes=torch.cuda.mem_get_info()[0])
     report(f"{checkpoint.name}: {needed.line}")
-    if not cuda:
-        check_memory(needed)
+    check_memory(needed)
     source = checkpoint.tokenizer_source
     tokenizer = Tokenizer.from_folder(source) if isinstance(source, Path) else Tokenizer.from_gguf_fields(source)
     form = choose_format(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import count
 from threading import Lock
+from weakref import finalize
 
 from octavo.chat.reader import ReplyReader
 from octavo.core.deltas import Delta
@@ -26,6 +27,7 @@ class LocalChat:
         self.context_tokens = engine.longest
         self.markers = form.markers(tokenizer)
         self.inboxes: dict[str, deque[Step]] = {}
+        self.left = deque[str]()  # requests whose replies nobody reads any more
         self.lock, self.numbers = Lock(), count()
 
     @cached_property
@@ -58,6 +60,7 @@ class LocalChat:
             ReplyReader(self.form, self.tokenizer, request, index=i, tools=bool(tools)) for i in range(sampling.n)
         ]
         with self.lock:
+            self._forget_left()
             self.engine.submit(request)
             self.inboxes[request.id] = deque()
         return LocalReply(self, request, readers)
@@ -67,6 +70,7 @@ class LocalChat:
         inbox = self.inboxes[request_id]
         while True:
             with self.lock:
+                self._forget_left()
                 if inbox:
                     return inbox.popleft()
                 self._deliver(self.engine.step())
@@ -75,6 +79,24 @@ class LocalChat:
         for step in steps:
             if step.id in self.inboxes:
                 self.inboxes[step.id].append(step)
+
+    def leave(self, request_id: str) -> None:
+        """Nobody reads a request's replies any more: free what it holds, now or before the next step.
+
+        Never waits for the lock: the garbage collector may call this in the midst of a step.
+        """
+        self.left.append(request_id)
+        if self.lock.acquire(blocking=False):
+            try:
+                self._forget_left()
+            finally:
+                self.lock.release()
+
+    def _forget_left(self) -> None:
+        while self.left:
+            id = self.left.popleft()
+            self.engine.cancel(id)
+            self.inboxes.pop(id, None)
 
     def cancel(self, request_id: str) -> None:
         """End a request at its next token, if it still runs."""
@@ -88,11 +110,12 @@ class LocalChat:
 
 
 class LocalReply:
-    """A running reply of a `LocalChat`. One that is dropped before its end is cancelled: its pages are free again."""
+    """A running reply of a `LocalChat`. One that is dropped, read or not, is cancelled: its pages are free again."""
 
     def __init__(self, chat: LocalChat, request: Request, readers: list[ReplyReader]) -> None:
         self.chat, self.request, self.readers = chat, request, readers
         self.started_s = time.perf_counter()
+        finalize(self, chat.leave, request.id).atexit = False
 
     def cancel(self) -> None:
         """Stop at the next token."""
@@ -111,6 +134,4 @@ class LocalReply:
                 if step.finish is not None:
                     running.discard(step.index)
         finally:
-            if running:
-                self.cancel()
-            self.chat.inboxes.pop(self.request.id, None)
+            self.chat.leave(self.request.id)

@@ -16,8 +16,9 @@ from octavo.core.deltas import Delta, Finished, FinishReason, TextDelta, Thinkin
 from octavo.core.errors import HubError, RequestError
 from octavo.core.messages import Message, ToolCall, ToolSpec
 from octavo.core.sampling import Sampling, Thinking
+from octavo.weights.transfer import check_url
 
-KEY = "OPENAI_API_KEY"  # environment variable with the key to send, where one is needed
+KEY = "OCTAVO_API_KEY"  # environment variable with the key to send; not another program's, to send its key nowhere new
 TIMEOUT = httpx.Timeout(30.0, read=600.0)  # seconds; a model may think for long before its first token
 FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
@@ -77,8 +78,9 @@ class _Models(Struct, frozen=True):
 def open_remote(address: str) -> RemoteChat:
     """The endpoint at `address` (.../v1), whose model is named after a #, or is its only one. Raises HubError."""
     url, _, name = address.partition("#")
+    headers = _headers(url)
     try:
-        client = httpx.Client(base_url=url.rstrip("/") + "/", timeout=TIMEOUT, headers=_headers())
+        client = httpx.Client(base_url=url.rstrip("/") + "/", timeout=TIMEOUT, headers=headers)
         answer = client.get("models")
         answer.raise_for_status()
         models = msgspec.json.decode(answer.content, type=_Models).data
@@ -275,6 +277,9 @@ def _reason(response: httpx.Response) -> str:
     return str(error.get("message", error) if isinstance(error, dict) else error)[:300]
 
 
-def _headers() -> dict[str, str]:
+def _headers(url: str) -> dict[str, str]:
+    """The key, where there is one. Raises HubError where it would travel in the clear."""
     key = os.environ.get(KEY)
+    if key:
+        check_url(url)
     return {"Authorization": f"Bearer {key}"} if key else {}

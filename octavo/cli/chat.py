@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from msgspec.structs import replace
@@ -18,8 +18,8 @@ from octavo.cli.settings import Recommends, Settings, describe, recommended, sam
 from octavo.core.chat import Chat, Reply
 from octavo.core.errors import OctavoError, RequestError
 from octavo.core.messages import Message
+from octavo.core.sources import Hub
 
-Hub = Literal["huggingface", "modelscope"]
 Load = Callable[[str], Chat]
 LARGER = "Qwen/Qwen3-0.6B"
 
@@ -210,7 +210,8 @@ def larger_than(name: str, available: int) -> list[str]:
 
 
 def _talking_to(chat: Chat) -> str:
-    return f"Talking to {one_line(chat.name)}, {chat.context_tokens:,} tokens of context."
+    context = f", {chat.context_tokens:,} tokens of context" if chat.context_tokens else ""  # an endpoint may not say
+    return f"Talking to {one_line(chat.name)}{context}."
 
 
 def _messages(session: Session) -> str:

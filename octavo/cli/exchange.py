@@ -1,7 +1,7 @@
 """One request and its answer: the model computes in the thread that loaded it; another one draws and hears Ctrl-C.
 
 Not the other way round: OpenMP keeps a team of threads for each thread that computes, and two teams on the same cores
-hinder each other (SmolLM2 on two cores: 34 tokens/s in the thread that loaded it, 20 in another).
+hinder each other.
 """
 
 import signal

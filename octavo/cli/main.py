@@ -15,8 +15,7 @@ from octavo.cli.clean import clean
 from octavo.core.errors import OctavoError
 
 # How often a thread of OpenMP looks for work before it sleeps. Of itself it looks for so long that one other busy
-# program on two cores takes SmolLM2 from 34 tokens/s to 0.5, threads waiting for threads that wait. With this it is 30
-# alone, and 5 to 10 beside the other program.
+# program on two cores has a model's threads wait for threads that wait.
 SPINS = "10000"
 
 Verb = Callable[..., None]

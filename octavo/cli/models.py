@@ -1,14 +1,16 @@
 """The models on this machine: list, show, pull, remove."""
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from octavo.cli.chat import LARGER, Hub
+from octavo.cli.chat import LARGER
 from octavo.cli.clean import one_line
 from octavo.core.errors import HubError
+from octavo.core.sources import Hub
 
 if TYPE_CHECKING:
     from octavo.weights.checkpoint import Checkpoint
@@ -73,7 +75,7 @@ def facts(checkpoint: "Checkpoint") -> list[tuple[str, str]]:
     names = checkpoint.names
     kinds = sorted({str(checkpoint.dtype(name)).removeprefix("torch.") for name in names})
     sizes = [checkpoint.shape(name) for name in names]
-    parameters = sum(_product(shape) for shape in sizes)
+    parameters = sum(math.prod(shape) for shape in sizes)
     return [
         ("name", one_line(checkpoint.name)),
         ("path", one_line(str(checkpoint.path))),
@@ -91,13 +93,6 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows with their columns lined up."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 VERBS: dict[str, Callable[..., None]] = {"list": list_all, "show": show, "pull": pull, "rm": rm}

@@ -9,7 +9,6 @@ import msgspec
 import typer
 from msgspec import Struct
 
-from octavo.cli.chat import Hub
 from octavo.cli.clean import encodable
 from octavo.cli.exchange import Outcome, exchange
 from octavo.cli.screen import PlainScreen, Screen, SilentScreen, footer, open_screen, stopped
@@ -19,6 +18,7 @@ from octavo.core.chat import Chat
 from octavo.core.deltas import FinishReason, Usage
 from octavo.core.errors import RequestError
 from octavo.core.messages import Message, ToolCall
+from octavo.core.sources import Hub, silent
 from octavo.core.strict import decode
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -64,7 +64,7 @@ def run(
     from octavo.chat import load
 
     notes = PlainScreen()
-    chat = load(model, offline=offline, hub=hub, report=notes.note if sys.stderr.isatty() else _unheard)
+    chat = load(model, offline=offline, hub=hub, report=notes.note if sys.stderr.isatty() else silent)
     raise typer.Exit(say(chat, text, settings=settings, json=json))
 
 
@@ -112,12 +112,4 @@ def read_schema(path: Path) -> dict[str, Any] | bool:
     except OSError as cause:
         raise RequestError(f"{path} cannot be read ({cause.strerror}): name a file with a JSON schema.") from cause
     kind: Any = dict[str, Any] | bool
-    try:
-        return decode(data, kind, what=f"{path} is no JSON schema", error=RequestError)
-    except (RecursionError, UnicodeDecodeError) as cause:
-        raise RequestError(f"{path} is no JSON schema ({cause}).") from cause
-
-
-def _unheard(line: str) -> None:
-    """Notes are for people; a script sees errors only."""
-    del line
+    return decode(data, kind, what=f"{path} is no JSON schema", error=RequestError)

@@ -40,10 +40,6 @@ class Session(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise RequestError("There is no message to answer once more: type one.")
         return replace(self, messages=self.messages[: asked[-1] + 1])
 
-    def taken_back(self) -> "Session":
-        """Without its last message."""
-        return replace(self, messages=self.messages[:-1])
-
 
 def file_named(text: str) -> Path:
     """The file that the user means; ~ is the home folder. Raises RequestError for what cannot be a file's name."""
@@ -99,7 +95,4 @@ def _decoded(data: bytes, path: Path) -> Session:
     error: type[OctavoError] = RequestError
     if b'"octavo_chat"' not in data:
         raise error(f"{path} is no saved conversation: name a file that /save wrote.")
-    try:
-        return decode(data, Session, what=f"{path} is damaged or was changed by hand", error=error)
-    except (RecursionError, UnicodeDecodeError) as cause:
-        raise error(f"{path} is damaged ({cause}): name a file that /save wrote.") from cause
+    return decode(data, Session, what=f"{path} is damaged or was changed by hand", error=error)

@@ -24,7 +24,10 @@ class Reply(Protocol):
 
 
 class Chat(Protocol):
-    """A model to talk to, here or elsewhere.   name: what to call it;   context_tokens: longest prompt plus reply."""
+    """A model to talk to, here or elsewhere.
+
+    name: what to call it;   context_tokens: longest prompt plus reply, 0: unknown
+    """
 
     name: str
     context_tokens: int

@@ -54,9 +54,8 @@ class StopRule:
     def __init__(self, stop: Sequence[str], vocabulary: Vocabulary) -> None:
         self.stops, self.vocabulary = [text.encode() for text in stop], vocabulary
         self.reach = max(len(text) for text in self.stops) - 1
-        self.tail, self.before, self.keep_bytes = b"", 0, None
-
-    keep_bytes: int | None
+        self.tail, self.before = b"", 0
+        self.keep_bytes: int | None = None
 
     def forced(self, at: Channel) -> tuple[int, ...]:
         """None ever."""
@@ -175,7 +174,7 @@ class Rules:
     @property
     def keep_bytes(self) -> int | None:
         """Of the answer, where a stop string was found."""
-        return next((r.keep_bytes for r in self.others if isinstance(r, StopRule) and r.keep_bytes is not None), None)
+        return next((rule.keep_bytes for rule in self.others if isinstance(rule, StopRule)), None)
 
     def clone(self) -> "Rules":
         """An independent copy in the same state."""

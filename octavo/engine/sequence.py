@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.channel import Channel
-from octavo.engine.rules import Rules, StopRule
+from octavo.engine.rules import Rules
 from octavo.engine.sampler import Choice, History, choose
 from octavo.engine.types import EngineFinish, Request, Step
 
@@ -83,10 +83,7 @@ class Sequence:
             token=None if choice is None else choice.token,
             logprob=None if choice is None or forced else choice.logprob,
             top=() if choice is None or forced else choice.top,
-            keep_bytes=self._keep_bytes() if finish else None,
+            keep_bytes=self.rules.keep_bytes if finish else None,
             prompt_logprobs=tuple(self.prompt_logprobs) if finish else (),
             cached_tokens=self.cached or 0, thinking_stop=self.rules.budget.stop,
         )  # fmt: skip
-
-    def _keep_bytes(self) -> int | None:
-        return next((r.keep_bytes for r in self.rules.others if isinstance(r, StopRule)), None)

@@ -12,19 +12,18 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import msgspec
 from msgspec import Struct
 
 from octavo.core.errors import HubError, MemoryNeeded, OctavoError
+from octavo.core.sources import Hub, Report, silent
 from octavo.core.strict import read_json_object
 from octavo.weights.checkpoint import INDEX, SINGLE, shards_of_index
 from octavo.weights.memory import gigabytes
 from octavo.weights.transfer import GIT_SHA1, SHA256, RemoteFile, Web, check_url
-
-Hub = Literal["huggingface", "modelscope"]
 
 CONFIGS = ("config.json", "generation_config.json")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
@@ -78,7 +77,7 @@ class Listing(Struct, frozen=True, kw_only=True):
     files: dict[str, RemoteFile]
 
 
-def download(name: str, *, hub: Hub, file: str, cache: Path, report: Callable[[str], None]) -> Path:
+def download(name: str, *, hub: Hub, file: str, cache: Path, report: Report) -> Path:
     """Fetch a model: config, tokenizer and safetensors, or one GGUF file. Returns its snapshot, or the GGUF file in it.
 
     name    "org/name", checked before;   file   a GGUF file to take, "" for what the repository has
@@ -197,7 +196,7 @@ def _choose(listing: Listing, file: str, *, web: Web, folder: Path) -> list[Remo
 
 
 def _shards(listing: Listing, *, web: Web, folder: Path) -> list[str]:
-    _Fetching(web, folder, report=_silent).all([listing.files[INDEX]], name=listing.name)
+    _Fetching(web, folder, report=silent).all([listing.files[INDEX]], name=listing.name)
     try:
         shards = sorted(set(shards_of_index(_blob(folder, listing.files[INDEX])).values()))
     except OctavoError as cause:
@@ -214,7 +213,7 @@ def _check_config(chosen: list[RemoteFile], *, web: Web, folder: Path, name: str
 
     config = [each for each in chosen if each.name == "config.json"]
     if config:
-        _Fetching(web, folder, report=_silent).all(config, name=name)
+        _Fetching(web, folder, report=silent).all(config, name=name)
         read_config(read_json_object(_blob(folder, config[0]), error=HubError))
 
 
@@ -231,7 +230,7 @@ def _check_disk(chosen: list[RemoteFile], *, folder: Path, name: str) -> None:
 class _Fetching:
     """Files into blobs, with one line of progress for all of them."""
 
-    def __init__(self, web: Web, folder: Path, *, report: Callable[[str], None]) -> None:
+    def __init__(self, web: Web, folder: Path, *, report: Report) -> None:
         self.web, self.folder, self.report = web, folder, report
         self.name, self.here, self.size, self.came, self.begin, self.said = "", 0, 0, 0, 0.0, 0.0
 
@@ -297,7 +296,3 @@ def _have(folder: Path, file: RemoteFile) -> int:
         if path.exists():
             return min(path.stat().st_size, file.size_bytes)
     return 0
-
-
-def _silent(line: str) -> None:
-    del line

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 from msgspec import Struct
 
 from octavo.core.errors import HubError, OctavoError
+from octavo.core.sources import Hub, Report, silent
 from octavo.weights.checkpoint import Checkpoint, name_of, open_checkpoint
-from octavo.weights.download import Hub, download
+from octavo.weights.download import download
 from octavo.weights.memory import needs
 
 ORG_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})(?:/([\w.+-]+\.gguf))?", re.ASCII)
@@ -30,14 +31,7 @@ class CachedModel(Struct, frozen=True, kw_only=True):
     model_type: str
 
 
-def silent(line: str) -> None:
-    """A report that nobody reads."""
-    del line
-
-
-def find_model(
-    source: str | Path, *, offline: bool = False, hub: Hub = "huggingface", report: Callable[[str], None] = silent
-) -> Path:
+def find_model(source: str | Path, *, offline: bool = False, hub: Hub = "huggingface", report: Report = silent) -> Path:
     """A model's folder or GGUF file, downloaded where it is not here yet.
 
     source   a path; "org/name"; "org/name/file.gguf"; or the name of the packaged model

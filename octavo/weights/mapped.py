@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,9 +34,7 @@ class MappedFile:
         """A view of the bytes from `start` on; a copy where the file does not align them. Bounds are the caller's."""
         import torch
 
-        count = 1
-        for size in shape:
-            count *= size
+        count = math.prod(shape)
         if count == 0:
             return torch.empty(shape, dtype=dtype)
         if start % dtype.itemsize:

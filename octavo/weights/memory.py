@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +66,7 @@ def needs(checkpoint: Checkpoint, *, dtype_bytes: float = 2, context_tokens: int
     config = read_config(checkpoint.config)
     tokens = min(config.context_tokens, CONTEXT_TOKENS) if context_tokens is None else context_tokens
     head = "lm_head.weight"
-    numbers = sum(_numbers(checkpoint.shape(name)) for name in checkpoint.names if name != head)
+    numbers = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names if name != head)
     numbers += config.vocab_size * config.heads.width  # the head: a tied one is packed beside the embedding
     per_token = 2 * config.layers * config.heads.kv_heads * config.heads.head_width * CACHE_NUMBER_BYTES
     return Needs(
@@ -142,10 +143,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError:
         return ""
-
-
-def _numbers(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

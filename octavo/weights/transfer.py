@@ -150,7 +150,9 @@ def check_url(url: str) -> None:
     """Raise HubError for anything but https; http is for a server on this machine itself."""
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")):
-        raise HubError(f"{url} is not https, so nothing is fetched from there: name an https address.")
+        raise HubError(
+            f"{url} is not https: neither keys nor models go over a network in the clear. Name an https address."
+        )
 
 
 def digest_of(path: Path, *, like: str) -> str:

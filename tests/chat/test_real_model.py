@@ -9,7 +9,7 @@ from octavo.core.chat import complete
 from octavo.core.deltas import Finished, TextDelta
 from octavo.core.errors import RequestError
 from octavo.core.messages import Message
-from octavo.core.sampling import Sampling, Thinking
+from octavo.core.sampling import Sampling
 from octavo.weights import open_checkpoint
 from tests.chat.models import smollm2, smollm2_file
 
@@ -82,6 +82,14 @@ def test_a_reply_that_nobody_reads_to_its_end_frees_its_pages():
     assert chat.engine.pool.unused == chat.engine.pool.size and not chat.engine.busy and not chat.inboxes
 
 
+def test_a_reply_that_nobody_reads_at_all_is_forgotten():
+    chat = smollm2()
+    reply = chat.stream([user("Tell me a long story about the sea.")], sampling=Sampling(temperature=0))
+    assert chat.engine.busy and chat.inboxes
+    del reply
+    assert not chat.engine.busy and not chat.inboxes and chat.engine.pool.unused == chat.engine.pool.size
+
+
 def test_replies_at_the_same_time_are_those_one_after_the_other():
     questions = ["Name a colour.", "What is two plus two?", "Who wrote Hamlet?", "Is water wet?"]
     sampling = Sampling(temperature=0, max_tokens=24)
@@ -111,4 +119,4 @@ def test_what_the_model_cannot_do_is_said_before_anything_else():
             smollm2().stream([user("hello")], sampling=sampling)
     with pytest.raises(RequestError, match="shorten"):
         smollm2().stream([user("hello " * 20_000)], sampling=GREEDY)
-    assert Thinking().mode == "auto" and not smollm2().engine.busy
+    assert not smollm2().engine.busy

@@ -24,6 +24,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, chunks: list[Any], *, models: int = 1, status: int = 200) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.chunks, self.models, self.status, self.asked = chunks, models, status, list[dict[str, Any]]()
+        self.keys = list[str | None]()
         self.address = f"http://127.0.0.1:{self.server_port}/v1"
 
 
@@ -42,6 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply("".join(lines).encode(), "text/event-stream", self.server.status)
 
     def reply(self, body: bytes, kind: str, status: int) -> None:
+        self.server.keys.append(self.headers.get("Authorization"))
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -159,6 +161,18 @@ def test_one_of_several_models_must_be_named(serve):
     for address in (server.address, f"{server.address}#other"):
         with pytest.raises(HubError, match="m0, m1, m2"):
             load(address)
+
+
+def test_a_key_goes_only_where_it_is_safe(serve, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "another program's")
+    server = serve([said(content="ok"), said(finish="stop")])
+    complete(load(server.address), ASK)
+    assert server.keys == [None, None]
+    monkeypatch.setenv("OCTAVO_API_KEY", "ours")
+    complete(load(server.address), ASK)
+    assert server.keys[2:] == ["Bearer ours"] * 2
+    with pytest.raises(HubError, match="not https"):
+        load("http://192.0.2.1/v1")
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/v1", "http://", "https://[/v1"])
