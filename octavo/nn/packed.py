@@ -1,0 +1,119 @@
+"""Weights as the CPU kernels read them, and back.   Axes: N outputs, K inputs, G groups of 32 inputs, P pairs of panels.
+
+The layouts are described in `kernels/linear.h`: outputs stand in pairs of panels of 16, inputs are padded to 64.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["bf16", "w8", "w4"]
+KINDS: dict[Kind, int] = {"bf16": 0, "w8": 1, "w4": 2}  # as the kernels number them
+PAIR, LANES, PAD = 32, 16, 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PackedMatrix:
+    """One linear layer. outputs: rounded up to 32; inputs: as the model has them.
+
+    data     uint8, layout of its kind;   groups   uint8 factors of w4, empty otherwise
+    scale    (N,) fp32 of w8 and w4, empty for bf16;   bias   (N,) fp32, empty: none
+    """
+
+    kind: Kind
+    outputs: int
+    inputs: int
+    data: NDArray[np.uint8]
+    groups: NDArray[np.uint8]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
+def wide(inputs: int) -> int:
+    """Inputs with their padding."""
+    return -(-inputs // PAD) * PAD
+
+
+def interleaved(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Two weights of the same shape as one: a panel of 16 outputs of the first, then one of the second, and so on."""
+    first, second = (_rows_padded(part) for part in parts)
+    split = np.stack((first.reshape(-1, LANES, first.shape[1]), second.reshape(-1, LANES, first.shape[1])), axis=1)
+    return split.reshape(-1, first.shape[1])
+
+
+def _rows_padded(part: NDArray[Any]) -> NDArray[Any]:
+    short = -len(part) % LANES
+    return np.concatenate((part, np.zeros((short, *part.shape[1:]), dtype=part.dtype))) if short else part
+
+
+def pack_bf16(bits_NK: NDArray[np.uint16], *, bias_N: NDArray[np.float32] | None = None) -> PackedMatrix:
+    """bits_NK: bf16 numbers as their bits."""
+    outputs, inputs = bits_NK.shape
+    whole_NK = _padded(bits_NK, fill=0)
+    data = _panels(whole_NK, together=2).view(np.uint8)
+    return _matrix("bf16", outputs, inputs, data=data, bias_N=bias_N)
+
+
+def pack_w8(q_NK: NDArray[np.int8], scale_N: NDArray[np.float32], *,
+            bias_N: NDArray[np.float32] | None = None) -> PackedMatrix:  # fmt: skip
+    """Logical weight = q * scale."""
+    outputs, inputs = q_NK.shape
+    shifted_NK = (_padded(q_NK, fill=0).view(np.uint8)) ^ np.uint8(128)
+    data = _panels(shifted_NK, together=4)
+    return _matrix("w8", outputs, inputs, data=data, scale_N=scale_N, bias_N=bias_N)
+
+
+def pack_w4(q_NK: NDArray[np.int8], group_NG: NDArray[np.uint8], scale_N: NDArray[np.float32], *,
+            bias_N: NDArray[np.float32] | None = None) -> PackedMatrix:  # fmt: skip
+    """Logical weight = q * group * scale; q in -8..7, group in 0..15."""
+    outputs, inputs = q_NK.shape
+    nibbles_NK = (_padded(q_NK, fill=0) + np.int8(8)).view(np.uint8)
+    rows, deep = nibbles_NK.shape
+    halves = nibbles_NK.reshape(rows, deep // 8, 2, 4)
+    both = (halves[:, :, 0] | (halves[:, :, 1] << 4)).reshape(rows, deep // 2)
+    factors_NG = np.zeros((rows, deep // 32), dtype=np.uint8)
+    factors_NG[:outputs, : group_NG.shape[1]] = group_NG
+    pairs_NG = factors_NG[:, 0::2] | (factors_NG[:, 1::2] << 4)
+    return _matrix(
+        "w4", outputs, inputs, data=_panels(both, together=4), groups=_panels(pairs_NG, together=1),
+        scale_N=scale_N, bias_N=bias_N,
+    )  # fmt: skip
+
+
+def _matrix(kind: Kind, outputs: int, inputs: int, *, data: NDArray[np.uint8],
+            groups: NDArray[np.uint8] | None = None, scale_N: NDArray[np.float32] | None = None,
+            bias_N: NDArray[np.float32] | None = None) -> PackedMatrix:  # fmt: skip
+    rows = -(-outputs // PAIR) * PAIR
+    empty = np.empty(0, dtype=np.float32)
+    return PackedMatrix(
+        kind=kind, outputs=rows, inputs=inputs, data=data,
+        groups=np.empty(0, dtype=np.uint8) if groups is None else groups,
+        scale=empty if scale_N is None else _filled(scale_N, rows),
+        bias=empty if bias_N is None else _filled(bias_N, rows),
+    )  # fmt: skip
+
+
+def _filled(values_N: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    whole = np.zeros(size, dtype=np.float32)
+    whole[: len(values_N)] = values_N
+    return whole
+
+
+def _padded(values_NK: NDArray, *, fill: int) -> NDArray:
+    outputs, inputs = values_NK.shape
+    rows, deep = -(-outputs // PAIR) * PAIR, wide(inputs)
+    if (rows, deep) == values_NK.shape:
+        return values_NK
+    whole = np.full((rows, deep), fill, dtype=values_NK.dtype)
+    whole[:outputs, :inputs] = values_NK
+    return whole
+
+
+def _panels(values_NK: NDArray, *, together: int) -> NDArray:
+    """(N, K) -> flat [N/32][K/together][2][16][together]."""
+    rows, deep = values_NK.shape
+    split = values_NK.reshape(rows // PAIR, 2, LANES, deep // together, together)
+    return np.ascontiguousarray(split.transpose(0, 3, 1, 2, 4)).reshape(-1)
