@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,25 +36,24 @@ class Rope:
         one last bit off now and then, where depends on the CPU. All else is rounded as `transformers` does.
         """
         exponent_F = np.arange(0, self.width, 2, dtype=np.float32) / np.float32(self.width)
-        power_F = (self.theta ** exponent_F.astype(np.float64)).astype(np.float32)
-        plain_F = 1 / power_F
+        power_F: NDArray[Any] = np.power(self.theta, exponent_F, dtype=np.float64).astype(np.float32)
         if self.kind == "linear":
-            return plain_F / self.factor, 1.0
+            return 1 / power_F / self.factor, 1.0
         if self.kind == "llama3":
-            return self._llama3(plain_F), 1.0
+            return self._llama3(1 / power_F), 1.0
         if self.kind == "yarn":
             attention = self.attention
             if attention is None:
                 attention = 0.1 * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
             return self._yarn(power_F), attention
-        return plain_F, 1.0
+        return 1 / power_F, 1.0
 
-    def _llama3(self, plain_F: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _llama3(self, plain_F: NDArray[Any]) -> NDArray[np.float32]:
         turns_F = self.original * (1 / (2 * math.pi * (1 / plain_F)))  # full turns within the original context
         kept_F = np.clip((turns_F - self.low) / (self.high - self.low), 0, 1)
         return (1 - kept_F) * plain_F / self.factor + kept_F * plain_F
 
-    def _yarn(self, power_F: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _yarn(self, power_F: NDArray[Any]) -> NDArray[np.float32]:
         def index_of(turns: float) -> float:
             return self.width * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
 
@@ -62,6 +61,6 @@ class Rope:
         if self.truncate:
             first, last = math.floor(first), math.ceil(last)
         first, last = max(first, 0), min(last, self.width - 1)
-        index_F = np.arange(len(power_F), dtype=np.float32)
+        index_F: NDArray[Any] = np.arange(len(power_F), dtype=np.float32)
         kept_F = 1 - np.clip((index_F - first) / max(last - first, 1e-3), 0, 1)
         return 1 / (self.factor * power_F) * (1 - kept_F) + 1 / power_F * kept_F

@@ -13,7 +13,8 @@ CONTEXT = 40_960
 SCALINGS = {
     "default": {},
     "linear": {"factor": 4.0},
-    "llama3": {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192},
+    "llama3": {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 8192},
     "yarn": {"factor": 4.0, "original_max_position_embeddings": 32_768},
 }  # fmt: skip
 OURS = {

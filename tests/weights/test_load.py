@@ -104,7 +104,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing tensor": (lambda p: rewrite(p, lambda t: t.pop(NORM)), "lacks model.norm.weight"),
     "extra tensor": (lambda p: rewrite(p, lambda t: t.update(x=torch.zeros(1))), "also holds x"),
     "wrong shape": (lambda p: rewrite(p, lambda t: t.update({NORM: torch.zeros(65)})), r"has shape \[65\]"),
-    "integers": (lambda p: rewrite(p, lambda t: t.update({NORM: t[NORM].int()})), "stored as torch.int32"),
+    "integers": (lambda p: rewrite(p, lambda t: t.update({NORM: t[NORM].int()})), "stored as I32"),
     "8 bits": (lambda p: rewrite(p, lambda t: t.update({NORM: t[NORM].to(torch.float8_e4m3fn)})), "without its scales"),
     "no config": (lambda p: (p / "config.json").unlink(), "cannot be read"),
     "bad config": (lambda p: (p / "config.json").write_text("{"), "not valid JSON"),
