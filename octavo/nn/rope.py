@@ -35,8 +35,7 @@ class Rope:
         Powers are taken in fp64 and then rounded, so that they are the same everywhere: fp32 powers of a library are
         one last bit off now and then, where depends on the CPU. All else is rounded as `transformers` does.
         """
-        exponent_F = np.arange(0, self.width, 2, dtype=np.float32) / np.float32(self.width)
-        power_F: NDArray[Any] = np.power(self.theta, exponent_F, dtype=np.float64).astype(np.float32)
+        power_F = self._powers()
         if self.kind == "linear":
             return 1 / power_F / self.factor, 1.0
         if self.kind == "llama3":
@@ -47,6 +46,10 @@ class Rope:
                 attention = 0.1 * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
             return self._yarn(power_F), attention
         return 1 / power_F, 1.0
+
+    def _powers(self) -> NDArray[Any]:
+        exponent_F = np.arange(0, self.width, 2, dtype=np.float32) / np.float32(self.width)
+        return np.power(self.theta, exponent_F, dtype=np.float64).astype(np.float32)
 
     def _llama3(self, plain_F: NDArray[Any]) -> NDArray[np.float32]:
         turns_F = self.original * (1 / (2 * math.pi * (1 / plain_F)))  # full turns within the original context
@@ -61,6 +64,6 @@ class Rope:
         if self.truncate:
             first, last = math.floor(first), math.ceil(last)
         first, last = max(first, 0), min(last, self.width - 1)
-        index_F: NDArray[Any] = np.arange(len(power_F), dtype=np.float32)
+        index_F = np.arange(len(power_F)).astype(power_F.dtype)
         kept_F = 1 - np.clip((index_F - first) / max(last - first, 1e-3), 0, 1)
         return 1 / (self.factor * power_F) * (1 - kept_F) + 1 / power_F * kept_F
