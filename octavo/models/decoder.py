@@ -1,6 +1,6 @@
 """The decoder that all families share.   Axes: T tokens, D model, K head width, N rows of logits, V vocabulary."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,7 +87,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 @contextmanager
-def without_memory() -> Iterator[None]:
+def without_memory() -> Generator[None]:
     """Modules made inside have no memory for their parameters: they are on the meta device."""
     with torch.device("meta"), _NoInit():
         yield

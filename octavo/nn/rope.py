@@ -29,7 +29,7 @@ class Rope:
     attention: float | None = None
     truncate: bool = True  # yarn: round the band's borders to whole frequencies
 
-    def frequencies(self) -> tuple[NDArray[np.float32], float]:
+    def frequencies(self) -> tuple[NDArray[Any], float]:
         """Radians per position (F,), fp32, and the factor on cos and sin.
 
         Powers are taken in fp64 and then rounded, so that they are the same everywhere: fp32 powers of a library are
@@ -51,12 +51,12 @@ class Rope:
         exponent_F = np.arange(0, self.width, 2, dtype=np.float32) / np.float32(self.width)
         return np.power(self.theta, exponent_F, dtype=np.float64).astype(np.float32)
 
-    def _llama3(self, plain_F: NDArray[Any]) -> NDArray[np.float32]:
+    def _llama3(self, plain_F: NDArray[Any]) -> NDArray[Any]:
         turns_F = self.original * (1 / (2 * math.pi * (1 / plain_F)))  # full turns within the original context
         kept_F = np.clip((turns_F - self.low) / (self.high - self.low), 0, 1)
         return (1 - kept_F) * plain_F / self.factor + kept_F * plain_F
 
-    def _yarn(self, power_F: NDArray[Any]) -> NDArray[np.float32]:
+    def _yarn(self, power_F: NDArray[Any]) -> NDArray[Any]:
         def index_of(turns: float) -> float:
             return self.width * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
 
