@@ -216,8 +216,8 @@ def test_what_is_saved_reads_back_here_and_in_transformers(family: str, shard_by
     assert back.keys() == mine.state_dict().keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in mine.state_dict().items())
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
-    sequences = parity.prompts(0)
-    assert parity.distance(parity.reference(again, sequences), parity.reference(theirs, sequences)) == 0
+    found, wanted = again.state_dict(), theirs.state_dict()
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
     with pytest.raises(CheckpointError, match="not empty"):
         save_checkpoint(tmp_path / "out", model=mine, config=values)
 
