@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.structs import replace
 
 from octavo.core.chat import Chat
 from octavo.core.sources import Hub, Report, silent
+from octavo.weights.memory import Needs, check_memory, needs
 
 if TYPE_CHECKING:
     from octavo.engine.torch_backend import TorchBackend
+    from octavo.engine.types import Backend
     from octavo.nn.linear import Kind
-    from octavo.weights import Checkpoint
+    from octavo.text.chat.base import Format
+    from octavo.text.tokenizer import Tokenizer
+    from octavo.weights.checkpoint import Checkpoint
 
 CACHE_MOST_BYTES = 8 << 30  # of keys and values on a CPU; taken only as they are written
 CACHE_SHARE = 0.5  # of the memory that is left once the weights are there
@@ -33,7 +42,8 @@ def load(source: str | Path | None = None, *, offline: bool = False, hub: Hub = 
         from octavo.chat.remote import open_remote
 
         return open_remote(str(source))
-    from octavo.weights import default_model, find_model, open_checkpoint
+    from octavo.weights.checkpoint import open_checkpoint
+    from octavo.weights.hub import default_model, find_model
 
     path = default_model() if source is None else find_model(source, offline=offline, hub=hub, report=report)
     return open_local(open_checkpoint(path), report=report, kind=kind)
@@ -41,31 +51,60 @@ def load(source: str | Path | None = None, *, offline: bool = False, hub: Hub = 
 
 def open_local(checkpoint: Checkpoint, *, report: Report = silent, kind: Kind | None = None) -> Chat:
     """A checkpoint as a `Chat` in this process, on the GPU where there is one."""
-    import torch
-    from msgspec.structs import replace
-
     from octavo.chat.local import LocalChat
     from octavo.engine.engine import Engine
-    from octavo.nn.linear import best_kind
+
+    opening = choose_backend(checkpoint, kind=kind)
+    report(f"{checkpoint.name}: {opening.needed.line}")
+    check_memory(opening.needed)
+    tokenizer, form = open_text(checkpoint)
+    return LocalChat(name=checkpoint.chat_name, engine=Engine(opening.open()), tokenizer=tokenizer, form=form)
+
+
+def open_text(checkpoint: Checkpoint) -> tuple[Tokenizer, Format]:
+    """A checkpoint's tokenizer and the format it speaks. Raises TokenizerError or FormatError."""
     from octavo.text.chat import choose_format
     from octavo.text.tokenizer import Tokenizer
-    from octavo.weights import check_memory, needs
 
-    cuda = torch.cuda.is_available()
-    kind = kind or ("plain" if cuda else best_kind())
-    needed = needs(checkpoint, dtype_bytes=4 if kind == "plain" and not cuda else 2)
-    if cuda:
-        needed = replace(needed, available_bytes=torch.cuda.mem_get_info()[0])
-    report(f"{checkpoint.name}: {needed.line}")
-    check_memory(needed)
     source = checkpoint.tokenizer_source
     tokenizer = Tokenizer.from_folder(source) if isinstance(source, Path) else Tokenizer.from_gguf_fields(source)
     form = choose_format(
         tokenizer, model_type=str(checkpoint.config.get("model_type")), name=checkpoint.name,
         generation_config=checkpoint.generation_config,
     )  # fmt: skip
-    backend = _on_cuda(checkpoint) if cuda else on_cpu(checkpoint, kind=kind)
-    return LocalChat(name=checkpoint.chat_name, engine=Engine(backend), tokenizer=tokenizer, form=form)
+    return tokenizer, form
+
+
+class Opening(NamedTuple):
+    """A backend that was chosen: what it needs of the machine, and how it is opened."""
+
+    needed: Needs
+    open: Callable[[], Backend]
+
+
+def choose_backend(checkpoint: Checkpoint, *, kind: Kind | None = None) -> Opening:
+    """What runs a checkpoint here: torch on the GPU where there is one, else torch on the CPU.
+
+    kind   how weights are packed for a CPU; None: what this one runs fastest
+    """
+    if has_nvidia():
+        import torch  # only now: it takes longer to import than a small model takes to answer
+
+        if torch.cuda.is_available():
+            free = torch.cuda.mem_get_info()[0]
+            needed = replace(needs(checkpoint, dtype_bytes=2), available_bytes=free)
+            return Opening(needed, partial(_on_cuda, checkpoint))
+    from octavo.nn.linear import best_kind
+
+    kind = kind or best_kind()
+    needed = needs(checkpoint, dtype_bytes=4 if kind == "plain" else 2)
+    return Opening(needed, partial(on_cpu, checkpoint, kind=kind))
+
+
+def has_nvidia(*, root: Path = Path("/")) -> bool:
+    """Whether a driver for NVIDIA's GPUs may be here, by its device or its library. root: where dev and proc lie."""
+    known = ("dev/nvidiactl", "dev/dxg", "proc/driver/nvidia")
+    return sys.platform == "win32" or any((root / path).exists() for path in known)
 
 
 def on_cpu(checkpoint: Checkpoint, *, kind: Kind, cache_bytes: int | None = None) -> TorchBackend:

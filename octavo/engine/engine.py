@@ -2,6 +2,8 @@
 
 import secrets
 from collections.abc import Sequence as Items
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import Struct
@@ -11,13 +13,15 @@ from octavo.core.errors import RequestError
 from octavo.core.sampling import Sampling
 from octavo.core.vocabulary import Vocabulary
 from octavo.engine.channels import Automaton
-from octavo.engine.grammar import Grammars
 from octavo.engine.pages import PagePool
 from octavo.engine.rules import BudgetRule, EndRule, Rules, StopRule
 from octavo.engine.sampler import History, to_logprobs
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence
 from octavo.engine.types import Backend, Request, Rule, Step
+
+if TYPE_CHECKING:
+    from octavo.engine.grammar import Grammars
 
 STEP_TOKENS = 512
 
@@ -46,9 +50,15 @@ class Engine:
         self.longest = min(backend.context_tokens, backend.pages * backend.page_tokens)
         self.pool = PagePool(pages=backend.pages, page_tokens=backend.page_tokens)
         self.scheduler = Scheduler(self.pool, step_tokens=step_tokens)
-        self.grammars = Grammars()
         self.live: dict[str, list[Sequence]] = {}  # by request id
         self.forwards = self.computed_tokens = self.cached_tokens = 0
+
+    @cached_property
+    def grammars(self) -> "Grammars":
+        """Compiled for requests that ask for one: made when first needed, for the parser takes a while to import."""
+        from octavo.engine.grammar import Grammars
+
+        return Grammars()
 
     @property
     def busy(self) -> bool:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from octavo.core.errors import CheckpointError
 from octavo.core.strict import read_json_object
 from octavo.weights.gguf_file import GgufFile
@@ -35,12 +38,16 @@ class Source(Protocol):
         """Of one tensor."""
         ...
 
-    def dtype(self, name: str) -> torch.dtype:
-        """That `read` gives."""
+    def dtype_name(self, name: str) -> str:
+        """How one tensor is stored: a name of `NUMBERS`, or of a kind of quantised blocks such as "Q4_0"."""
         ...
 
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor, a view of the file where that is possible."""
+    def array(self, name: str) -> NDArray[Any]:
+        """One tensor's numbers, a view of the file where that is possible. See `Checkpoint.array`."""
+        ...
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """One tensor's rows as they are stored. See `Checkpoint.raw`."""
         ...
 
     def prefetch(self, name: str) -> None:
@@ -90,13 +97,33 @@ class Checkpoint:
         """Of one tensor."""
         return self._home(name).shape(name)
 
+    def dtype_name(self, name: str) -> str:
+        """How one tensor is stored: "F32", "BF16" ..., or a kind of quantised blocks such as "Q4_0"."""
+        return self._home(name).dtype_name(name)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """One tensor as NumPy has it: a view of the file where it is stored as such (writes stay in memory), else new.
+
+        NumPy has no bfloat16 and no 8-bit floats: these come as the unsigned integers of their bits. Quantised blocks
+        come as the float32 numbers they stand for.
+        """
+        return self._home(name).array(name)
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """One tensor's rows as they are stored, blocks and all, in the official order: (rows, bytes per row)."""
+        return self._home(name).raw(name)
+
     def dtype(self, name: str) -> torch.dtype:
-        """That `read` gives."""
-        return self._home(name).dtype(name)
+        """That `read` gives: the file's, or float32 where it holds quantised blocks."""
+        from octavo.weights.tensors import torch_dtype
+
+        return torch_dtype(self.dtype_name(name))
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor: a view of the file where it is stored as such (writes stay in memory), else a new one."""
-        return self._home(name).read(name)
+        """`array` in torch, over the same memory."""
+        from octavo.weights.tensors import as_tensor
+
+        return as_tensor(self.array(name), self.dtype_name(name))
 
     def prefetch(self, name: str) -> None:
         """Begin to read a tensor from the disk, in the background."""
