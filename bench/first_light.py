@@ -44,14 +44,13 @@ class Runner(NamedTuple):
 
 def ours(path: str) -> Runner:
     """Octavo as `octavo chat` runs it."""
-    from octavo.chat.loading import on_cpu
+    from octavo.chat.loading import with_kernels
     from octavo.core.sampling import Sampling
     from octavo.engine.engine import Engine
     from octavo.engine.types import Request
-    from octavo.nn.linear import best_kind
     from octavo.weights import open_checkpoint
 
-    backend = on_cpu(open_checkpoint(path), kind=best_kind(), cache_bytes=2 << 30)
+    backend = with_kernels(open_checkpoint(path), kind="bf16", cache_bytes=2 << 30)
 
     def started(batch: int, prompt: int, tokens: int) -> Engine:
         engine = Engine(backend)

@@ -1,7 +1,6 @@
 """The CPU backend: whole steps in one call of our kernels, over packed weights. No torch."""
 
 import ctypes
-import os
 from collections.abc import Sequence
 from weakref import finalize
 
@@ -12,6 +11,7 @@ from octavo.core.errors import ConfigError
 from octavo.engine.types import Plan
 from octavo.models.config import DecoderConfig
 from octavo.models.packed import PackedModel
+from octavo.nn.kernels.build import usable_cores
 from octavo.nn.kernels.library import (
     CACHE_KINDS,
     PAGE_TOKENS,
@@ -124,11 +124,6 @@ def unsupported(config: DecoderConfig) -> str:
     if heads.heads // heads.kv_heads > WIDEST_GROUP:
         return f"{heads.heads // heads.kv_heads} query heads share a key head, the kernels take {WIDEST_GROUP}"
     return ""
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _ints(values: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:

@@ -25,6 +25,11 @@ class Source(Protocol):
     """One file with tensors."""
 
     @property
+    def path(self) -> Path:
+        """Where it is."""
+        ...
+
+    @property
     def size_bytes(self) -> int:
         """Of the whole file."""
         ...
@@ -82,6 +87,11 @@ class Checkpoint:
                 if name in self._homes:
                     raise CheckpointError(f"{path}: two files hold {name[:80]}. Remove one, or download again.")
                 self._homes[name] = file
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Of all files with tensors."""
+        return tuple(file.path for file in self.files)
 
     @property
     def names(self) -> tuple[str, ...]:

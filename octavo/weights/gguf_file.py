@@ -57,6 +57,11 @@ class GgufFile:
             self._read_bands(bands)
 
     @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.file.path
+
+    @property
     def size_bytes(self) -> int:
         """Of the whole file."""
         return self.file.size_bytes

@@ -38,6 +38,11 @@ class SafetensorsFile:
         self.tensors = _read_header(self.file)
 
     @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.file.path
+
+    @property
     def size_bytes(self) -> int:
         """Of the whole file."""
         return self.file.size_bytes

@@ -39,18 +39,10 @@ struct Cache {
             return;
         }
         int8_t k8[WIDEST], v8[WIDEST];
-        scales(to)[slot] = quantised(k, k8), scales(to)[PAGE + slot] = quantised(v, v8);
+        scales(to)[slot] = to_int8(k, head_width, k8), scales(to)[PAGE + slot] = to_int8(v, head_width, v8);
         uint8_t *keys = to, *values = to + values_at();
         for (int i = 0; i < head_width; i++) keys[i / 4 * 64 + slot * 4 + i % 4] = (uint8_t)(k8[i] + 128);
         for (int i = 0; i < head_width; i++) values[i / 16 * 256 + slot / 4 * 64 + i % 16 * 4 + slot % 4] = (uint8_t)v8[i];
-    }
-
-    float quantised(const float* x, int8_t* out) const {
-        F16 most = f_zero();
-        for (int i = 0; i < head_width; i += LANES) most = f_max(most, f_abs(f_load(x + i)));
-        const float largest = f_most(most), inverse = largest < TINY ? 0.0f : 127.0f / largest;
-        for (int i = 0; i < head_width; i += LANES) to_s8(out + i, f_mul(f_load(x + i), f_set(inverse)));
-        return largest < TINY ? 0.0f : largest / 127.0f;
     }
 
     // The first `count` slots of a page, in every layer and head; the others become zeros.
@@ -197,7 +189,7 @@ void attend(const Cache& cache, int layer, int head, const int32_t* pages, const
         if (cache.kind == KEEP_BF16) {
             for (int i = 0; i < width; i += LANES) to_bf16(q16[r] + i, f_load(queries[r].q + i));
         } else {
-            q_scale[r] = cache.quantised(queries[r].q, q8[r]) * scale * LOG2_E;
+            q_scale[r] = to_int8(queries[r].q, width, q8[r]) * scale * LOG2_E;
             q_sum[r] = 0;
             for (int i = 0; i < width; i++) q_sum[r] += q8[r][i];
         }

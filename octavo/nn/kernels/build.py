@@ -49,6 +49,11 @@ def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     return frozenset(flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()[1:])
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def best_tier(flags: frozenset[str]) -> str:
     """The best instruction set of a CPU with these flags."""
     return next(name for name, tier in TIERS.items() if flags.issuperset(tier.needs))

@@ -46,6 +46,18 @@ struct Rows {
     int32_t* group_sums(int r) const { return sums + (ptrdiff_t)r * (padded(inputs) / 32); }
 };
 
+// Numbers as int8 (to nearest, ties to even); returns their scale, which is NaN where one of them is not finite.
+INLINE float to_int8(const float* values, int count, int8_t* out) {
+    F16 most = f_zero(), nothing = f_zero();
+    for (int i = 0; i < count; i += LANES) {
+        const F16 x = f_load(values + i);
+        most = f_max(most, f_abs(x)), nothing = f_fma(x, f_zero(), nothing);
+    }
+    const float largest = f_most(most), inverse = largest < TINY ? 0.0f : 127.0f / largest;
+    for (int i = 0; i < count; i += LANES) to_s8(out + i, f_mul(f_load(values + i), f_set(inverse)));
+    return (largest < TINY ? 0.0f : largest / 127.0f) + f_sum(nothing);
+}
+
 // values, already padded with zeros, become row r.
 INLINE void set_row(Rows& rows, int kind, int r, const float* values) {
     const int wide = padded(rows.inputs);
@@ -54,11 +66,7 @@ INLINE void set_row(Rows& rows, int kind, int r, const float* values) {
         for (int i = 0; i < wide; i += LANES) to_bf16((uint16_t*)out + i, f_load(values + i));
         return;
     }
-    F16 most = f_zero();
-    for (int i = 0; i < wide; i += LANES) most = f_max(most, f_abs(f_load(values + i)));
-    const float largest = f_most(most), inverse = largest < TINY ? 0.0f : 127.0f / largest;
-    rows.scale[r] = largest < TINY ? 0.0f : largest / 127.0f;
-    for (int i = 0; i < wide; i += LANES) to_s8((int8_t*)out + i, f_mul(f_load(values + i), f_set(inverse)));
+    rows.scale[r] = to_int8(values, wide, (int8_t*)out);
     int32_t total = 0;
     for (int g = 0; g < wide / 32; g++) {
         int32_t sum = 0;
@@ -67,7 +75,6 @@ INLINE void set_row(Rows& rows, int kind, int r, const float* values) {
         total += sum;
     }
     rows.sum[r] = 128 * total;
-    if (!(largest <= 3.0e38f)) rows.scale[r] = largest - largest;  // infinite or NaN: the whole row says so
 }
 
 // The three kernels: R rows times a pair of panels; sums go to out[R][2][16]. They stand alone, so that a compiler keeps
