@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.models.config import DecoderConfig
-from octavo.nn.packed import PAIR, Kind, PackedMatrix, interleaved, pack_bf16, pack_w4, pack_w8, wide
+from octavo.nn.packed import PAIR, Kind, PackedMatrix, interleaved, pack_bf16, pack_w4, pack_w8, rotated, rotation_of, wide
 from octavo.nn.quant import Int4Weight, Int8Weight, Weight, joined, quantise_w4, quantise_w8
 
 Recipe = Literal["bf16", "w8", "w4"]
@@ -47,6 +47,7 @@ class PackedModel:
     config: DecoderConfig
     kinds: dict[str, Kind]
     inputs: dict[str, int]
+    rotations: dict[str, int]
     arrays: dict[str, Array]
 
     def matrix(self, name: str) -> PackedMatrix:
@@ -55,7 +56,9 @@ class PackedModel:
         kind = self.kinds[name]
         deep = wide(self.inputs[name])
         outputs = len(parts["scale"]) if kind != "bf16" else parts["data"].size // (2 * deep)
-        return PackedMatrix(kind=kind, outputs=outputs, inputs=self.inputs[name], **parts)
+        return PackedMatrix(
+            kind=kind, outputs=outputs, inputs=self.inputs[name], rotation=self.rotations[name], **parts
+        )
 
     def array(self, name: str) -> Array:
         """Another array: "layers.0.norm_in", "norm", "embedding" ...; empty where the model has none."""
@@ -68,11 +71,11 @@ class PackedModel:
 
 
 class Packed(NamedTuple):
-    """One piece of a packed model. matrix: its kind and inputs, where it is one."""
+    """One piece of a packed model. matrix: its kind, inputs and rotation, where it is one."""
 
     name: str
     arrays: dict[str, Array]
-    matrix: tuple[Kind, int] | None = None
+    matrix: tuple[Kind, int, int] | None = None
 
 
 def pack(config: DecoderConfig, weights: Weights, *, recipe: Recipe, head: Kind | None = None) -> Iterator[Packed]:
@@ -146,18 +149,20 @@ def _pack_linear(name: str, linear: Linear, weights: Weights, *, kind: Kind) -> 
         matrix = pack_bf16(join([as_bf16(_whole(weights, source)) for source in linear.names]), bias_N=bias_N)
     else:
         quantise = quantise_w4 if kind == "w4" else quantise_w8
-        made = [quantise(as_floats(_whole(weights, source))) for source in linear.names]
-        matrix = _pack_quantised(made, join, bias_N=bias_N)
+        whole = [as_floats(_whole(weights, source)) for source in linear.names]
+        rotation = rotation_of(whole[0].shape[1])
+        made = [quantise(rotated(weight_NK, rotation)) for weight_NK in whole]
+        matrix = _pack_quantised(made, join, bias_N=bias_N, rotation=rotation)
     arrays = {f"{name}.{part}": getattr(matrix, part) for part in PARTS}
-    return Packed(name, arrays, (matrix.kind, matrix.inputs))
+    return Packed(name, arrays, (matrix.kind, matrix.inputs, matrix.rotation))
 
 
-def _pack_quantised(parts: list[Any], join: Any, *, bias_N: Array | None) -> PackedMatrix:
+def _pack_quantised(parts: list[Any], join: Any, *, bias_N: Array | None, rotation: int = 0) -> PackedMatrix:
     scale_N = join([p.scale_N[:, None] for p in parts])[:, 0]
     q_NK = join([p.q_NK for p in parts])
     if isinstance(parts[0], Int4Weight):
-        return pack_w4(q_NK, join([p.group_NG for p in parts]), scale_N, bias_N=bias_N)
-    return pack_w8(q_NK, scale_N, bias_N=bias_N)
+        return pack_w4(q_NK, join([p.group_NG for p in parts]), scale_N, bias_N=bias_N, rotation=rotation)
+    return pack_w8(q_NK, scale_N, bias_N=bias_N, rotation=rotation)
 
 
 def _whole(weights: Weights, name: str) -> Array:
@@ -193,9 +198,9 @@ def padded_row(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def collect(config: DecoderConfig, pieces: Iterator[Packed]) -> PackedModel:
     """A packed model in memory."""
-    model = PackedModel(config=config, kinds={}, inputs={}, arrays={})
+    model = PackedModel(config=config, kinds={}, inputs={}, rotations={}, arrays={})
     for piece in pieces:
         model.arrays.update(piece.arrays)
         if piece.matrix is not None:
-            model.kinds[piece.name], model.inputs[piece.name] = piece.matrix
+            model.kinds[piece.name], model.inputs[piece.name], model.rotations[piece.name] = piece.matrix
     return model

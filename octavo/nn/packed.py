@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 Kind = Literal["bf16", "w8", "w4"]
 KINDS: dict[Kind, int] = {"bf16": 0, "w8": 1, "w4": 2}  # as the kernels number them
 PAIR, LANES, PAD = 32, 16, 64
+MOST_BLOCKS = 32  # that a rotation goes across
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PackedMatrix:
     """One linear layer. outputs: rounded up to 32; inputs: as the model has them.
 
+    rotation size of the Hadamard blocks that the inputs are multiplied with, as the weights were; 0: none
     data     uint8, layout of its kind;   groups   uint8 factors of w4, empty otherwise
     scale    (N,) fp32 of w8 and w4, empty for bf16;   bias   (N,) fp32, empty: none
     """
@@ -26,6 +28,7 @@ class PackedMatrix:
     kind: Kind
     outputs: int
     inputs: int
+    rotation: int = 0
     data: NDArray[np.uint8]
     groups: NDArray[np.uint8]
     scale: NDArray[np.float32]
@@ -35,6 +38,36 @@ class PackedMatrix:
 def wide(inputs: int) -> int:
     """Inputs with their padding."""
     return -(-inputs // PAD) * PAD
+
+
+def rotation_of(inputs: int) -> int:
+    """Size of the Hadamard blocks for so many inputs: the largest power of two in it; 0 where that is not worth it."""
+    block = inputs & -inputs
+    return block if block >= LANES and inputs // block <= MOST_BLOCKS else 0
+
+
+def rotated(weight_NK: NDArray[np.float32], block: int) -> NDArray[np.float32]:
+    """Weights for inputs that the kernels rotate; 0: as they are.
+
+    Within each block of inputs an orthonormal Walsh-Hadamard transform, across the blocks an orthonormal Hartley
+    transform. Each is its own inverse. Done by rows that stay in the cache.
+    """
+    if not block:
+        return weight_NK
+    inputs = weight_NK.shape[1]
+    angle = 2 * np.pi * np.outer(np.arange(inputs // block), np.arange(inputs // block)) / (inputs // block)
+    across = ((np.cos(angle) + np.sin(angle)) * inputs**-0.5).astype(np.float32)
+    out_NK = np.empty_like(weight_NK)
+    step = max(1, (1 << 16) // inputs)
+    for first in range(0, len(weight_NK), step):
+        part = weight_NK[first : first + step].reshape(-1, block)
+        apart = 1
+        while apart < block:
+            pairs = part.reshape(len(part), -1, 2, apart)
+            part = np.stack((pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]), axis=2)
+            apart *= 2
+        out_NK[first : first + step] = (across @ part.reshape(-1, inputs // block, block)).reshape(-1, inputs)
+    return out_NK
 
 
 def interleaved(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
@@ -58,16 +91,16 @@ def pack_bf16(bits_NK: NDArray[np.uint16], *, bias_N: NDArray[np.float32] | None
 
 
 def pack_w8(q_NK: NDArray[np.int8], scale_N: NDArray[np.float32], *,
-            bias_N: NDArray[np.float32] | None = None) -> PackedMatrix:  # fmt: skip
+            bias_N: NDArray[np.float32] | None = None, rotation: int = 0) -> PackedMatrix:  # fmt: skip
     """Logical weight = q * scale."""
     outputs, inputs = q_NK.shape
     shifted_NK = (_padded(q_NK, fill=0).view(np.uint8)) ^ np.uint8(128)
     data = _panels(shifted_NK, together=4)
-    return _matrix("w8", outputs, inputs, data=data, scale_N=scale_N, bias_N=bias_N)
+    return _matrix("w8", outputs, inputs, data=data, scale_N=scale_N, bias_N=bias_N, rotation=rotation)
 
 
 def pack_w4(q_NK: NDArray[np.int8], group_NG: NDArray[np.uint8], scale_N: NDArray[np.float32], *,
-            bias_N: NDArray[np.float32] | None = None) -> PackedMatrix:  # fmt: skip
+            bias_N: NDArray[np.float32] | None = None, rotation: int = 0) -> PackedMatrix:  # fmt: skip
     """Logical weight = q * group * scale; q in -8..7, group in 0..15."""
     outputs, inputs = q_NK.shape
     nibbles_NK = (_padded(q_NK, fill=0) + np.int8(8)).view(np.uint8)
@@ -79,17 +112,17 @@ def pack_w4(q_NK: NDArray[np.int8], group_NG: NDArray[np.uint8], scale_N: NDArra
     pairs_NG = factors_NG[:, 0::2] | (factors_NG[:, 1::2] << 4)
     return _matrix(
         "w4", outputs, inputs, data=_panels(both, together=4), groups=_panels(pairs_NG, together=1),
-        scale_N=scale_N, bias_N=bias_N,
+        scale_N=scale_N, bias_N=bias_N, rotation=rotation,
     )  # fmt: skip
 
 
 def _matrix(kind: Kind, outputs: int, inputs: int, *, data: NDArray[np.uint8],
             groups: NDArray[np.uint8] | None = None, scale_N: NDArray[np.float32] | None = None,
-            bias_N: NDArray[np.float32] | None = None) -> PackedMatrix:  # fmt: skip
+            bias_N: NDArray[np.float32] | None = None, rotation: int = 0) -> PackedMatrix:  # fmt: skip
     rows = -(-outputs // PAIR) * PAIR
     empty = np.empty(0, dtype=np.float32)
     return PackedMatrix(
-        kind=kind, outputs=rows, inputs=inputs, data=data,
+        kind=kind, outputs=rows, inputs=inputs, rotation=rotation, data=data,
         groups=np.empty(0, dtype=np.uint8) if groups is None else groups,
         scale=empty if scale_N is None else _filled(scale_N, rows),
         bias=empty if bias_N is None else _filled(bias_N, rows),

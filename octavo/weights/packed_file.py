@@ -33,7 +33,7 @@ from octavo.nn.quant import Weight
 from octavo.weights.checkpoint import Checkpoint
 from octavo.weights.load import plan_load
 
-MAGIC, VERSION = b"OCTAVO1\n", 1  # VERSION: of the kernels' layouts
+MAGIC, VERSION = b"OCTAVO1\n", 3  # VERSION: of the kernels' layouts
 TAIL = 8 + 32 + len(MAGIC)
 LINE, EDGE = 64, 4096  # bytes
 SAMPLES = 64  # blocks of each file that its name depends on, beside its size
@@ -53,10 +53,10 @@ class Entry(Struct, frozen=True, array_like=True):
 
 
 class Table(Struct, frozen=True):
-    """What is in the file. matrices: name -> kind, inputs."""
+    """What is in the file. matrices: name -> kind, inputs, rotation."""
 
     arrays: list[Entry]
-    matrices: dict[str, tuple[Kind, int]]
+    matrices: dict[str, tuple[Kind, int, int]]
 
 
 class CheckpointWeights:
@@ -108,7 +108,7 @@ def open_packed(checkpoint: Checkpoint, *, recipe: Recipe, head: Kind | None = N
 
 def write_packed(path: Path, pieces: Iterable[Packed]) -> None:
     """Write a packed model; it appears whole or not at all. Raises OSError."""
-    entries, matrices = list[Entry](), dict[str, tuple[Kind, int]]()
+    entries, matrices = list[Entry](), dict[str, tuple[Kind, int, int]]()
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as out:
         try:
             for piece in pieces:
@@ -146,8 +146,9 @@ def read_packed(path: Path, config: dict[str, Any]) -> PackedModel:
     if any(_edges(arrays[entry.name]) != entry.check for entry in table.arrays):
         raise broken
     return PackedModel(
-        config=read_config(config), arrays=arrays, kinds={name: kind for name, (kind, _) in table.matrices.items()},
-        inputs={name: inputs for name, (_, inputs) in table.matrices.items()},
+        config=read_config(config), arrays=arrays, kinds={name: m[0] for name, m in table.matrices.items()},
+        inputs={name: m[1] for name, m in table.matrices.items()},
+        rotations={name: m[2] for name, m in table.matrices.items()},
     )  # fmt: skip
 
 

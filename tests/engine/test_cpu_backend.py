@@ -151,7 +151,7 @@ def test_a_broken_sequence_spoils_no_other():
 def test_a_head_that_the_kernels_cannot_run_is_refused_by_name():
     wide = FAMILIES["qwen3"] | {"head_dim": 24}
     with pytest.raises(ConfigError, match="24 wide"):
-        CpuBackend(PackedModel(config=read_config(wide), kinds={}, inputs={}, arrays={}))
+        CpuBackend(PackedModel(config=read_config(wide), kinds={}, inputs={}, rotations={}, arrays={}))
 
 
 def test_the_engine_runs_on_it():

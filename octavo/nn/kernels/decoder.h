@@ -103,10 +103,10 @@ class Decoder {
     Decoder(const Shape& shape, const Cache& cache, int threads)
         : s(shape), cache(cache), pool(threads), wide(padded(s.width)), att_wide(padded(s.heads * s.head_width)),
           qkv_wide((s.heads + 2 * s.kv_heads) * s.head_width), inner_wide(padded(std::max(s.inner, s.expert_inner))),
-          group(s.heads / s.kv_heads), scratch(threads), tmp(threads) {
+          group(s.heads / s.kv_heads), scratch(threads), tmp(threads), spare(threads) {
         const size_t deepest = std::max({wide, att_wide, inner_wide});
         for (auto& one : scratch) one.need(deepest * PAIR);
-        for (auto& one : tmp) one.need(deepest);
+        for (int i = 0; i < threads; i++) tmp[i].need(deepest), spare[i].need(deepest);
         qkv_wide = (qkv_wide + PAIR - 1) / PAIR * PAIR;
     }
 
@@ -128,7 +128,7 @@ class Decoder {
     RowBuffer in, mid, in_expert, mid_expert;
     Rows x_rows, y_rows, h_rows, x_expert, h_expert_rows;
     std::vector<Buffer<uint8_t>> scratch;
-    std::vector<Buffer<float>> tmp;
+    std::vector<Buffer<float>> tmp, spare;
     std::vector<Run> runs;
     std::vector<Block> blocks;
     std::vector<Pick> picks, sorted;
@@ -183,7 +183,7 @@ class Decoder {
         }, prepared, prepare);
     }
 
-    void embed(int t) {
+    void embed(int t, int thread) {
         float* to = x.data + (size_t)t * wide;
         const int token = step->token[t];
         if (s.embedding) {
@@ -193,7 +193,7 @@ class Decoder {
                 std::memcpy(to + i, &bits, 4);
             }
         } else {
-            row_of(s.head, token, to);
+            row_of(s.head, token, to, spare[thread].data);
         }
         int position = 0;
         for (int i = 0, first = 0; i < step->sequences; first += step->count[i], i++)
@@ -206,7 +206,7 @@ class Decoder {
     }
 
     // Weights of one output, as numbers.
-    void row_of(const Matrix& m, int output, float* to) {
+    void row_of(const Matrix& m, int output, float* to, float* spare_row) {
         const int deep = padded(m.inputs), which = output / LANES % 2, lane = output % LANES;
         const size_t pair = output / PAIR;
         for (int i = 0; i < m.inputs; i++) {
@@ -225,6 +225,7 @@ class Decoder {
                 to[i] = (float)(q * factor) * m.scale[output];
             }
         }
+        if (m.rotation) rotate_blocks(to, m.inputs, m.rotation, spare_row);
     }
 
     void rotate(float* head, const float* norm, int t) {
@@ -264,22 +265,25 @@ class Decoder {
         attend_any(cache, number, kv, block.pages, queries, count, scale);
     }
 
-    void prepare_norm(const float* weight, int kind, int t, int r, int thread) {
+    // Row r of the next matrix: token t, normed. router: of a sparse layer, which the token is sent through first.
+    void prepare_norm(const float* weight, const Matrix& next, int t, int r, int thread, const float* router = nullptr) {
         norm_row(x.data + (size_t)t * wide, weight, wide, s.width, s.eps, tmp[thread].data);
-        set_row(x_rows, kind, r, tmp[thread].data);
+        if (router) route(router, t, tmp[thread].data);
+        set_row(x_rows, next, r, tmp[thread].data, spare[thread].data);
     }
 
     void run(int thread) {
         const int tokens = step->tokens;
         phase(tokens, 1, [&](int first, int last) {
-            for (int t = first; t < last; t++) embed(t);
-        }, tokens, [&](int r) { prepare_norm(s.layer[0].norm_in, s.layer[0].qkv.kind, r, r, thread); });
+            for (int t = first; t < last; t++) embed(t, thread);
+        }, tokens, [&](int r) { prepare_norm(s.layer[0].norm_in, s.layer[0].qkv, r, r, thread); });
         for (int i = 0; i < s.layers; i++) {
             attention(s.layer[i], i, thread);
             const bool last = i + 1 == s.layers;
             const float* norm = last ? s.norm : s.layer[i + 1].norm_in;
-            const int kind = last ? s.head.kind : s.layer[i + 1].qkv.kind, rows = last ? step->rows : tokens;
-            auto next = [=](int r) { prepare_norm(norm, kind, last ? step->row[r] : r, r, thread); };
+            const Matrix& after = last ? s.head : s.layer[i + 1].qkv;
+            const int rows = last ? step->rows : tokens;
+            auto next = [=, &after](int r) { prepare_norm(norm, after, last ? step->row[r] : r, r, thread); };
             if (s.layer[i].router)
                 experts(s.layer[i], thread, rows, next);
             else
@@ -304,13 +308,10 @@ class Decoder {
         const int kv = s.kv_heads, items = (int)blocks.size() * kv;
         phase(items, 1, [&](int first, int last) {
             for (int i = first; i < last; i++) attend_block(number, blocks[i / kv], i % kv);
-        }, tokens, [&](int r) { set_row(y_rows, layer.out.kind, r, att.data + (size_t)r * att_wide); });
-        const int kind = layer.router ? layer.expert_gate_up->kind : layer.gate_up.kind;
+        }, tokens, [&](int r) { set_row(y_rows, layer.out, r, att.data + (size_t)r * att_wide, spare[thread].data); });
+        const Matrix& next = layer.router ? *layer.expert_gate_up : layer.gate_up;
         linear(layer.out, y_rows, tokens, thread, [&](int at, int r, F16 y0, F16 y1) { add(at, r, y0, y1); }, tokens,
-               [&](int r) {
-                   prepare_norm(layer.norm_out, kind, r, r, thread);
-                   if (layer.router) route(layer, r, tmp[thread].data);
-               });
+               [&](int r) { prepare_norm(layer.norm_out, next, r, r, thread, layer.router); });
     }
 
     void add(int at, int r, F16 y0, F16 y1) {
@@ -323,17 +324,17 @@ class Decoder {
         const int tokens = step->tokens, deep = padded(s.inner);
         linear(layer.gate_up, x_rows, tokens, thread, [&](int at, int r, F16 gate, F16 up) {
             f_store(h.data + (size_t)r * deep + at / 2, f_mul(silu(gate), up));
-        }, tokens, [&](int r) { set_row(h_rows, layer.down.kind, r, h.data + (size_t)r * deep); });
+        }, tokens, [&](int r) { set_row(h_rows, layer.down, r, h.data + (size_t)r * deep, spare[thread].data); });
         linear(layer.down, h_rows, tokens, thread, [&](int at, int r, F16 y0, F16 y1) { add(at, r, y0, y1); }, rows, next);
     }
 
     // The likeliest experts of a token; among equals the lower number.
-    void route(const Layer& layer, int t, const float* values) {
+    void route(const float* router, int t, const float* values) {
         std::vector<float> chance(s.experts);
         float most = -INFINITY, total = 0, kept = 0;
         for (int e = 0; e < s.experts; e++) {
             F16 sum = f_zero();
-            for (int i = 0; i < wide; i += LANES) sum = f_fma(f_load(values + i), f_load(layer.router + (size_t)e * wide + i), sum);
+            for (int i = 0; i < wide; i += LANES) sum = f_fma(f_load(values + i), f_load(router + (size_t)e * wide + i), sum);
             most = std::max(most, chance[e] = f_sum(sum));
         }
         for (float& c : chance) total += c = std::exp(c - most);
@@ -375,7 +376,7 @@ class Decoder {
                                    [&](int r, F16 gate, F16 up) {
                                        f_store(h_expert.data + (size_t)r * deep + pair * LANES, f_mul(silu(gate), up));
                                    });
-        }, count, [&](int r) { set_row(h_expert_rows, layer.expert_down->kind, r, h_expert.data + (size_t)r * deep); });
+        }, count, [&](int r) { set_row(h_expert_rows, *layer.expert_down, r, h_expert.data + (size_t)r * deep, spare[thread].data); });
         phase(layer.expert_down->outputs / PAIR, 1, [&](int first, int last) {
             for (int pair = first; pair < last; pair++)
                 for (int e = 0; e < s.experts; e++)

@@ -29,12 +29,14 @@ void octavo_copy(Decoder* decoder, int from, int to, int count) {
     decoder->cache.copy(decoder->s.layers, from, to, count);
 }
 
-// One linear layer on one thread: x (rows, padded inputs), zeros in the padding -> out (rows, outputs).
-void octavo_linear(const Matrix* m, const float* x, int rows, float* out) {
+// One linear layer on one thread: x (rows, padded inputs), zeros in the padding, is lost -> out (rows, outputs).
+void octavo_linear(const Matrix* m, float* x, int rows, float* out) {
     RowBuffer buffer;
     Buffer<uint8_t> scratch;
+    Buffer<float> spare;
+    spare.need(padded(m->inputs));
     Rows prepared = buffer.need(rows, m->inputs);
-    for (int r = 0; r < rows; r++) set_row(prepared, m->kind, r, x + (ptrdiff_t)r * padded(m->inputs));
+    for (int r = 0; r < rows; r++) set_row(prepared, *m, r, x + (ptrdiff_t)r * padded(m->inputs), spare.data);
     scratch.need((size_t)padded(m->inputs) * PAIR);
     for (int pair = 0; pair < m->outputs / PAIR; pair++)
         pair_of_panels(*m, prepared, 0, rows, pair, scratch.data, [&](int r, F16 y0, F16 y1) {

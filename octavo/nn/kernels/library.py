@@ -20,7 +20,7 @@ CACHE_KINDS = {"bf16": 0, "int8": 1}
 class CMatrix(Structure):
     """`Matrix` of linear.h."""
 
-    _fields_ = [("kind", c_int32), ("outputs", c_int32), ("inputs", c_int32), ("reserved", c_int32),
+    _fields_ = [("kind", c_int32), ("outputs", c_int32), ("inputs", c_int32), ("rotation", c_int32),
                 ("data", c_void_p), ("groups", c_void_p), ("scale", c_void_p), ("bias", c_void_p)]  # fmt: skip
 
 
@@ -145,5 +145,5 @@ def block_bytes(head_width: int, kind: str) -> int:
 def c_matrix(m: PackedMatrix) -> CMatrix:
     """As the kernels take it. The arrays must outlive it."""
     return CMatrix(
-        KINDS[m.kind], m.outputs, m.inputs, 0, pointer(m.data), pointer(m.groups), pointer(m.scale), pointer(m.bias)
+        KINDS[m.kind], m.outputs, m.inputs, m.rotation, pointer(m.data), pointer(m.groups), pointer(m.scale), pointer(m.bias)
     )

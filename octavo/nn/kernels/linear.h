@@ -6,7 +6,9 @@
 //   W4     pair: [K/8][2][16][4] uint8, low nibble: inputs 8i .. 8i+3, high: 8i+4 .. 8i+7, nibble = weight + 8;
 //          groups of 32 inputs: pair [K/64][2][16] uint8, low nibble: factor of the even group, high: of the odd one;
 //          logical weight = int4 * factor * scale of its output
-// With W8 and W4 the activations are int8 with one scale a row, and a sum of products is an exact integer.
+// With W8 and W4 the activations are int8 with one scale a row, and a sum of products is an exact integer. Before they are
+// rounded, blocks of `rotation` of them are multiplied with a Hadamard matrix, which spreads outliers; the weights were
+// multiplied with the same matrix, so the product stays what it was (QuaRot, arXiv:2404.00456).
 #pragma once
 #include "pool.h"
 
@@ -26,7 +28,7 @@ constexpr int MOST = 2;
 constexpr int padded(int inputs) { return (inputs + PAD - 1) / PAD * PAD; }
 
 struct Matrix {
-    int32_t kind, outputs, inputs, reserved;  // outputs: a multiple of PAIR; inputs: as the model has them
+    int32_t kind, outputs, inputs, rotation;  // outputs: a multiple of PAIR; inputs: as the model has them
     const uint8_t* data;
     const uint8_t* groups;  // W4
     const float* scale;     // W8, W4: one for each output
@@ -58,9 +60,11 @@ INLINE float to_int8(const float* values, int count, int8_t* out) {
     return (largest < TINY ? 0.0f : largest / 127.0f) + f_sum(nothing);
 }
 
-// values, already padded with zeros, become row r.
-INLINE void set_row(Rows& rows, int kind, int r, const float* values) {
-    const int wide = padded(rows.inputs);
+// values, already padded with zeros, become row r as matrix m wants it; they are lost where m is rotated.
+// spare: as many numbers.
+INLINE void set_row(Rows& rows, const Matrix& m, int r, float* values, float* spare) {
+    const int wide = padded(rows.inputs), kind = m.kind;
+    if (m.rotation) rotate_blocks(values, rows.inputs, m.rotation, spare);
     uint8_t* out = rows.data + r * rows.stride(kind);
     if (kind == BF16) {
         for (int i = 0; i < wide; i += LANES) to_bf16((uint16_t*)out + i, f_load(values + i));

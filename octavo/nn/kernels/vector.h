@@ -22,6 +22,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 constexpr int LANES = 16;
+constexpr int MOST_BLOCKS = 32;  // that a rotation goes across
 
 #if OCTAVO_AVX512
 using I16 = __m512i;
@@ -34,6 +35,7 @@ INLINE F16 f_set(float x) { return _mm512_set1_ps(x); }
 INLINE F16 f_load(const float* p) { return _mm512_loadu_ps(p); }
 INLINE void f_store(float* p, F16 x) { _mm512_storeu_ps(p, x); }
 INLINE F16 f_add(F16 a, F16 b) { return _mm512_add_ps(a, b); }
+INLINE F16 f_sub(F16 a, F16 b) { return _mm512_sub_ps(a, b); }
 INLINE F16 f_mul(F16 a, F16 b) { return _mm512_mul_ps(a, b); }
 INLINE F16 f_fma(F16 a, F16 b, F16 c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE F16 f_max(F16 a, F16 b) { return _mm512_max_ps(a, b); }
@@ -121,6 +123,7 @@ INLINE F16 f_set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 INLINE F16 f_load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 INLINE void f_store(float* p, F16 x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
 INLINE F16 f_add(F16 x, F16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+INLINE F16 f_sub(F16 x, F16 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 INLINE F16 f_mul(F16 x, F16 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 INLINE F16 f_fma(F16 x, F16 y, F16 z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
 INLINE F16 f_max(F16 x, F16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
@@ -234,6 +237,7 @@ INLINE F16 f_zero() { return f_set(0); }
 INLINE F16 f_load(const float* p) { F16 r; std::memcpy(r.v, p, 64); return r; }
 INLINE void f_store(float* p, F16 x) { std::memcpy(p, x.v, 64); }
 INLINE F16 f_add(F16 a, F16 b) { EACH a.v[i] += b.v[i]; return a; }
+INLINE F16 f_sub(F16 a, F16 b) { EACH a.v[i] -= b.v[i]; return a; }
 INLINE F16 f_mul(F16 a, F16 b) { EACH a.v[i] *= b.v[i]; return a; }
 INLINE F16 f_fma(F16 a, F16 b, F16 c) { EACH a.v[i] = std::fma(a.v[i], b.v[i], c.v[i]); return a; }
 INLINE F16 f_max(F16 a, F16 b) { EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
@@ -295,6 +299,55 @@ INLINE F16 f_round(F16 a) { EACH a.v[i] = std::nearbyint(a.v[i]); return a; }
 INLINE F16 power_of_two(F16 whole) { EACH whole.v[i] = whole.v[i] > -127 ? std::ldexp(1.0f, (int)whole.v[i]) : whole.v[i] + 127; return whole; }
 #undef EACH
 #endif
+
+// Lanes swapped at a distance of `apart`: lane i gets lane i ^ apart.
+template <int apart>
+INLINE F16 swapped(F16 x) {
+    float from[LANES], to[LANES];
+    f_store(from, x);
+    for (int i = 0; i < LANES; i++) to[i] = from[i ^ apart];
+    return f_load(to);
+}
+
+// One step of a Walsh-Hadamard transform within the lanes: sums below, differences above.
+template <int apart>
+INLINE F16 butterfly(F16 x) {
+    float sign[LANES];
+    for (int i = 0; i < LANES; i++) sign[i] = i & apart ? -1.0f : 1.0f;
+    return f_fma(x, f_load(sign), swapped<apart>(x));
+}
+
+// `count` numbers = blocks of `block` of them: within each block an orthonormal Walsh-Hadamard transform (a power of two,
+// 16 or more), across the blocks an orthonormal Hartley transform. Each is its own inverse, and so are both together.
+// spare: as many numbers, aligned.
+INLINE void rotate_blocks(float* x, int count, int block, float* spare) {
+    const F16 size = f_set(1.0f / std::sqrt((float)block));
+    for (float* one = x; one < x + count; one += block) {
+        for (int i = 0; i < block; i += LANES)
+            f_store(one + i, f_mul(butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(f_load(one + i))))), size));
+        for (int apart = LANES; apart < block; apart *= 2)
+            for (int i = 0; i < block; i += LANES) {
+                if (i & apart) continue;
+                const F16 a = f_load(one + i), b = f_load(one + i + apart);
+                f_store(one + i, f_add(a, b)), f_store(one + i + apart, f_sub(a, b));
+            }
+    }
+    const int blocks = count / block;
+    if (blocks == 1) return;
+    std::memcpy(spare, x, count * sizeof(float));
+    for (int k = 0; k < blocks; k++) {
+        float factor[MOST_BLOCKS];
+        for (int j = 0; j < blocks; j++) {
+            const double angle = 2 * M_PI * (j * k % blocks) / blocks;
+            factor[j] = (float)((std::cos(angle) + std::sin(angle)) / std::sqrt((double)blocks));
+        }
+        for (int i = 0; i < block; i += LANES) {
+            F16 sum = f_zero();
+            for (int j = 0; j < blocks; j++) sum = f_fma(f_load(spare + j * block + i), f_set(factor[j]), sum);
+            f_store(x + k * block + i, sum);
+        }
+    }
+}
 
 // 2**x for x <= 127; exactly 0 below -126.5; NaN stays NaN. Minimax polynomial on [-0.5, 0.5].
 INLINE F16 exp2_(F16 x) {
