@@ -1,4 +1,8 @@
-"""What a model does while nobody waits for it."""
+"""What a model does while nobody waits for it.
+
+It computes in another thread than for replies, so that keys are answered at once. That thread has a team of OpenMP
+threads of its own, but the two never compute at the same time: replies begin when it has ended.
+"""
 
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor

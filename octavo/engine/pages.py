@@ -78,8 +78,7 @@ class PagePool:
         return pages, Part(nearest.page, same)
 
     def take(self, count: int, *, after: int | None = None) -> list[int] | None:
-        """`count` private pages, emptying unused published ones where needed; None, and nothing taken or emptied, where
-        that will not do.
+        """`count` private pages, emptying unused published ones where needed; None, and nothing done, for too few.
 
         after   the sequence's last page: the one that follows it is preferred, as neighbours are read without a copy
         """
@@ -116,8 +115,7 @@ class PagePool:
         return held
 
     def give(self, pages: Sequence[int]) -> None:
-        """A sequence has done with pages, given in its order: private ones are free, published ones stay until room is
-        needed."""
+        """A sequence has done with pages, in their order: private ones are free, published ones wait to be found."""
         for page in reversed(pages):  # a page is longer unused than the one before it
             node = self.nodes.get(page)
             if node is None:
