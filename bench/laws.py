@@ -234,6 +234,13 @@ def storms_leak_nothing(count: int) -> Figures:
     return figures
 
 
+def next_turns_find_their_history(count: int) -> Figures:
+    """Between turns the model prepares the next one: whatever the mode, that finds all of its history."""
+    from bench.next_turn import law
+
+    return law(count)
+
+
 def tiny_model(*, vocab_size: int) -> torch.nn.Module:
     """A Qwen3 with large random weights in fp32."""
     torch.manual_seed(0)
@@ -301,6 +308,7 @@ LAWS: dict[str, tuple[Callable[[int], Figures], int]] = {
     "thinking stays within its budget": (thinking_stays_in_budget, 500),
     "schema-constrained generations validate": (schemas_hold, 1000),
     "storms of submits, cancels and preemptions leak no page": (storms_leak_nothing, 20_000),
+    "the next turn finds its history in every mode": (next_turns_find_their_history, 100),
 }
 
 

@@ -11,6 +11,7 @@ from octavo.cli import commands
 from octavo.cli import session as sessions
 from octavo.cli.clean import one_line
 from octavo.cli.exchange import Outcome, exchange
+from octavo.cli.idle import idling
 from octavo.cli.keys import LineReader, PromptReader, Reader, state_file
 from octavo.cli.screen import Screen, footer, open_screen, stopped
 from octavo.cli.session import Session
@@ -87,7 +88,8 @@ class Talk:
         while True:
             try:
                 offered, self.offered = self.offered, ""
-                line = self.reader.read(offered)
+                with idling(self.chat):
+                    line = self.reader.read(offered)
                 if line is None or not self._do(line):
                     break
             except OctavoError as error:

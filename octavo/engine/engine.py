@@ -66,6 +66,11 @@ class Engine:
         return bool(self.live)
 
     @property
+    def warming(self) -> bool:
+        """Whether a prompt is yet to be computed that nobody has asked for: `step` does so while it is not busy."""
+        return bool(self.scheduler.warming)
+
+    @property
     def stats(self) -> Stats:
         """Counts since the start, and the present load."""
         s = self.scheduler
@@ -98,6 +103,18 @@ class Engine:
                 sequence.force()
             if sequence.finish is None:
                 self.scheduler.add(sequence)
+
+    def warm(self, tokens: tuple[int, ...]) -> None:
+        """Have a prompt that is expected to come in the cache, computed in steps for which nobody waits.
+
+        Raises RequestError for one that cannot come. It is dropped where pages run out, and of too many the first.
+        """
+        request = Request(id="", tokens=tokens, sampling=Sampling(max_tokens=1))
+        self._check(request)
+        self.scheduler.warm(Sequence(
+            request=request, index=0, rules=self._rules(request), limit=len(tokens), seed=0, tokens=list(tokens),
+            history=History(()), warms=True,
+        ))  # fmt: skip
 
     def step(self) -> list[Step]:
         """Run one forward pass; returns the new tokens and ends of all replies. Empty while prompts are computed."""

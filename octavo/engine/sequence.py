@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.channel import Channel
+from octavo.engine.pages import Part
 from octavo.engine.rules import Rules
 from octavo.engine.sampler import Choice, History, choose
 from octavo.engine.types import EngineFinish, Request, Step
@@ -19,6 +20,8 @@ class Sequence:
     limit         length at which the reply ends, prompt included
     publishable   tokens that later prompts may find: up to the first sampled thinking, which none of them repeats
     cached        prompt tokens that were found computed when the sequence first ran; None before
+    part          the beginning of another's page, yet to be copied to the page of token `computed`, which counts it
+    warms         nothing is generated: the prompt only has to be in the cache
     out           steps to be handed out
     """
 
@@ -33,6 +36,8 @@ class Sequence:
     computed: int = 0
     cached: int | None = None
     pages: list[int] = field(default_factory=list[int])
+    part: Part | None = None
+    warms: bool = False
     out: list[Step] = field(default_factory=list[Step])
     prompt_logprobs: list[float] = field(default_factory=list[float])
     finish: EngineFinish | None = None

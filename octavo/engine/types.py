@@ -82,10 +82,23 @@ class Chunk:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Copy:
+    """The keys and values of the first `tokens` slots of page `source`, in all layers, go to those of page `target`."""
+
+    source: int
+    target: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What one forward pass computes. Two chunks never write the same page."""
+    """What one forward pass computes. Two chunks never write the same page.
+
+    copies   carried out before the chunks; no source is written by this plan, and each target once
+    """
 
     chunks: tuple[Chunk, ...]
+    copies: tuple[Copy, ...] = ()
 
 
 class Backend(Protocol):
@@ -102,7 +115,10 @@ class Backend(Protocol):
     pages: int
 
     def forward(self, plan: Plan) -> NDArray[np.float32]:
-        """Logits (rows, vocab_size), fp32, rows in the order of the chunks; keys and values go to the pages."""
+        """Logits (rows, vocab_size), fp32, rows in the order of the chunks; keys and values go to the pages.
+
+        Should it raise, the same copies and chunks may come again.
+        """
         ...
 
 

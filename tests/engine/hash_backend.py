@@ -28,6 +28,11 @@ class HashBackend:
     def forward(self, plan: Plan) -> NDArray[np.float32]:
         self.forwards.append(plan)
         rows = list[NDArray[np.float32]]()
+        for copy in plan.copies:
+            copied = self.store[copy.source, : copy.tokens]
+            assert (copied != UNWRITTEN).all(), "the plan copies a slot that nobody wrote"
+            self.store[copy.target] = UNWRITTEN
+            self.store[copy.target, : copy.tokens] = copied
         for chunk in plan.chunks:
             for position, token in enumerate(chunk.tokens, chunk.start):
                 self.store[chunk.pages[position // self.page_tokens], position % self.page_tokens] = token
