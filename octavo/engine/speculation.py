@@ -15,7 +15,7 @@ from octavo.engine.types import Plan
 PASS_ROWS = 8  # rows that drafts may fill a pass up to: the kernels multiply 8 in 1.25 times the time of one
 PROBE = 4  # tokens of a draft for a reply whose last ones failed: of a look-up, only a match of four tokens gives them
 ALLOWANCE = 0.01  # what failing drafts may cost, in passes per token: a third of the 3 % that speculation may take
-MEMORY = 0.8  # weight of past drafts beside the newest: the last five or so count; 0.6 to 0.9 differ by 1 %
+MEMORY = 0.8  # weight of past drafts beside the newest: the last five or so count
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
