@@ -53,7 +53,7 @@ def ours(path: str) -> Runner:
     backend = with_kernels(open_checkpoint(path), kind="bf16", cache_bytes=2 << 30)
 
     def started(batch: int, prompt: int, tokens: int) -> Engine:
-        engine = Engine(backend)
+        engine = Engine(backend, speculation=None)  # one pass for each token
         for i in range(batch):
             ids = tuple((7 * i + 3 * j) % 9000 + 10 for j in range(prompt))
             engine.submit(Request(id=str(i), tokens=ids, sampling=Sampling(temperature=0, max_tokens=tokens)))

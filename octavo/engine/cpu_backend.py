@@ -66,6 +66,8 @@ class CpuBackend:
 
     def forward(self, plan: Plan) -> NDArray[np.float32]:
         """Logits (N, V), fp32; keys and values of all the plan's tokens are in their pages afterwards."""
+        for copy in plan.copies:
+            self.library.calls["octavo_copy"](self.handle, copy.source, copy.target, copy.tokens)
         counts = [len(chunk.tokens) for chunk in plan.chunks]
         rows, first = list[int](), 0
         for chunk, count in zip(plan.chunks, counts, strict=True):

@@ -18,7 +18,8 @@ from octavo.engine.rules import BudgetRule, EndRule, Rules, StopRule
 from octavo.engine.sampler import History, to_logprobs
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence
-from octavo.engine.types import Backend, Request, Rule, Step
+from octavo.engine.speculation import Speculation, Speculator
+from octavo.engine.types import Backend, Chunk, Request, Rule, Step
 
 if TYPE_CHECKING:
     from octavo.engine.grammar import Grammars
@@ -27,7 +28,10 @@ STEP_TOKENS = 512
 
 
 class Stats(Struct, frozen=True, kw_only=True):
-    """What the engine is at. pages_unused: free, or kept only because their tokens may come again."""
+    """What the engine is at. pages_unused: free, or kept only because their tokens may come again.
+
+    drafted, accepted   tokens that were guessed, and how many of them came true; computed_tokens counts them all
+    """
 
     running: int
     waiting: int
@@ -37,6 +41,8 @@ class Stats(Struct, frozen=True, kw_only=True):
     forwards: int
     computed_tokens: int
     cached_tokens: int
+    drafted: int
+    accepted: int
 
 
 class Engine:
@@ -45,11 +51,18 @@ class Engine:
     longest   tokens of prompt and reply at most: what the model takes, or what all pages hold
     """
 
-    def __init__(self, backend: Backend, *, step_tokens: int = STEP_TOKENS) -> None:
+    def __init__(self, backend: Backend, *, step_tokens: int = STEP_TOKENS,
+                 speculation: Speculation | None = Speculation()) -> None:  # fmt: skip
+        """step_tokens: tokens of one forward pass at most;   speculation: None is off.
+
+        Speculation changes no token where the backend's rows do not depend on each other; where rounding does, a pass
+        with drafts is to a reply what a pass with others' tokens is.
+        """
         self.backend = backend
         self.longest = min(backend.context_tokens, backend.pages * backend.page_tokens)
         self.pool = PagePool(pages=backend.pages, page_tokens=backend.page_tokens)
         self.scheduler = Scheduler(self.pool, step_tokens=step_tokens)
+        self.speculator = None if speculation is None else Speculator(speculation, step_tokens=step_tokens)
         self.live: dict[str, list[Sequence]] = {}  # by request id
         self.forwards = self.computed_tokens = self.cached_tokens = 0
 
@@ -73,11 +86,12 @@ class Engine:
     @property
     def stats(self) -> Stats:
         """Counts since the start, and the present load."""
-        s = self.scheduler
+        s, speculator = self.scheduler, self.speculator
         return Stats(
             running=len(s.running), waiting=len(s.waiting), pages=self.pool.size, pages_unused=self.pool.unused,
             preemptions=s.preemptions, forwards=self.forwards, computed_tokens=self.computed_tokens,
-            cached_tokens=self.cached_tokens,
+            cached_tokens=self.cached_tokens, drafted=speculator.drafted if speculator else 0,
+            accepted=speculator.accepted if speculator else 0,
         )  # fmt: skip
 
     def submit(self, request: Request) -> None:
@@ -120,18 +134,20 @@ class Engine:
         """Run one forward pass; returns the new tokens and ends of all replies. Empty while prompts are computed."""
         plan, sequences = self.scheduler.plan()
         if plan.chunks:
+            drafts = self.speculator.propose(plan, sequences) if self.speculator else {}
+            plan = self.scheduler.lengthen(plan, sequences, drafts)
             logits_NV = self.backend.forward(plan)
             self.forwards += 1
-            self.computed_tokens += sum(len(chunk.tokens) for chunk in plan.chunks)
-            self.scheduler.commit(plan, sequences)
             row = 0
             for chunk, sequence in zip(plan.chunks, sequences, strict=True):
-                if chunk.rows == "all":
-                    self._score(sequence, logits_NV[row : row + len(chunk.tokens)])
-                    row += len(chunk.tokens)
-                elif chunk.rows == "last":
-                    self._sample(sequence, logits_NV[row])
-                    row += 1
+                self.computed_tokens += len(chunk.tokens)
+                rows = {"none": 0, "last": 1, "all": len(chunk.tokens)}[chunk.rows]
+                if sequence.scores:
+                    self._score(sequence, chunk, logits_NV[row : row + rows])
+                elif rows:
+                    self._follow(sequence, chunk, logits_NV[row : row + rows])
+                row += rows
+            self.scheduler.commit(plan, sequences)
         return self._hand_out()
 
     def cancel(self, id: str) -> list[Step]:
@@ -160,19 +176,21 @@ class Engine:
             steps += [step for step in self.step() if step.id == request.id]
         return steps
 
-    def _sample(self, sequence: Sequence, logits_V: NDArray[np.float32]) -> None:
+    def _follow(self, sequence: Sequence, chunk: Chunk, logits_NV: NDArray[np.float32]) -> None:
         try:
-            sequence.sample(logits_V)
+            sequence.follow(chunk, logits_NV)
         except RequestError as cause:  # one reply that cannot go on must not stop the others
             sequence.end("error", error=str(cause))
+        if self.speculator and chunk.rows == "all":
+            self.speculator.learn(sequence, drafted=len(chunk.tokens) - 1, accepted=sequence.agrees(chunk) - 1)
 
-    def _score(self, sequence: Sequence, logits_TV: NDArray[np.float32]) -> None:
-        known, first = sequence.prompt_logprobs, sequence.computed - len(logits_TV)
-        for i, logits_V in enumerate(logits_TV, first):
+    def _score(self, sequence: Sequence, chunk: Chunk, logits_TV: NDArray[np.float32]) -> None:
+        known = sequence.prompt_logprobs
+        for i, logits_V in enumerate(logits_TV, chunk.start):
             known += [] if known else [float("nan")]
             if i + 1 < len(sequence.tokens):
                 known.append(float(to_logprobs(logits_V)[sequence.tokens[i + 1]]))
-        if sequence.computed == len(sequence.tokens):
+        if chunk.start + len(chunk.tokens) == len(sequence.tokens):
             sequence.end("length")
 
     def _hand_out(self, *, only: str | None = None) -> list[Step]:
@@ -184,6 +202,8 @@ class Engine:
                 if sequence.finish is not None:
                     self.cached_tokens += sequence.cached or 0
                     self.scheduler.remove(sequence)
+                    if self.speculator:
+                        self.speculator.forget(sequence)
             self.live[id] = [sequence for sequence in self.live[id] if sequence.finish is None]
             if not self.live[id]:
                 del self.live[id]

@@ -1,6 +1,7 @@
 """Who runs in the next forward pass, and with which pages. Pure bookkeeping: no model, no clock, no randomness."""
 
 from collections import deque
+from dataclasses import replace
 
 from octavo.engine.pages import PagePool, Part
 from octavo.engine.sequence import Sequence
@@ -74,10 +75,20 @@ class Scheduler:
         chunks = tuple(self._chunk(s, new) for s, new in chosen)
         return Plan(chunks=chunks, copies=copies), [sequence for sequence, _ in chosen]
 
+    def lengthen(self, plan: Plan, sequences: list[Sequence], drafts: dict[Sequence, tuple[int, ...]]) -> Plan:
+        """A plan that verifies drafts too. They are cut where no pages are left: nobody is preempted for a guess."""
+        if not drafts:
+            return plan
+        pairs = zip(plan.chunks, sequences, strict=True)
+        return replace(plan, chunks=tuple(self._verifying(c, s, drafts[s]) if s in drafts else c for c, s in pairs))
+
     def commit(self, plan: Plan, sequences: list[Sequence]) -> None:
-        """The pass was run: its tokens are in the pages. Call it before new tokens are appended."""
+        """The pass was run and its logits used. What is in the pages counts as far as the sequences went that way.
+
+        A draft that failed leaves keys and values behind, which the next pass overwrites; they are never published.
+        """
         for chunk, sequence in zip(plan.chunks, sequences, strict=True):
-            sequence.computed = chunk.start + len(chunk.tokens)
+            sequence.computed = chunk.start + sequence.agrees(chunk)
             if sequence.part is not None:
                 self.pool.give([sequence.part.page])
                 sequence.part = None
@@ -88,6 +99,12 @@ class Scheduler:
                 if sequence.computed == len(sequence.tokens):
                     self.warming.remove(sequence)
                 self._release(sequence)
+
+    def _verifying(self, chunk: Chunk, sequence: Sequence, draft: tuple[int, ...]) -> Chunk:
+        if not self._grow(sequence, 1 + len(draft)):
+            draft = draft[: len(sequence.pages) * self.pool.page_tokens - chunk.start - 1]
+        tokens, end = chunk.tokens + draft, chunk.start + len(chunk.tokens) + len(draft)
+        return Chunk(tokens=tokens, start=chunk.start, pages=self._pages(sequence, end), rows="all")
 
     def _follows_sibling(self) -> bool:
         """Whether the next in the queue waits for another reply to its own prompt to compute that prompt first."""
@@ -164,4 +181,7 @@ class Scheduler:
         sampled = end == len(sequence.tokens) and not sequence.warms
         rows = "all" if sequence.scores else "last" if sampled else "none"
         tokens = tuple(sequence.tokens[sequence.computed : end])
-        return Chunk(tokens=tokens, start=sequence.computed, pages=tuple(sequence.pages), rows=rows)
+        return Chunk(tokens=tokens, start=sequence.computed, pages=self._pages(sequence, end), rows=rows)
+
+    def _pages(self, sequence: Sequence, end: int) -> tuple[int, ...]:
+        return tuple(sequence.pages[: -(-end // self.pool.page_tokens)])  # failed drafts may have left one more

@@ -9,7 +9,7 @@ from octavo.core.channel import Channel
 from octavo.engine.pages import Part
 from octavo.engine.rules import Rules
 from octavo.engine.sampler import Choice, History, choose
-from octavo.engine.types import EngineFinish, Request, Step
+from octavo.engine.types import Chunk, EngineFinish, Request, Step
 
 
 @dataclass(slots=True, eq=False)
@@ -52,10 +52,24 @@ class Sequence:
         """Tokens of the reply."""
         return len(self.tokens) - len(self.request.tokens)
 
+    def agrees(self, chunk: Chunk) -> int:
+        """How many of the chunk's tokens, from its first on, are the sequence's own: all but a draft that failed."""
+        own = self.tokens[chunk.start : chunk.start + len(chunk.tokens)]
+        differ = (i for i, (mine, drafted) in enumerate(zip(own, chunk.tokens, strict=False)) if mine != drafted)
+        return next(differ, len(own))
+
     def force(self) -> None:
         """Append what the rules force next, until they leave a choice or the reply is at its end."""
         while self.finish is None and (forced := self.rules.forced()):
             self._append(Choice(forced[0], None, ()), forced=True)
+
+    def follow(self, chunk: Chunk, logits_NV: NDArray[np.float32]) -> None:
+        """Append tokens for as long as the pass has the logits of the next one: one, and those that were drafted right.
+
+        logits_NV   after each of the chunk's last N tokens
+        """
+        while self.finish is None and chunk.start + self.agrees(chunk) == len(self.tokens):
+            self.sample(logits_NV[len(self.tokens) - chunk.start - len(chunk.tokens) - 1])
 
     def sample(self, logits_V: NDArray[np.float32]) -> None:
         """Append the next token, and what it entails."""

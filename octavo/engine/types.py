@@ -72,7 +72,8 @@ class Chunk:
 
     tokens   token ids, at least one;   start   position of the first one = number of tokens already in the pages
     pages    page numbers, in order, covering positions 0 .. start+len(tokens)-1
-    rows     which tokens' logits are wanted: "last", "all", or "none" (a prefill chunk that is not the last)
+    rows     which tokens' logits are wanted: "last"; "all" (a prompt that is scored, a step with drafts); or "none" (a
+             prefill chunk that is not the last)
     """
 
     tokens: tuple[int, ...]

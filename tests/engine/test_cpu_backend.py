@@ -13,7 +13,7 @@ from octavo.core.sampling import Sampling
 from octavo.engine.cpu_backend import CpuBackend
 from octavo.engine.engine import Engine
 from octavo.engine.torch_backend import TorchBackend
-from octavo.engine.types import Chunk, Plan, Request
+from octavo.engine.types import Chunk, Copy, Plan, Request
 from octavo.models import build, read_config
 from octavo.models.packed import PackedModel, Recipe, collect, pack
 from octavo.nn.kernels import cpu_flags
@@ -121,6 +121,16 @@ def test_no_logit_depends_on_chunks_batch_pages_or_threads(family: str, recipe: 
                 found[i] += [next(rows) for _ in range(new)]
     for logits, other in zip(wanted, found, strict=True):
         np.testing.assert_array_equal(np.array(other), logits)  # to the bit
+
+
+@pytest.mark.parametrize("cache_kind", ["bf16", "int8"])
+def test_a_copied_part_of_a_page_is_as_good_as_computed(cache_kind: str):
+    model, tokens = packed("qwen3"), tuple(range(20, 60))
+    backend = CpuBackend(model, cache_bytes=1 << 22, cache_kind=cache_kind)
+    wanted = whole(backend, tokens)
+    whole_again = Chunk(tokens=tokens[21:], start=21, pages=(0, 7, 8), rows="all")
+    found = backend.forward(Plan(chunks=(whole_again,), copies=(Copy(source=1, target=7, tokens=5),)))
+    np.testing.assert_array_equal(found, wanted[21:])
 
 
 def test_memory_is_taken_only_as_pages_are_written():
