@@ -232,8 +232,8 @@ def table(name: str, found: dict[str, dict[str, list[float]]]) -> dict[str, Any]
     return rows
 
 
-def write_shape(folder: Path) -> None:
-    """A random Qwen3-0.6B, as the official checkpoint is laid out."""
+def write_shape(folder: Path, shape: dict[str, Any] = SHAPE) -> None:
+    """A random Qwen3-0.6B, or another shape, as the official checkpoint is laid out."""
     import torch
 
     from octavo.models import build
@@ -241,11 +241,11 @@ def write_shape(folder: Path) -> None:
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
-    model = build(SHAPE)
+    model = build(shape)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.02)
-    save_checkpoint(folder, model=model, config=SHAPE)
+    save_checkpoint(folder, model=model, config=shape)
 
 
 def main() -> int:
