@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.first_light import SHAPE, write_shape
+from octavo.models import skeleton
+from octavo.models.cost import Cost, cost
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": SHAPE | {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -45,26 +47,9 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
 
 
-class Reads(NamedTuple):
-    """What a token takes. linears, head: weights read and multiplied; cache: numbers kept per token of context."""
-
-    linears: int
-    head: int
-    cache: int
-
-
-def reads(config: dict[str, Any]) -> Reads:
-    """Of one sequence alone, so of a mixture the chosen experts and the router. Norms and the embedding's row are
-    left out: less than one in a thousand."""
-    width, head = config["hidden_size"], config["head_dim"]
-    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
-    inner = config["intermediate_size"]
-    extra = 0
-    if "num_experts" in config:
-        inner, extra = config["num_experts_per_tok"] * config["moe_intermediate_size"], config["num_experts"] * width
-    layer = 2 * width * queries + 2 * width * keys + 3 * width * inner + extra
-    layers = config["num_hidden_layers"]
-    return Reads(linears=layers * layer, head=config["vocab_size"] * width, cache=layers * 2 * keys)
+def reads(config: dict[str, Any]) -> Cost:
+    """What a token of such a model costs."""
+    return cost(skeleton(config).config)
 
 
 def prepared(folder: Path, *, name: str, file: str, rivals: Path) -> Path:

@@ -6,6 +6,7 @@ greedy tokens, or there is no figure.
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 from bench.rivals.worker import MissingFigure, Order, prompt, serve
@@ -24,8 +25,10 @@ class Transformers:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         self.torch, self.library, self.kind = torch, transformers, kind
+        file = Path(path)
+        folder, gguf = (file.parent, {"gguf_file": file.name}) if file.suffix == ".gguf" else (file, {})
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.bfloat16, attn_implementation="sdpa"
+            folder, dtype=torch.bfloat16, attn_implementation="sdpa", **gguf
         ).eval()
         self.model.requires_grad_(False)
         self.checked = set[tuple[int, int]]()

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, get_args
 from bench.rivals.worker import MissingFigure, Order, prompt, serve
 
 if TYPE_CHECKING:
-    from octavo.engine.engine import Engine
     from octavo.engine.types import Backend
 
 
@@ -33,57 +32,39 @@ class Ours:
         """Nothing to choose."""
         return [f"{self.kind} weights, cache in {order.cache}"]
 
-    def engine(self, cache: str) -> "Engine":
-        """A new one, with no prompt in its prefix tree."""
-        from octavo.engine.engine import Engine
-
+    def backend(self, cache: str) -> "Backend":
+        """Opened when it is first needed."""
         if cache not in self.backends:
             self.backends[cache] = open_backend(self.path, self.kind, cache=cache)
-        return Engine(self.backends[cache])
+        return self.backends[cache]
 
     def decode(self, order: Order, setting: str) -> list[float]:
         """Steps in which every sequence gets a token."""
-        engine, size, took_s = self.engine(order.cache), order.context - order.steps // 2, list[float]()
-        for i in range(order.batch):
-            submit(engine, str(i), prompt(order, i, tokens=size), order.steps + 32 * order.batch)
-        while engine.stats.waiting or any(s.computed < size for s in engine.scheduler.running):
-            engine.step()
-        for _ in range(order.steps):
-            start = time.perf_counter()
-            steps = engine.step()
-            took_s.append(time.perf_counter() - start)
-            assert len(steps) == order.batch
-        return took_s
+        from octavo.engine.speed import decode_seconds
+
+        prompts = [prompt(order, i, tokens=order.context - order.steps // 2) for i in range(order.batch)]
+        return decode_seconds(self.backend(order.cache), prompts, steps=order.steps)
 
     def prefill(self, order: Order, setting: str) -> float:
         """One request for one token."""
-        engine = self.engine(order.cache)
-        submit(engine, "0", prompt(order, 0, tokens=order.context), 1)
-        start = time.perf_counter()
-        while not engine.step():
-            pass
-        return time.perf_counter() - start
+        from octavo.engine.speed import prefill_seconds
+
+        return prefill_seconds(self.backend(order.cache), prompt(order, 0, tokens=order.context))
 
     def requests(self, work: list[tuple[list[int], int]], setting: str) -> float:
         """All at once: who runs when is the scheduler's business."""
-        engine = self.engine("16")
+        from octavo.engine.engine import Engine
+        from octavo.engine.speed import submit
+
+        engine, given = Engine(self.backend("16")), 0
         start = time.perf_counter()
         for i, (tokens, reply) in enumerate(work):
-            submit(engine, str(i), tokens, reply)
-        given = 0
+            submit(engine, str(i), tokens, tokens=reply)
         while engine.busy:
             given += sum(step.token is not None for step in engine.step())
         took_s = time.perf_counter() - start
         assert given == sum(reply for _, reply in work)
         return took_s
-
-
-def submit(engine: "Engine", id: str, tokens: list[int], reply: int) -> None:
-    """A greedy request."""
-    from octavo.core.sampling import Sampling
-    from octavo.engine.types import Request
-
-    engine.submit(Request(id=id, tokens=tuple(tokens), sampling=Sampling(temperature=0, max_tokens=reply)))
 
 
 def import_all() -> None:
