@@ -4,8 +4,8 @@ Both run the same models: the shape of Qwen3-0.6B with random weights in the off
 from its GGUF file. `transformers` runs in bf16, fp16 and fp32, with SDPA attention and its dynamic cache in a bare loop
 under inference_mode (faster than `generate`), and its bf16 decode steps also through torch.compile over a static cache,
 plain and with frozen weights, where these give the same greedy tokens; each figure is held against the best of them
-all. Compiling counts as loading. All workers are processes of their own, take turns round by round, and use two threads. A ratio is of medians; its spread is
-that of the rounds.
+all. Compiling counts as loading. All workers are processes of their own, take turns round by round, and use two
+threads. A ratio is of medians; its spread is that of the rounds.
 """
 
 import argparse

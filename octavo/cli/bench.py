@@ -1,11 +1,9 @@
 """`octavo bench`: what this machine reaches with a model, beside what its memory and its processor allow."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from random import Random
-from statistics import median
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -123,6 +121,8 @@ def limits_of(chat: "LocalChat", tasks: Sequence[Task]) -> dict[Task, float]:
 def measured(backend: "Backend", tasks: Sequence[Task], *, rounds: int, limits: dict[Task, float],
              advance: Callable[[str], None]) -> list[Row]:  # fmt: skip
     """A row for each task: the median of the rounds, whose turns are taken in order."""
+    from statistics import median
+
     rates: dict[Task, list[float]] = {task: [] for task in tasks}
     for turn in range(rounds):
         for task in tasks:
@@ -133,6 +133,8 @@ def measured(backend: "Backend", tasks: Sequence[Task], *, rounds: int, limits: 
 
 def rate_of(backend: "Backend", task: Task, *, seed: int, steps: int = 16) -> float:
     """Tokens per second of one task."""
+    from statistics import median
+
     from octavo.engine.speed import decode_seconds, prefill_seconds
 
     if task.do == "prompt":
@@ -144,6 +146,8 @@ def rate_of(backend: "Backend", task: Task, *, seed: int, steps: int = 16) -> fl
 
 def random_ids(backend: "Backend", count: int, *, seed: int) -> list[int]:
     """A prompt that says nothing: a model computes it as it would any text, and no cache of prompts knows it."""
+    from random import Random
+
     return Random(seed).choices(range(backend.vocab_size), k=count)
 
 
@@ -164,7 +168,7 @@ def bar(row: Row) -> str:
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
+def progress(total: int) -> Generator[Callable[[str], None]]:
     """A progress bar on stderr while it runs; where that is no terminal, nothing."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
