@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,7 +160,8 @@ class Run:
             for turn in range(self.rounds + 1):
                 for contender, worker in workers.items():
                     if turn == 0 or not any(c == contender and "missing" in a for c, a in answers):
-                        reply = self.ask(worker, order, core=core) if "load" in worker.loaded else worker.loaded
+                        asked = replace(order, warm=turn == 0)
+                        reply = self.ask(worker, asked, core=core) if "load" in worker.loaded else worker.loaded
                         if turn or "missing" in reply:  # the first turn warms up and lets each choose its setting
                             answers.append((contender, reply))
                 bounds.append(limits(1 if core == "one" else len(self.cores)))
@@ -173,7 +175,7 @@ class Run:
     def ask(self, worker: Worker, order: Order, *, core: str) -> dict[str, Any]:
         """One figure with prompts that nobody saw before, beside a thief where one is wanted."""
         self.salt += 1
-        order = Order(**(json.loads(order.line()) | {"salt": self.salt}))
+        order = replace(order, salt=self.salt)
         if core != "stolen":
             return worker.ask(order)
         thief = subprocess.Popen([sys.executable, "-c", THIEF % self.cores[-1]])

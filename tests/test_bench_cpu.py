@@ -112,6 +112,7 @@ def test_a_worker_takes_the_fastest_setting_and_keeps_it():
     first = measurer.figure(Order(do="decode", batch=4, salt=1))
     assert first["setting"] == "b" and first["value"] == pytest.approx(40) and set(first["tried"]) == {"a", "b"}
     measurer.figure(Order(do="decode", batch=4, salt=2))
+    assert measurer.figure(Order(do="decode", batch=4, salt=3, warm=True))["value"] == pytest.approx(40)
     assert [setting for _, setting in fake.seen] == ["a", "b", "b", "b"]
     assert len({salt for salt, _ in fake.seen}) == 3  # no prompt of a measurement was seen before
     assert measurer.figure(Order(do="requests", batch=64))["setting"] == "b"

@@ -28,6 +28,7 @@ class Order:
     cache    "int8" or "16": how keys and values are kept, as near as the contender can
     steps    of a decode; their median counts, or with `mean` their sum
     salt     another one gives other prompts, so that no cache of prompts can help
+    warm     only choose a setting and warm up, with an order that is sooner done
     """
 
     do: str
@@ -37,6 +38,7 @@ class Order:
     steps: int = 24
     mean: bool = False
     salt: int = 0
+    warm: bool = False
 
     def line(self) -> str:
         """For stdin."""
@@ -91,12 +93,12 @@ class Measurer:
         try:
             if key not in self.chosen:
                 settings = self.runner.settings(order)
-                small = smaller(order) if len(settings) > 1 else order
-                tried = {setting: self.value(small, setting) for setting in settings} if len(settings) > 1 else {}
+                tried = {setting: self.value(smaller(order), setting) for setting in settings}
                 pick = min if order.do == "requests" else max
-                self.chosen[key] = (pick(tried, key=lambda s: tried[s]) if tried else settings[0], tried)
+                self.chosen[key] = (pick(tried, key=lambda s: tried[s]), tried)
             setting, tried = self.chosen[key]
-            return {"value": self.value(order, setting), "setting": setting, "tried": tried}
+            value = tried[setting] if order.warm else self.value(order, setting)
+            return {"value": value, "setting": setting, "tried": tried if len(tried) > 1 else {}}
         except MissingFigure as missing:
             return {"missing": str(missing)}
 
@@ -113,7 +115,7 @@ class Measurer:
 
 def smaller(order: Order) -> Order:
     """An order of the same kind that is soon done: enough to choose a setting by."""
-    small = {"batch": min(order.batch, 12)} if order.do == "requests" else {}
+    small = {"batch": min(order.batch, 8)} if order.do == "requests" else {}
     small |= {"steps": min(order.steps, 12)}
     return Order(**(asdict(order) | small | {"salt": order.salt + 500_000}))
 
