@@ -16,18 +16,18 @@ from octavo.core.sources import Hub, Report, silent
 from octavo.weights.memory import Needs, available_bytes, check_memory, needs
 
 if TYPE_CHECKING:
+    from octavo.engine.cpu_backend import CpuBackend
     from octavo.engine.torch_backend import TorchBackend
     from octavo.engine.types import Backend
-    from octavo.engine.cpu_backend import CpuBackend
-    from octavo.models.packed import Recipe
+    from octavo.models.packed import PackedModel, Recipe
     from octavo.nn.linear import Kind as TorchKind
     from octavo.nn.packed import Kind as MatrixKind
     from octavo.text.chat.base import Format
     from octavo.text.tokenizer import Tokenizer
     from octavo.weights.checkpoint import Checkpoint
 
-AnyKind = Literal["bf16", "w8", "w4", "fp16", "plain"]
-NUMBER_BYTES = {"bf16": 2.0, "w8": 1.01, "w4": 0.65}  # per weight, the head's 8 bits in w4 included
+AnyKind = Literal["bf16", "w8", "w4", "stored", "fp16", "plain"]
+NUMBER_BYTES = {"bf16": 2.0, "w8": 1.01, "w4": 0.65, "stored": 1.1}  # per weight; w4: the head has 8 bits
 CACHE_MOST_BYTES = 8 << 30  # of keys and values on a CPU; taken only as they are written
 CACHE_SHARE = 0.5  # of the memory that is left once the weights are there
 CUDA_CACHE_SHARE = 0.8
@@ -41,8 +41,9 @@ def load(source: str | Path | None = None, *, offline: bool = False, hub: Hub = 
              model's name after a # where it serves several; None: the best model that is already on this machine
     offline  never touch the network;   hub   where "org/name" comes from
     report   gets lines such as what is loaded and the disk and memory it needs
-    kind     how the weights are packed: "bf16"; "w8" or "w4", which are smaller, faster and less exact; "plain" is
-             fp32 in PyTorch; None: bf16
+    kind     how the weights are packed: "bf16"; "w8" or "w4", which are smaller, faster and less exact; "stored": the
+             blocks of a GGUF file, exactly where they are Q8_0, Q4_0 or Q4_1, else as w8; "plain": fp32 in PyTorch;
+             None: stored for GGUF blocks, else bf16
     Raises HubError, MemoryNeeded, CheckpointError, ConfigError, TokenizerError or FormatError; nothing is half-loaded.
     """
     if str(source).startswith(("http://", "https://")):
@@ -92,7 +93,7 @@ class Opening(NamedTuple):
 def choose_backend(checkpoint: Checkpoint, *, kind: AnyKind | None = None, report: Report = silent) -> Opening:
     """What runs a checkpoint here: torch on the GPU where there is one, else our kernels, else torch on the CPU.
 
-    kind   "bf16", "w8", "w4": our kernels; "fp16", "plain": torch; None: bf16
+    kind   "stored", "bf16", "w8", "w4": our kernels; "fp16", "plain": torch; None: see `load`
     Raises KernelError where w8 or w4 is asked for and cannot be had; ConfigError for a config that is not understood.
     """
     if kind is None and has_nvidia():
@@ -103,12 +104,12 @@ def choose_backend(checkpoint: Checkpoint, *, kind: AnyKind | None = None, repor
             needed = replace(needs(checkpoint, dtype_bytes=2), available_bytes=free)
             return Opening(needed, partial(_on_cuda, checkpoint))
     if kind not in ("fp16", "plain"):
-        recipe: Recipe = kind or "bf16"
+        recipe: Recipe = kind or default_kind(checkpoint)
         reason = without_kernels(checkpoint)
         if not reason:
             needed = needs(checkpoint, dtype_bytes=NUMBER_BYTES[recipe])
             return Opening(needed, partial(with_kernels, checkpoint, kind=recipe, report=report))
-        if kind in ("w8", "w4"):
+        if kind in ("w8", "w4", "stored"):
             raise KernelError(f"weights in {kind} need the CPU kernels: {reason}")
         report(f"PyTorch computes, which is slower: {reason}")
         kind = None
@@ -117,6 +118,13 @@ def choose_backend(checkpoint: Checkpoint, *, kind: AnyKind | None = None, repor
     torch_kind = kind or best_kind()
     needed = needs(checkpoint, dtype_bytes=4 if torch_kind == "plain" else 2)
     return Opening(needed, partial(with_torch, checkpoint, kind=torch_kind))
+
+
+def default_kind(checkpoint: Checkpoint) -> Recipe:
+    """Whatever loses least: blocks as they are stored, plain numbers as bf16."""
+    from octavo.weights.numbers import NUMBERS
+
+    return "bf16" if all(checkpoint.dtype_name(name) in NUMBERS for name in checkpoint.names) else "stored"
 
 
 def without_kernels(checkpoint: Checkpoint) -> str:
@@ -132,23 +140,29 @@ def without_kernels(checkpoint: Checkpoint) -> str:
     return unsupported(read_config(checkpoint.config))
 
 
-def with_kernels(checkpoint: Checkpoint, *, kind: Recipe, head: MatrixKind | None = None, cache_bytes: int | None = None,
+def with_kernels(checkpoint: Checkpoint, *, kind: Recipe, cache_bytes: int | None = None,
                  report: Report = silent) -> CpuBackend:  # fmt: skip
+    """A checkpoint on our kernels.   cache_bytes   None: what memory allows"""
+    from octavo.engine.cpu_backend import CpuBackend
+
+    return CpuBackend(open_packed_here(checkpoint, kind=kind, report=report), cache_bytes=cache_bytes or _cache_bytes())
+
+
+def open_packed_here(checkpoint: Checkpoint, *, kind: Recipe, head: MatrixKind | None = None,
+                     report: Report = silent) -> PackedModel:  # fmt: skip
     """Weights packed for our kernels, from the cache where they were packed before.
 
-    head   kind of the output head, None: what suits `kind`;   cache_bytes   None: what memory allows
+    head   kind of the output head, None: what suits `kind`
     """
-    from octavo.engine.cpu_backend import CpuBackend
     from octavo.weights.packed_file import open_packed
 
     def progress(done: int, whole: int) -> None:
         if done == 1:
-            report(f"Packing the weights in {kind}, the first time only ...")
+            report(f"Packing the weights ({kind}), the first time only ...")
         if done == whole:
             report("Packed.")
 
-    model = open_packed(checkpoint, recipe=kind, head=head, progress=progress)
-    return CpuBackend(model, cache_bytes=cache_bytes or _cache_bytes())
+    return open_packed(checkpoint, recipe=kind, head=head, progress=progress)
 
 
 def _cache_bytes() -> int:
@@ -162,7 +176,7 @@ def has_nvidia(*, root: Path = Path("/")) -> bool:
 
 
 def with_torch(checkpoint: Checkpoint, *, kind: TorchKind, cache_bytes: int | None = None) -> TorchBackend:
-    """Weights packed for torch on a CPU as they are read, one group at a time.   cache_bytes   None: as memory allows."""
+    """Weights packed for torch on a CPU, as they are read, a group at a time.   cache_bytes   None: as memory allows"""
     import torch
 
     from octavo.engine.torch_backend import TorchBackend

@@ -33,7 +33,7 @@ WIDEST_HEAD, WIDEST_GROUP = 256, 64  # what attention.h keeps on its stack
 
 
 class CpuBackend:
-    """Implements `engine.types.Backend`."""
+    """Implements `engine.types.Backend`. number_bytes: of a number in the cache, its share of a scale included."""
 
     def __init__(self, model: PackedModel, *, cache_bytes: int = 2 << 30, cache_kind: str = "bf16",
                  threads: int | None = None, library: Library | None = None) -> None:  # fmt: skip
@@ -54,6 +54,7 @@ class CpuBackend:
                 f"a page of {PAGE_TOKENS} tokens needs {page_bytes:,} bytes for keys and values, "
                 f"cache_bytes={cache_bytes:,} was given: give at least one page."
             )
+        self.number_bytes = page_bytes / (2 * c.layers * c.heads.kv_heads * c.heads.head_width * PAGE_TOKENS)
         self.model, self.library = model, library or open_library()
         self.threads = threads or usable_cores()
         self.store = aligned((self.pages * page_bytes,), np.uint8)

@@ -3,7 +3,7 @@
 Axes: N outputs, K inputs, E experts, V vocabulary, D model.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -11,13 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.models.config import DecoderConfig
-from octavo.nn.packed import PAIR, Kind, PackedMatrix, interleaved, pack_bf16, pack_w4, pack_w8, rotated, rotation_of, wide
-from octavo.nn.quant import Int4Weight, Int8Weight, Weight, joined, quantise_w4, quantise_w8
+from octavo.nn.packed import (
+    GroupedWeight,
+    Kind,
+    PackedMatrix,
+    interleaved,
+    pack_bf16,
+    pack_grouped,
+    pack_w4,
+    pack_w8,
+    rotated,
+    rotation_of,
+    wide,
+)
+from octavo.nn.quant import Int4Weight, Weight, quantise_w4, quantise_w8
 
-Recipe = Literal["bf16", "w8", "w4"]
-HEADS: dict[Recipe, Kind] = {"bf16": "bf16", "w8": "w8", "w4": "w8"}  # the head's kind: 4 bits cost it too much
+Recipe = Literal["bf16", "w8", "w4", "stored"]  # stored: as the file has them where the kernels can, else w8
+HEADS: dict[Recipe, Kind] = {"bf16": "bf16", "w8": "w8", "w4": "w8", "stored": "w8"}  # 4 bits cost a head too much
+Stored = Weight | GroupedWeight
+BYTES: dict[Kind, float] = {"bf16": 2, "w8": 1, "w4": 0.5, "g8": 1, "g4": 0.5, "g4m": 0.5}  # of data, per weight
 PARTS = ("data", "groups", "scale", "bias")
 Array = NDArray[Any]
+Join = Callable[[Sequence[Array]], Array]
 
 
 class Weights(Protocol):
@@ -27,8 +42,8 @@ class Weights(Protocol):
         """A tensor by its official name: float32 or float16, or bf16 as the bits (uint16). May be a view of a file."""
         ...
 
-    def quantised(self, name: str) -> Weight | None:
-        """A tensor that is stored as small integers with their scales; None: it is not."""
+    def quantised(self, name: str) -> Stored | None:
+        """A tensor that is stored as small integers with their scales, in a way that the kernels know; else None."""
         ...
 
 
@@ -55,7 +70,7 @@ class PackedModel:
         parts = {part: self.arrays[f"{name}.{part}"] for part in PARTS}
         kind = self.kinds[name]
         deep = wide(self.inputs[name])
-        outputs = len(parts["scale"]) if kind != "bf16" else parts["data"].size // (2 * deep)
+        outputs = int(parts["data"].size // (BYTES[kind] * deep))
         return PackedMatrix(
             kind=kind, outputs=outputs, inputs=self.inputs[name], rotation=self.rotations[name], **parts
         )
@@ -65,9 +80,9 @@ class PackedModel:
         return self.arrays.get(name, np.empty(0, dtype=np.float32))
 
     @property
-    def weight_bytes(self) -> int:
-        """Of all arrays."""
-        return sum(array.nbytes for array in self.arrays.values())
+    def read_bytes(self) -> int:
+        """Of all arrays that a token of a dense model reads."""
+        return sum(array.nbytes for name, array in self.arrays.items() if name != "embedding")
 
 
 class Packed(NamedTuple):
@@ -83,19 +98,21 @@ def pack(config: DecoderConfig, weights: Weights, *, recipe: Recipe, head: Kind 
 
     recipe   of the linear layers; routers stay in fp32, norms too;   head   kind of the head, None: as HEADS has it
     """
-    kind = HEADS[recipe] if head is None else head
+    head, keep = HEADS[recipe] if head is None else head, recipe == "stored"
+    kind: Kind = "w8" if recipe == "stored" else recipe
     vectors = {"norm": "model.norm.weight"}
     for i in range(config.layers):
-        yield from _pack_layer(config, weights, layer=i, kind=recipe)
+        yield from _pack_layer(config, weights, layer=i, kind=kind, keep=keep)
     for name, source in vectors.items():
         yield Packed(name, {name: padded_row(as_floats(weights.numbers(source)))})
     embedding = "model.embed_tokens.weight"
     if not config.tied:
         yield Packed("embedding", {"embedding": as_bf16(_whole(weights, embedding))})
-    yield _pack_linear("head", Linear((embedding if config.tied else "lm_head.weight",)), weights, kind=kind)
+    yield _pack_linear("head", Linear((embedding if config.tied else "lm_head.weight",)), weights, kind=head, keep=keep)
 
 
-def _pack_layer(config: DecoderConfig, weights: Weights, *, layer: int, kind: Kind) -> Iterator[Packed]:
+def _pack_layer(config: DecoderConfig, weights: Weights, *, layer: int, kind: Kind,
+                keep: bool) -> Iterator[Packed]:  # fmt: skip
     official, short = f"model.layers.{layer}.", f"layers.{layer}."
     vectors = {"norm_in": "input_layernorm.weight", "norm_out": "post_attention_layernorm.weight"}
     if config.heads.qk_norm:
@@ -106,7 +123,7 @@ def _pack_layer(config: DecoderConfig, weights: Weights, *, layer: int, kind: Ki
         full = Linear(
             tuple(official + n for n in linear.names), linear.pairs, tuple(official + n for n in linear.biases)
         )
-        yield _pack_linear(short + name, full, weights, kind=kind)
+        yield _pack_linear(short + name, full, weights, kind=kind, keep=keep)
     if config.moe is not None and layer not in config.moe.dense_layers:
         router_ED = as_floats(weights.numbers(official + "mlp.gate.weight"))
         deep = np.zeros((len(router_ED), wide(router_ED.shape[1])), dtype=np.float32)
@@ -138,30 +155,40 @@ def _linear(names: tuple[str, ...], *, bias: bool, pairs: bool = False) -> Linea
     return Linear(tuple(f"{name}.weight" for name in names), pairs, biases)
 
 
-def _pack_linear(name: str, linear: Linear, weights: Weights, *, kind: Kind) -> Packed:
+def _pack_linear(name: str, linear: Linear, weights: Weights, *, kind: Kind, keep: bool) -> Packed:
     join = interleaved if linear.pairs else _stacked
     biases = [as_floats(weights.numbers(source)) for source in linear.biases]
     bias_N = join([b[:, None] for b in biases])[:, 0] if biases else None
-    stored = [weights.quantised(source) for source in linear.names]
-    if all(s is not None for s in stored) and kind != "bf16":
-        matrix = _pack_quantised([s for s in stored if s is not None], join, bias_N=bias_N)
+    stored = [found for source in linear.names if (found := weights.quantised(source)) is not None]
+    alike = len(stored) == len(linear.names) and len({(type(s), getattr(s, "kind", "")) for s in stored}) == 1
+    if alike and (keep or not isinstance(stored[0], GroupedWeight)):
+        matrix = _pack_stored(stored, join, bias_N=bias_N)
     elif kind == "bf16":
         matrix = pack_bf16(join([as_bf16(_whole(weights, source)) for source in linear.names]), bias_N=bias_N)
     else:
         quantise = quantise_w4 if kind == "w4" else quantise_w8
         whole = [as_floats(_whole(weights, source)) for source in linear.names]
         rotation = rotation_of(whole[0].shape[1])
-        made = [quantise(rotated(weight_NK, rotation)) for weight_NK in whole]
-        matrix = _pack_quantised(made, join, bias_N=bias_N, rotation=rotation)
+        made: list[Stored] = [quantise(rotated(weight_NK, rotation)) for weight_NK in whole]
+        matrix = _pack_stored(made, join, bias_N=bias_N, rotation=rotation)
     arrays = {f"{name}.{part}": getattr(matrix, part) for part in PARTS}
     return Packed(name, arrays, (matrix.kind, matrix.inputs, matrix.rotation))
 
 
-def _pack_quantised(parts: list[Any], join: Any, *, bias_N: Array | None, rotation: int = 0) -> PackedMatrix:
-    scale_N = join([p.scale_N[:, None] for p in parts])[:, 0]
+def _pack_stored(parts: Sequence[Stored], join: Join, *, bias_N: Array | None, rotation: int = 0) -> PackedMatrix:
     q_NK = join([p.q_NK for p in parts])
-    if isinstance(parts[0], Int4Weight):
-        return pack_w4(q_NK, join([p.group_NG for p in parts]), scale_N, bias_N=bias_N, rotation=rotation)
+    if isinstance(parts[0], GroupedWeight):
+        grouped = [p for p in parts if isinstance(p, GroupedWeight)]
+        minima = [p.minimum_NG for p in grouped if p.minimum_NG is not None]
+        whole = GroupedWeight(
+            grouped[0].kind, q_NK, join([p.scale_NG for p in grouped]), join(minima) if minima else None
+        )
+        return pack_grouped(whole, bias_N=bias_N)
+    plain = [p for p in parts if not isinstance(p, GroupedWeight)]
+    scale_N = join([p.scale_N[:, None] for p in plain])[:, 0]
+    groups = [p.group_NG for p in plain if isinstance(p, Int4Weight)]
+    if groups:
+        return pack_w4(q_NK, join(groups), scale_N, bias_N=bias_N, rotation=rotation)
     return pack_w8(q_NK, scale_N, bias_N=bias_N, rotation=rotation)
 
 
@@ -170,7 +197,7 @@ def _whole(weights: Weights, name: str) -> Array:
     return weights.numbers(name) if stored is None else stored.dense()
 
 
-def _stacked(parts: list[Array]) -> Array:
+def _stacked(parts: Sequence[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo.nn.packed import GroupedWeight, Kind
+
 CHUNK_NUMBERS = 1 << 18  # dequantised at once: what NumPy makes on the way stays in the cache
 
 
@@ -38,3 +40,20 @@ def dequantised(raw: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
         for first in range(0, len(out), step):
             out[first : first + step] = gguf.quants.dequantize(blocks[first : first + step], quantisation)
     return out.reshape(len(raw), -1)
+
+
+GROUPED: dict[str, Kind] = {"Q8_0": "g8", "Q4_0": "g4", "Q4_1": "g4m"}  # blocks that the kernels multiply as they are
+
+
+def grouped(kind: str, raw: NDArray[np.uint8]) -> GroupedWeight:
+    """Blocks of Q8_0, Q4_0 or Q4_1 as small integers with their scales: exactly what they stand for."""
+    block = BLOCKS[kind]
+    blocks = raw.reshape(len(raw), -1, block.size_bytes)
+    halves = blocks[..., : 4 if kind == "Q4_1" else 2].copy().view(np.float16)
+    if kind == "Q8_0":
+        return GroupedWeight(GROUPED[kind], blocks[..., 2:].reshape(len(raw), -1).view(np.int8), halves[..., 0])
+    nibbles = blocks[..., -16:]
+    both = np.concatenate((nibbles & 15, nibbles >> 4), axis=-1).reshape(len(raw), -1)
+    if kind == "Q4_1":
+        return GroupedWeight(GROUPED[kind], both, halves[..., 0], halves[..., 1])
+    return GroupedWeight(GROUPED[kind], both.view(np.int8) - np.int8(8), halves[..., 0])

@@ -16,7 +16,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from msgspec import DecodeError, Struct
@@ -25,15 +25,15 @@ from numpy.typing import NDArray
 
 from octavo.core.errors import CheckpointError
 from octavo.models import read_config
-from octavo.models.packed import Packed, PackedModel, Recipe, collect, pack
+from octavo.models.packed import Packed, PackedModel, Recipe, Stored, collect, pack
 from octavo.models.parameters import parameter_shapes
 from octavo.nn.kernels import cache_folder
 from octavo.nn.packed import Kind
-from octavo.nn.quant import Weight
 from octavo.weights.checkpoint import Checkpoint
+from octavo.weights.gguf_blocks import GROUPED, grouped
 from octavo.weights.load import plan_load
 
-MAGIC, VERSION = b"OCTAVO1\n", 3  # VERSION: of the kernels' layouts
+MAGIC, VERSION = b"OCTAVO1\n", 4  # VERSION: of the kernels' layouts
 TAIL = 8 + 32 + len(MAGIC)
 LINE, EDGE = 64, 4096  # bytes
 SAMPLES = 64  # blocks of each file that its name depends on, beside its size
@@ -76,9 +76,11 @@ class CheckpointWeights:
         half = len(one) // 2
         return {"gate": one[:half], "up": one[half:], "down": one}[match[3]]
 
-    def quantised(self, name: str) -> Weight | None:
-        """None: no checkpoint stores such yet."""
-        return None
+    def quantised(self, name: str) -> Stored | None:
+        """Blocks of a GGUF file that the kernels multiply as they are."""
+        if name not in self.names or self.checkpoint.dtype_name(name) not in GROUPED:
+            return None
+        return grouped(self.checkpoint.dtype_name(name), self.checkpoint.raw(name))
 
 
 def open_packed(checkpoint: Checkpoint, *, recipe: Recipe, head: Kind | None = None,
@@ -90,7 +92,8 @@ def open_packed(checkpoint: Checkpoint, *, recipe: Recipe, head: Kind | None = N
     """
     config = read_config(checkpoint.config)
     folder = cache_folder() / "packed"
-    path = folder / f"{re.sub(r'[^A-Za-z0-9._-]', '-', checkpoint.chat_name)[:60]}-{recipe}-{_key(checkpoint, recipe, head)}.octavo"
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", checkpoint.chat_name)[:60]
+    path = folder / f"{name}-{recipe}-{_key(checkpoint, recipe, head)}.octavo"
     if path.exists():
         try:
             return read_packed(path, checkpoint.config)
@@ -114,7 +117,7 @@ def write_packed(path: Path, pieces: Iterable[Packed]) -> None:
             for piece in pieces:
                 if piece.matrix is not None:
                     matrices[piece.name] = piece.matrix
-                entries += [_append(out, name, array) for name, array in piece.arrays.items()]
+                entries += [_append(out.file, name, array) for name, array in piece.arrays.items()]
             table = wire.encode(Table(arrays=entries, matrices=matrices))
             out.write(table + len(table).to_bytes(8, "little") + hashlib.sha256(table).digest() + MAGIC)
             out.flush()
@@ -152,7 +155,7 @@ def read_packed(path: Path, config: dict[str, Any]) -> PackedModel:
     )  # fmt: skip
 
 
-def _append(out: BinaryIO, name: str, array: NDArray[Any]) -> Entry:
+def _append(out: IO[bytes], name: str, array: NDArray[Any]) -> Entry:
     out.write(b"\0" * (-out.tell() % LINE))
     start, whole = out.tell(), np.ascontiguousarray(array)
     out.write(whole.data.cast("B") if whole.size else b"")
@@ -161,7 +164,7 @@ def _append(out: BinaryIO, name: str, array: NDArray[Any]) -> Entry:
 
 def _edges(array: NDArray[Any]) -> int:
     flat = array.reshape(-1).view(np.uint8)
-    return zlib.crc32(flat[-EDGE:], zlib.crc32(flat[:EDGE]))
+    return zlib.crc32(flat[-EDGE:].tobytes(), zlib.crc32(flat[:EDGE].tobytes()))
 
 
 def _key(checkpoint: Checkpoint, recipe: Recipe, head: Kind | None) -> str:

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from octavo.nn.kernels import cpu_flags
 from octavo.nn.kernels.build import TIERS
 from octavo.nn.kernels.library import Library, open_library
-from octavo.nn.packed import PackedMatrix, pack_bf16, pack_w4, pack_w8
+from octavo.nn.packed import (
+    GroupedWeight,
+    PackedMatrix,
+    pack_bf16,
+    pack_grouped,
+    pack_w4,
+    pack_w8,
+    rotated,
+    rotation_of,
+)
+from octavo.nn.quant import Int8Weight, quantise_w4, quantise_w8
 
 HERE = [name for name, tier in TIERS.items() if cpu_flags().issuperset(tier.needs)]
 every_tier = pytest.mark.parametrize("tier", HERE)
@@ -72,11 +82,57 @@ def test_a_linear_layer_equals_its_reference(tier: str, kind: str, rows: int, ou
     assert not found[:, outputs:].any()
 
 
+def random_grouped(kind: str, outputs: int, groups: int, rng: np.random.Generator) -> GroupedWeight:
+    scale, minimum = (rng.uniform(-0.02, 0.02, (outputs, groups)).astype(np.float16) for _ in range(2))
+    if kind == "g8":
+        return GroupedWeight("g8", rng.integers(-127, 128, (outputs, 32 * groups), dtype=np.int8), scale)
+    if kind == "g4":
+        return GroupedWeight("g4", rng.integers(-8, 8, (outputs, 32 * groups), dtype=np.int8), scale)
+    return GroupedWeight("g4m", rng.integers(0, 16, (outputs, 32 * groups), dtype=np.uint8), scale, minimum)
+
+
 @every_tier
-@pytest.mark.parametrize("kind", ["bf16", "w8", "w4"])
+@pytest.mark.parametrize("kind", ["g8", "g4", "g4m"])
+@few
+@given(rows=st.integers(1, 13), outputs=st.integers(1, 70), groups=st.integers(1, 9), seed=st.integers(0, 99))
+def test_a_layer_of_gguf_blocks_equals_its_reference(tier: str, kind: str, rows: int, outputs: int, groups: int,
+                                                     seed: int):  # fmt: skip
+    rng = np.random.default_rng(seed)
+    weight = random_grouped(kind, outputs, groups, rng)
+    x = rng.standard_normal((rows, 32 * groups)).astype(np.float32)
+    q, scale = int8_rows(x.reshape(-1, 32))
+    wanted = (q * scale[:, None].astype(np.float64)).reshape(x.shape) @ weight.dense().T.astype(np.float64)
+    found = open_library(tier).linear(pack_grouped(weight), x)
+    np.testing.assert_allclose(found[:, :outputs], wanted, rtol=1e-4, atol=1e-4)
+
+
+@every_tier
+@pytest.mark.parametrize("kind", ["w8", "w4"])
+@pytest.mark.parametrize("inputs", [16, 48, 64, 96, 320, 576, 1024])
+def test_a_rotation_changes_nothing_but_the_rounding(tier: str, kind: str, inputs: int):
+    rng = np.random.default_rng(4)
+    weight = rng.standard_normal((40, inputs)).astype(np.float32)
+    turned = rotated(weight, rotation_of(inputs))
+    np.testing.assert_allclose(rotated(turned, rotation_of(inputs)), weight, atol=1e-5)  # its own inverse
+    x = rng.standard_normal((3, inputs)).astype(np.float32)
+    np.testing.assert_allclose(turned @ rotated(x, rotation_of(inputs)).T, weight @ x.T, atol=1e-4 * inputs)
+    x[:, 5] = 60  # an outlier, which takes most of an int8 where it is not spread
+    rounded = {}
+    for rotation in (0, rotation_of(inputs)):
+        made = (quantise_w8 if kind == "w8" else quantise_w4)(rotated(weight, rotation))
+        packed = pack_w8(made.q_NK, made.scale_N, rotation=rotation) if isinstance(made, Int8Weight) else \
+            pack_w4(made.q_NK, made.group_NG, made.scale_N, rotation=rotation)  # fmt: skip
+        rounded[rotation] = np.abs(open_library(tier).linear(packed, x)[:, :40] - x @ weight.T).mean()
+    if kind == "w8" and inputs >= 64:
+        assert rounded[rotation_of(inputs)] < 0.7 * rounded[0]
+
+
+@every_tier
+@pytest.mark.parametrize("kind", ["bf16", "w8", "w4", "g8", "g4", "g4m"])
 def test_a_row_does_not_depend_on_its_neighbours(tier: str, kind: str):
     rng = np.random.default_rng(5)
-    packed, _ = random_matrix(kind, 96, 320, rng)
+    grouped = kind.startswith("g")
+    packed = pack_grouped(random_grouped(kind, 96, 10, rng)) if grouped else random_matrix(kind, 96, 320, rng)[0]
     x, library = rng.standard_normal((37, 320)).astype(np.float32), open_library(tier)
     whole = library.linear(packed, x)
     for first, last in [(0, 1), (0, 2), (3, 7), (5, 18), (12, 37), (36, 37)]:

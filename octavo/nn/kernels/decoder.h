@@ -66,14 +66,14 @@ struct Buffer {  // zeroed, 64-byte aligned memory that only grows
 
 struct RowBuffer {
     Buffer<uint8_t> data;
-    Buffer<float> scale;
+    Buffer<float> scale, scales;
     Buffer<int32_t> sum, sums;
 
     Rows need(int rows, int inputs) {
         const size_t wide = padded(inputs);
         Rows r;
         r.data = data.need(rows * wide * 2), r.scale = scale.need(rows), r.sum = sum.need(rows);
-        r.sums = sums.need(rows * wide / 32), r.inputs = inputs;
+        r.sums = sums.need(rows * wide / 32), r.scales = scales.need(rows * wide / 32), r.inputs = inputs;
         return r;
     }
 };
@@ -208,21 +208,30 @@ class Decoder {
     // Weights of one output, as numbers.
     void row_of(const Matrix& m, int output, float* to, float* spare_row) {
         const int deep = padded(m.inputs), which = output / LANES % 2, lane = output % LANES;
-        const size_t pair = output / PAIR;
+        const uint8_t* w = m.data + output / PAIR * pair_bytes(m.kind, deep) + which * 64;
+        const uint8_t* groups = m.groups + output / PAIR * group_bytes(m.kind, deep);
+        const bool nibbles = m.kind == W4 || m.kind == G4 || m.kind == G4M;
         for (int i = 0; i < m.inputs; i++) {
             if (m.kind == BF16) {
-                const uint16_t* w = (const uint16_t*)(m.data + pair * deep * PAIR * 2);
-                const uint32_t bits = (uint32_t)w[i / 2 * 64 + which * 32 + lane * 2 + i % 2] << 16;
+                uint16_t half;
+                std::memcpy(&half, w + i / 2 * 128 + lane * 4 + i % 2 * 2, 2);
+                const uint32_t bits = (uint32_t)half << 16;
                 std::memcpy(to + i, &bits, 4);
-            } else if (m.kind == W8) {
-                const uint8_t* w = m.data + pair * deep * PAIR;
-                to[i] = (float)(w[i / 4 * 128 + which * 64 + lane * 4 + i % 4] - 128) * m.scale[output];
+                continue;
+            }
+            const int byte = nibbles ? w[i / 8 * 128 + lane * 4 + i % 4] : w[i / 4 * 128 + lane * 4 + i % 4];
+            const int q = !nibbles ? byte - 128 : (i % 8 < 4 ? byte & 15 : byte >> 4) - (m.kind == G4M ? 0 : 8);
+            if (m.kind == W8) {
+                to[i] = (float)q * m.scale[output];
+            } else if (m.kind == W4) {
+                const uint8_t both = groups[i / 64 * 32 + which * 16 + lane];
+                to[i] = (float)(q * (i % 64 < 32 ? both & 15 : both >> 4)) * m.scale[output];
             } else {
-                const uint8_t* w = m.data + pair * deep * PAIR / 2;
-                const uint8_t byte = w[i / 8 * 128 + which * 64 + lane * 4 + i % 4];
-                const uint8_t both = m.groups[pair * deep / 2 + i / 64 * 32 + which * 16 + lane];
-                const int q = (i % 8 < 4 ? byte & 15 : byte >> 4) - 8, factor = i % 64 < 32 ? both & 15 : both >> 4;
-                to[i] = (float)(q * factor) * m.scale[output];
+                const uint16_t* halves = (const uint16_t*)groups + i / 32 * (m.kind == G4M ? 64 : 32) + which * 16;
+                float scales[LANES], minima[LANES] = {};
+                f_store(scales, from_half(halves));
+                if (m.kind == G4M) f_store(minima, from_half(halves + 32));
+                to[i] = (float)q * scales[lane] + minima[lane];
             }
         }
         if (m.rotation) rotate_blocks(to, m.inputs, m.rotation, spare_row);
@@ -367,6 +376,7 @@ class Decoder {
                 std::memcpy(x_expert.data + i * x_expert.stride(kind), x_rows.row(kind, t), x_rows.stride(kind));
                 x_expert.scale[i] = x_rows.scale[t], x_expert.sum[i] = x_rows.sum[t];
                 std::memcpy(x_expert.group_sums(i), x_rows.group_sums(t), wide / 32 * sizeof(int32_t));
+                std::memcpy(x_expert.group_scales(i), x_rows.group_scales(t), wide / 32 * sizeof(float));
             }
         });
         phase(layer.expert_gate_up->outputs / PAIR, 1, [&](int first, int last) {

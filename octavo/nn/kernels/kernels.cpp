@@ -81,20 +81,32 @@ double octavo_bandwidth(const uint8_t* data, size_t bytes, int threads) {
     return (double)(share * threads) / took;
 }
 
-// Multiply-adds per second of the matrix kernels on data that stays in the nearest cache.
+// Multiply-adds per second of the instructions that the matrix kernels stand on, between registers.
 double octavo_matrix_rate(int kind, int threads) {
-    constexpr int INPUTS = 256, ROUNDS = 4000;
+    constexpr int CHAINS = 12, ROUNDS = 4000000;
     const double took = seconds(threads, [=](int) {
-        Buffer<uint8_t> w, a;
-        Buffer<float> out;
-        w.need(INPUTS * PAIR * 2 + AHEAD + 128), a.need(MOST * INPUTS * 2), out.need(MOST * PAIR);
-        for (int i = 0; i < ROUNDS; i++) {
-            if (kind == BF16)
-                products_bf16<MOST>(w.data, a.data, INPUTS * 2, INPUTS, out.data);
-            else
-                products_u8<MOST>(w.data, a.data, INPUTS, INPUTS, (int32_t*)out.data, w.data, 0);
+        const int32_t ones = 0x01010101, halves = 0x3f803f80;
+        const Bytes u = b_set4(kind == BF16 ? &halves : &ones);
+        float lanes[LANES];
+        volatile float used = 0;
+        if (kind == BF16) {
+            F16 acc[CHAINS];
+            for (auto& one : acc) one = f_zero();
+            for (int i = 0; i < ROUNDS; i++)
+#pragma GCC unroll 12
+                for (int j = 0; j < CHAINS; j++) acc[j] = dot2(acc[j], u, u);
+#pragma GCC unroll 12
+            for (int j = 0; j < CHAINS; j++) f_store(lanes, acc[j]), used = used + lanes[0];
+        } else {
+            I16 acc[CHAINS];
+            for (auto& one : acc) one = i_zero();
+            for (int i = 0; i < ROUNDS; i++)
+#pragma GCC unroll 12
+                for (int j = 0; j < CHAINS; j++) acc[j] = dot4(acc[j], u, u);
+#pragma GCC unroll 12
+            for (int j = 0; j < CHAINS; j++) f_store(lanes, to_float(acc[j])), used = used + lanes[0];
         }
     });
-    return (double)threads * ROUNDS * MOST * PAIR * INPUTS / took;
+    return (double)threads * ROUNDS * CHAINS * LANES * (kind == BF16 ? 2 : 4) / took;
 }
 }

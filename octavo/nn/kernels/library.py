@@ -114,7 +114,7 @@ class Library:
         return max(self.calls["octavo_bandwidth"](pointer(data), size_bytes, threads) for _ in range(3))
 
     def matrix_rate(self, kind: Kind, threads: int) -> float:
-        """Multiply-adds per second of the kernel for this kind, data in the nearest cache: the best of three."""
+        """Multiply-adds per second of the instructions behind this kind, between registers: the best of three."""
         return max(self.calls["octavo_matrix_rate"](KINDS[kind], threads) for _ in range(3))
 
 
@@ -145,5 +145,12 @@ def block_bytes(head_width: int, kind: str) -> int:
 def c_matrix(m: PackedMatrix) -> CMatrix:
     """As the kernels take it. The arrays must outlive it."""
     return CMatrix(
-        KINDS[m.kind], m.outputs, m.inputs, m.rotation, pointer(m.data), pointer(m.groups), pointer(m.scale), pointer(m.bias)
+        KINDS[m.kind],
+        m.outputs,
+        m.inputs,
+        m.rotation,
+        pointer(m.data),
+        pointer(m.groups),
+        pointer(m.scale),
+        pointer(m.bias),
     )

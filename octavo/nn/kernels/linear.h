@@ -9,10 +9,16 @@
 // With W8 and W4 the activations are int8 with one scale a row, and a sum of products is an exact integer. Before they are
 // rounded, blocks of `rotation` of them are multiplied with a Hadamard matrix, which spreads outliers; the weights were
 // multiplied with the same matrix, so the product stays what it was (QuaRot, arXiv:2404.00456).
+//
+// Three more hold what GGUF files hold, exactly: weights of 8 or 4 bits with a half-precision scale for 32 inputs. Their
+// activations have a scale for 32 inputs as well, and groups are added up in fp32, in order.
+//   G8     data as W8; groups: pair [K/32][2][16] scales         (Q8_0)
+//   G4     data as W4; groups: the same                          (Q4_0)
+//   G4M    data as W4, nibble = weight; groups: pair [K/32][2 of scales, 2 of minima][16]   (Q4_1)
 #pragma once
 #include "pool.h"
 
-enum Kind : int32_t { BF16 = 0, W8 = 1, W4 = 2 };
+enum Kind : int32_t { BF16 = 0, W8 = 1, W4 = 2, G8 = 3, G4 = 4, G4M = 5 };
 
 constexpr int PAIR = 2 * LANES;    // outputs of a pair of panels
 constexpr int PAD = 64;            // inputs are padded to a multiple of this
@@ -24,6 +30,14 @@ constexpr int MOST = 12;           // rows whose sums fit the registers
 #else
 constexpr int MOST = 2;
 #endif
+
+// Bytes of a pair of panels, and of its groups.
+constexpr ptrdiff_t pair_bytes(int kind, ptrdiff_t wide) {
+    return wide * PAIR * (kind == BF16 ? 4 : kind == W8 || kind == G8 ? 2 : 1) / 2;
+}
+constexpr ptrdiff_t group_bytes(int kind, ptrdiff_t wide) {
+    return kind == W4 ? wide / 2 : kind == G8 || kind == G4 ? wide * 2 : kind == G4M ? wide * 4 : 0;
+}
 
 constexpr int padded(int inputs) { return (inputs + PAD - 1) / PAD * PAD; }
 
@@ -41,10 +55,12 @@ struct Rows {
     float* scale = nullptr;    // of a row
     int32_t* sum = nullptr;    // of a row, times 128
     int32_t* sums = nullptr;   // of each group of 32 of a row, times -8
+    float* scales = nullptr;   // of each group of 32 of a row, for G8, G4 and G4M
     int inputs = 0;
 
     ptrdiff_t stride(int kind) const { return (ptrdiff_t)padded(inputs) * (kind == BF16 ? 2 : 1); }
     const uint8_t* row(int kind, int r) const { return data + r * stride(kind); }
+    float* group_scales(int r) const { return scales + (ptrdiff_t)r * (padded(inputs) / 32); }
     int32_t* group_sums(int r) const { return sums + (ptrdiff_t)r * (padded(inputs) / 32); }
 };
 
@@ -70,7 +86,10 @@ INLINE void set_row(Rows& rows, const Matrix& m, int r, float* values, float* sp
         for (int i = 0; i < wide; i += LANES) to_bf16((uint16_t*)out + i, f_load(values + i));
         return;
     }
-    rows.scale[r] = to_int8(values, wide, (int8_t*)out);
+    if (kind == W8 || kind == W4)
+        rows.scale[r] = to_int8(values, wide, (int8_t*)out);
+    else
+        for (int i = 0; i < wide; i += 32) rows.group_scales(r)[i / 32] = to_int8(values + i, 32, (int8_t*)out + i);
     int32_t total = 0;
     for (int g = 0; g < wide / 32; g++) {
         int32_t sum = 0;
@@ -164,6 +183,48 @@ KERNEL products_bf16(const uint8_t* w, const uint8_t* a, ptrdiff_t stride, int i
     for (int r = 0; r < R; r++) f_store(out + r * PAIR, acc[r][0]), f_store(out + r * PAIR + LANES, acc[r][1]);
 }
 
+// G8, G4 and G4M. R rows; sums of the rows' groups and their scales lie `per_row` apart.
+template <int R, int KIND>
+__attribute__((noinline)) void products_groups(const uint8_t* w, const uint16_t* groups, const uint8_t* a, ptrdiff_t stride,
+                                               const int32_t* sums, const float* scales, int inputs, float* out) {
+    F16 acc[R][2];
+    BASES
+    for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = f_zero();
+    const int per_row = inputs / 32;
+    for (int g = 0; g < per_row; g++, groups += KIND == G4M ? 64 : 32) {
+        I16 dot[R][2];
+        for (int r = 0; r < R; r++)
+            dot[r][0] = dot[r][1] = i_set((KIND == G4M ? 0 : KIND == G4 ? 1 : 16) * sums[r * per_row + g]);
+        __builtin_prefetch((const uint8_t*)groups + AHEAD / 4);
+        for (int j = 0; j < (KIND == G8 ? 8 : 4); j++, w += 128) {
+            const Bytes w0 = b_load(w), w1 = b_load(w + 64);
+            __builtin_prefetch(w + AHEAD), __builtin_prefetch(w + AHEAD + 64);
+            for (int r = 0; r < R; r++) {
+                const Bytes x = b_set4(ROW(r));
+                if (KIND == G8) {
+                    dot[r][0] = dot4(dot[r][0], w0, x), dot[r][1] = dot4(dot[r][1], w1, x);
+                    continue;
+                }
+                const Bytes y = b_set4(ROW(r) + 4);
+                dot[r][0] = dot4(dot4(dot[r][0], low_nibbles(w0), x), high_nibbles(w0), y);
+                dot[r][1] = dot4(dot4(dot[r][1], low_nibbles(w1), x), high_nibbles(w1), y);
+            }
+            NEXT(KIND == G8 ? 4 : 8)
+        }
+        const F16 s0 = from_half(groups), s1 = from_half(groups + 16);
+        for (int r = 0; r < R; r++) {
+            const float scale = scales[r * per_row + g];
+            acc[r][0] = f_fma(to_float(dot[r][0]), f_mul(s0, f_set(scale)), acc[r][0]);
+            acc[r][1] = f_fma(to_float(dot[r][1]), f_mul(s1, f_set(scale)), acc[r][1]);
+            if (KIND != G4M) continue;
+            const F16 sum = f_set(scale * (float)(sums[r * per_row + g] / -8));
+            acc[r][0] = f_fma(from_half(groups + 32), sum, acc[r][0]);
+            acc[r][1] = f_fma(from_half(groups + 48), sum, acc[r][1]);
+        }
+    }
+    for (int r = 0; r < R; r++) f_store(out + r * PAIR, acc[r][0]), f_store(out + r * PAIR + LANES, acc[r][1]);
+}
+
 // A pair of W4 panels as W8: exact, since factor * weight fits int8.
 INLINE void widen_pair(const uint8_t* w, const uint8_t* groups, int inputs, uint8_t* out) {
     for (int i = 0; i < inputs; i += 64, groups += 32) {
@@ -195,8 +256,20 @@ INLINE void rows_of_pair(const Matrix& m, const uint8_t* w, const uint8_t* group
         alignas(64) float f[R][PAIR];
         int32_t i[R][PAIR];
     } acc;
-    if (kind == BF16) {
-        products_bf16<R>(w, a, stride, wide, acc.f[0]);
+    if (kind != W8 && kind != W4) {
+        const uint16_t* halves = (const uint16_t*)groups;
+        if (kind == BF16) {
+            products_bf16<R>(w, a, stride, wide, acc.f[0]);
+        } else {
+            const int32_t* sums = rows.group_sums(r0);
+            const float* scales = rows.group_scales(r0);
+            if (kind == G8)
+                products_groups<R, G8>(w, halves, a, stride, sums, scales, wide, acc.f[0]);
+            else if (kind == G4)
+                products_groups<R, G4>(w, halves, a, stride, sums, scales, wide, acc.f[0]);
+            else
+                products_groups<R, G4M>(w, halves, a, stride, sums, scales, wide, acc.f[0]);
+        }
         for (int r = 0; r < R; r++)
             give(r0 + r, f_add(f_load(acc.f[r]), bias[0]), f_add(f_load(acc.f[r] + LANES), bias[1]));
         return;
@@ -219,20 +292,19 @@ INLINE void rows_of_pair(const Matrix& m, const uint8_t* w, const uint8_t* group
 template <class Give>
 INLINE void pair_of_panels(const Matrix& m, const Rows& rows, int first, int last, int pair, uint8_t* scratch, Give give) {
     const ptrdiff_t wide = padded(rows.inputs);
-    const ptrdiff_t bytes = wide * PAIR * (m.kind == BF16 ? 4 : m.kind == W8 ? 2 : 1) / 2;
-    const uint8_t* w = m.data + pair * bytes;
-    const uint8_t* groups = m.groups + (m.kind == W4 ? pair * wide / 2 : 0);
+    const ptrdiff_t bytes = pair_bytes(m.kind, wide);
+    const uint8_t *w = m.data + pair * bytes, *groups = m.groups + pair * group_bytes(m.kind, wide);
     const uint8_t* soon = w + (m.kind == W4 ? bytes : AHEAD);
     int kind = m.kind, r = first;
     if (kind == W4 && last - first > FEW) {
         widen_pair(w, groups, (int)wide, scratch);
         w = scratch, kind = W8;
     }
-    for (; r + MOST <= last; r += MOST) rows_of_pair<MOST>(m, w, groups, kind, rows, r, pair, soon, give);
+    for (; kind < G8 && r + MOST <= last; r += MOST) rows_of_pair<MOST>(m, w, groups, kind, rows, r, pair, soon, give);
 #if OCTAVO_AVX512
-    if (r + 8 <= last) rows_of_pair<8>(m, w, groups, kind, rows, r, pair, soon, give), r += 8;
-    if (r + 4 <= last) rows_of_pair<4>(m, w, groups, kind, rows, r, pair, soon, give), r += 4;
+    if (kind < G8 && r + 8 <= last) rows_of_pair<8>(m, w, groups, kind, rows, r, pair, soon, give), r += 8;
+    for (; r + 4 <= last; r += 4) rows_of_pair<4>(m, w, groups, kind, rows, r, pair, soon, give);
     if (r + 2 <= last) rows_of_pair<2>(m, w, groups, kind, rows, r, pair, soon, give), r += 2;
 #endif
-    if (r < last) rows_of_pair<1>(m, w, groups, kind, rows, r, pair, soon, give);
+    for (; r < last; r++) rows_of_pair<1>(m, w, groups, kind, rows, r, pair, soon, give);
 }

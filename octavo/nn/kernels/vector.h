@@ -14,7 +14,7 @@
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
 #define OCTAVO_AVX512 1
 #include <immintrin.h>
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define OCTAVO_AVX2 1
 #include <immintrin.h>
 #endif
@@ -108,6 +108,7 @@ INLINE void to_bf16(uint16_t* out, F16 x) {  // to nearest, ties to even; NaN st
 INLINE F16 from_bf16(const uint16_t* p) {
     return (F16)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
 }
+INLINE F16 from_half(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 INLINE F16 f_round(F16 a) { return _mm512_roundscale_ps(a, 0); }
 INLINE F16 power_of_two(F16 whole) {  // 2**whole for whole numbers in -126..127; 0 for -127
     return (F16)_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(whole), _mm512_set1_epi32(127)), 23);
@@ -219,6 +220,9 @@ INLINE F16 from_bf16(const uint16_t* p) {
     const __m256i b = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(p + 8)));
     return {(__m256)_mm256_slli_epi32(a, 16), (__m256)_mm256_slli_epi32(b, 16)};
 }
+INLINE F16 from_half(const uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
+}
 INLINE F16 f_round(F16 x) { return {_mm256_round_ps(x.a, 8), _mm256_round_ps(x.b, 8)}; }
 INLINE __m256 power_half(__m256 whole) {
     return (__m256)_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(127)), 23);
@@ -295,6 +299,13 @@ INLINE F16 dot2(F16 acc, Bytes w, Bytes a) {
 INLINE void to_s8(int8_t* out, F16 x) { EACH out[i] = (int8_t)std::nearbyint(x.v[i]); }
 INLINE void to_bf16(uint16_t* out, F16 x) { EACH out[i] = float_bf16(x.v[i]); }
 INLINE F16 from_bf16(const uint16_t* p) { F16 r; EACH r.v[i] = bf16_float(p[i]); return r; }
+INLINE float half_float(uint16_t x) {
+    const int exponent = x >> 10 & 31, fraction = x & 1023;
+    float f = exponent ? std::ldexp(1024.0f + fraction, exponent - 25) : std::ldexp((float)fraction, -24);
+    if (exponent == 31) f = fraction ? NAN : INFINITY;
+    return x & 0x8000 ? -f : f;
+}
+INLINE F16 from_half(const uint16_t* p) { F16 r; EACH r.v[i] = half_float(p[i]); return r; }
 INLINE F16 f_round(F16 a) { EACH a.v[i] = std::nearbyint(a.v[i]); return a; }
 INLINE F16 power_of_two(F16 whole) { EACH whole.v[i] = whole.v[i] > -127 ? std::ldexp(1.0f, (int)whole.v[i]) : whole.v[i] + 127; return whole; }
 #undef EACH
