@@ -180,9 +180,8 @@ def _pack_stored(parts: Sequence[Stored], join: Join, *, bias_N: Array | None, r
     if isinstance(parts[0], GroupedWeight):
         grouped = [p for p in parts if isinstance(p, GroupedWeight)]
         minima = [p.minimum_NG for p in grouped if p.minimum_NG is not None]
-        whole = GroupedWeight(
-            grouped[0].kind, q_NK, join([p.scale_NG for p in grouped]), join(minima) if minima else None
-        )
+        scale_NG = join([p.scale_NG for p in grouped])
+        whole = GroupedWeight(grouped[0].kind, q_NK, scale_NG, join(minima) if minima else None)
         return pack_grouped(whole, bias_N=bias_N)
     plain = [p for p in parts if not isinstance(p, GroupedWeight)]
     scale_N = join([p.scale_N[:, None] for p in plain])[:, 0]

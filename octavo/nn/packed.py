@@ -1,4 +1,4 @@
-"""Weights as the CPU kernels read them, and back.   Axes: N outputs, K inputs, G groups of 32 inputs, P pairs of panels.
+"""Weights as the CPU kernels read them.   Axes: N outputs, K inputs, G groups of 32 inputs.
 
 The layouts are described in `kernels/linear.h`: outputs stand in pairs of panels of 16, inputs are padded to 64.
 """

@@ -112,9 +112,8 @@ def test_no_logit_depends_on_chunks_batch_pages_or_threads(family: str, recipe: 
         for i, text in enumerate(texts):
             new = min(int(rng.choice([0, 1, 1, 2, 9, 40])), len(text) - done[i])
             if new:
-                chunks.append(
-                    Chunk(tokens=text[done[i] : done[i] + new], start=done[i], pages=tuple(tables[i]), rows="all")
-                )
+                part = text[done[i] : done[i] + new]
+                chunks.append(Chunk(tokens=part, start=done[i], pages=tuple(tables[i]), rows="all"))
                 who.append((i, new))
                 done[i] += new
         if chunks:

@@ -144,13 +144,5 @@ def block_bytes(head_width: int, kind: str) -> int:
 
 def c_matrix(m: PackedMatrix) -> CMatrix:
     """As the kernels take it. The arrays must outlive it."""
-    return CMatrix(
-        KINDS[m.kind],
-        m.outputs,
-        m.inputs,
-        m.rotation,
-        pointer(m.data),
-        pointer(m.groups),
-        pointer(m.scale),
-        pointer(m.bias),
-    )
+    arrays = (m.data, m.groups, m.scale, m.bias)
+    return CMatrix(KINDS[m.kind], m.outputs, m.inputs, m.rotation, *map(pointer, arrays))
