@@ -21,11 +21,11 @@ from octavo.nn.kernels.library import (
     CShape,
     CStep,
     Library,
-    aligned,
     block_bytes,
     c_matrix,
     open_library,
     pointer,
+    reserved,
 )
 from octavo.nn.packed import PAIR, PackedMatrix
 
@@ -57,11 +57,11 @@ class CpuBackend:
         self.number_bytes = page_bytes / (2 * c.layers * c.heads.kv_heads * c.heads.head_width * PAGE_TOKENS)
         self.model, self.library = model, library or open_library()
         self.threads = threads or usable_cores()
-        self.store = aligned((self.pages * page_bytes,), np.uint8)
+        self.store = reserved(self.pages * page_bytes)
         frequency, factor = c.rope.frequencies()
         self.kept: list[object] = [self.store, frequency]
         shape = self._shape(frequency, factor)
-        cache = CCache(pointer(self.store), CACHE_KINDS[cache_kind], self.pages, c.heads.kv_heads, c.heads.head_width)
+        cache = CCache(pointer(self.store), CACHE_KINDS[cache_kind], c.layers, c.heads.kv_heads, c.heads.head_width)
         self.handle = self.library.calls["octavo_open"](ctypes.byref(shape), ctypes.byref(cache), self.threads)
         finalize(self, self.library.calls["octavo_close"], self.handle).atexit = False
 

@@ -1,6 +1,6 @@
 // Keys and values in pages of 16 tokens, and attention over them.
 //
-// A block holds one page of one key/value head of one layer; it is laid out as a panel of weights is, tokens being the
+// A page's keys and values of all layers and heads lie together. A block holds those of one head of one layer; it is laid out as a panel of weights is, tokens being the
 // outputs of the keys' panel and the inputs of the values' panels:
 //   bf16   keys [K/2][16 tokens][2], values [K/16][8][16 channels][2 tokens]
 //   int8   keys [K/4][16][4] uint8 = key + 128, values [K/16][4][16][4] int8, scales of 16 keys, scales of 16 values
@@ -19,14 +19,25 @@ constexpr float LOG2_E = 1.44269504088896341f;
 
 struct Cache {
     uint8_t* blocks;
-    int32_t kind, pages, kv_heads, head_width;
+    int32_t kind, layers, kv_heads, head_width;
 
     size_t values_at() const { return (size_t)head_width * PAGE * (kind == KEEP_BF16 ? 2 : 1); }
     size_t block_bytes() const { return 2 * values_at() + (kind == KEEP_BF16 ? 0 : 2 * PAGE * sizeof(float)); }
     uint8_t* block(int layer, int page, int head) const {
-        return blocks + (((size_t)layer * pages + page) * kv_heads + head) * block_bytes();
+        return blocks + (((size_t)page * layers + layer) * kv_heads + head) * block_bytes();
     }
     float* scales(uint8_t* block) const { return (float*)(block + 2 * values_at()); }
+
+    // Have the lines fetched that `put` will write.
+    void expect(int layer, int page, int slot) const {
+        const int together = kind == KEEP_BF16 ? 2 : 4;
+        for (int head = 0; head < kv_heads; head++) {
+            uint8_t *keys = block(layer, page, head), *values = keys + values_at();
+            for (int i = 0; i < head_width; i += together) __builtin_prefetch(keys + i / together * 64, 1);
+            for (int c = 0; c < head_width; c += 16)
+                __builtin_prefetch(values + (size_t)c * PAGE * 4 / together + slot / together * 64, 1);
+        }
+    }
 
     void put(int layer, int page, int slot, int head, const float* k, const float* v) const {
         uint8_t* to = block(layer, page, head);
@@ -34,24 +45,27 @@ struct Cache {
             uint16_t *keys = (uint16_t*)to, *values = (uint16_t*)(to + values_at()), k16[WIDEST], v16[WIDEST];
             if (slot == 0) std::memset(values, 0, values_at());  // what is masked is multiplied by 0, so it must be finite
             for (int i = 0; i < head_width; i += LANES) to_bf16(k16 + i, f_load(k + i)), to_bf16(v16 + i, f_load(v + i));
-            for (int i = 0; i < head_width; i++) keys[i / 2 * 32 + slot * 2 + i % 2] = k16[i];
-            for (int i = 0; i < head_width; i++) values[i / 16 * 256 + slot / 2 * 32 + i % 16 * 2 + slot % 2] = v16[i];
+            for (int i = 0; i < head_width; i += 2) std::memcpy(keys + i * 16 + slot * 2, k16 + i, 4);
+            for (int c = 0; c < head_width; c += 16)
+                for (int i = 0; i < 16; i++) values[c * 16 + slot / 2 * 32 + slot % 2 + i * 2] = v16[c + i];
             return;
         }
         int8_t k8[WIDEST], v8[WIDEST];
         scales(to)[slot] = to_int8(k, head_width, k8), scales(to)[PAGE + slot] = to_int8(v, head_width, v8);
         uint8_t *keys = to, *values = to + values_at();
-        for (int i = 0; i < head_width; i++) keys[i / 4 * 64 + slot * 4 + i % 4] = (uint8_t)(k8[i] + 128);
-        for (int i = 0; i < head_width; i++) values[i / 16 * 256 + slot / 4 * 64 + i % 16 * 4 + slot % 4] = (uint8_t)v8[i];
+        for (int i = 0; i < head_width; i++) k8[i] = (int8_t)(k8[i] ^ -128);
+        for (int i = 0; i < head_width; i += 4) std::memcpy(keys + i * 16 + slot * 4, k8 + i, 4);
+        for (int c = 0; c < head_width; c += 16)
+            for (int i = 0; i < 16; i++) values[c * 16 + slot / 4 * 64 + slot % 4 + i * 4] = (uint8_t)v8[c + i];
     }
 
     // The first `count` slots of a page, in every layer and head; the others become zeros.
-    void copy(int layers, int from, int to, int count) const {
+    void copy(int from, int to, int count) const {
+        std::memcpy(block(0, to, 0), block(0, from, 0), layers * kv_heads * block_bytes());
+        if (kind != KEEP_BF16) return;
         for (int layer = 0; layer < layers; layer++)
             for (int head = 0; head < kv_heads; head++) {
-                uint8_t *there = block(layer, to, head), *values = there + values_at();
-                std::memcpy(there, block(layer, from, head), block_bytes());
-                if (kind != KEEP_BF16) continue;
+                uint8_t* values = block(layer, to, head) + values_at();
                 for (int i = 0; i < head_width; i++)
                     for (int slot = count; slot < PAGE; slot++)
                         ((uint16_t*)values)[i / 16 * 256 + slot / 2 * 32 + i % 16 * 2 + slot % 2] = 0;
@@ -91,18 +105,33 @@ struct Softmax {  // of one row, as far as it has come
 template <int R>
 struct Span {  // R queries over up to 64 keys
     const Cache& cache;
-    const uint8_t* block[SPAN / PAGE];
-    int pages;  // of the span that hold keys
+    const uint8_t* block[SPAN / PAGE + 1];  // the last: of the next span, or of this one again
+    int pages;                              // of the span that hold keys
+
+    // Line i of the keys of page p is being read: fetch the same line of the next page's keys and of this page's values.
+    void fetch(int p, int i) const {
+        __builtin_prefetch(block[p + 1] + i), __builtin_prefetch(block[p] + cache.values_at() + i);
+    }
+
+    // Pages, and panels of values, go two at a time: their sums do not wait for each other. The last may be its own twin.
+    int twin(int p) const { return p + 1 < pages ? p + 1 : p; }
 
     void scores_bf16(const uint16_t (&q)[R][WIDEST], float scale, float (&scores)[R][SPAN]) const {
-        for (int p = 0; p < pages; p++) {
-            F16 acc[R];
-            for (int r = 0; r < R; r++) acc[r] = f_zero();
+        for (int p = 0; p < pages; p += 2) {
+            F16 acc[R][2];
+            for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = f_zero();
             for (int i = 0; i < cache.head_width; i += 2) {
-                const Bytes keys = b_load(block[p] + i * 32);
-                for (int r = 0; r < R; r++) acc[r] = dot2(acc[r], keys, b_set4(q[r] + i));
+                const Bytes k0 = b_load(block[p] + i * 32), k1 = b_load(block[twin(p)] + i * 32);
+                fetch(p, i * 32), fetch(twin(p), i * 32);
+                for (int r = 0; r < R; r++) {
+                    const Bytes x = b_set4(q[r] + i);
+                    acc[r][0] = dot2(acc[r][0], k0, x), acc[r][1] = dot2(acc[r][1], k1, x);
+                }
             }
-            for (int r = 0; r < R; r++) f_store(scores[r] + p * PAGE, f_mul(acc[r], f_set(scale)));
+            for (int r = 0; r < R; r++) {
+                f_store(scores[r] + twin(p) * PAGE, f_mul(acc[r][1], f_set(scale)));
+                f_store(scores[r] + p * PAGE, f_mul(acc[r][0], f_set(scale)));
+            }
         }
     }
 
@@ -110,32 +139,46 @@ struct Span {  // R queries over up to 64 keys
         uint16_t w[R][SPAN];
         for (int r = 0; r < R; r++)
             for (int i = 0; i < SPAN; i += LANES) to_bf16(w[r] + i, f_load(weights[r] + i));
-        for (int c = 0; c < cache.head_width; c += LANES) {
-            F16 acc[R];
-            for (int r = 0; r < R; r++) acc[r] = f_mul(f_load(out[r] + c), f_set(alpha[r]));
+        for (int c = 0; c < cache.head_width; c += 2 * LANES) {
+            const int c1 = c + LANES < cache.head_width ? c + LANES : c;
+            F16 acc[R][2];
+            for (int r = 0; r < R; r++) {
+                acc[r][0] = f_mul(f_load(out[r] + c), f_set(alpha[r]));
+                acc[r][1] = f_mul(f_load(out[r] + c1), f_set(alpha[r]));
+            }
             for (int p = 0; p < pages; p++) {
-                const uint8_t* values = block[p] + cache.values_at() + c * 32;
+                const uint8_t* values = block[p] + cache.values_at();
                 for (int slot = 0; slot < PAGE; slot += 2) {
-                    const Bytes v = b_load(values + slot * 32);
-                    for (int r = 0; r < R; r++) acc[r] = dot2(acc[r], v, b_set4(w[r] + p * PAGE + slot));
+                    const Bytes v0 = b_load(values + (c + slot) * 32), v1 = b_load(values + (c1 + slot) * 32);
+                    for (int r = 0; r < R; r++) {
+                        const Bytes x = b_set4(w[r] + p * PAGE + slot);
+                        acc[r][0] = dot2(acc[r][0], v0, x), acc[r][1] = dot2(acc[r][1], v1, x);
+                    }
                 }
             }
-            for (int r = 0; r < R; r++) f_store(out[r] + c, acc[r]);
+            for (int r = 0; r < R; r++) f_store(out[r] + c1, acc[r][1]), f_store(out[r] + c, acc[r][0]);
         }
     }
 
     void scores_int8(const int8_t (&q)[R][WIDEST], const float (&scale)[R], const int32_t (&sum)[R],
                      float (&scores)[R][SPAN]) const {
-        for (int p = 0; p < pages; p++) {
-            I16 acc[R];
-            for (int r = 0; r < R; r++) acc[r] = i_set(-128 * sum[r]);
+        for (int p = 0; p < pages; p += 2) {
+            I16 acc[R][2];
+            for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = i_set(-128 * sum[r]);
             for (int i = 0; i < cache.head_width; i += 4) {
-                const Bytes keys = b_load(block[p] + i * 16);
-                for (int r = 0; r < R; r++) acc[r] = dot4(acc[r], keys, b_set4(q[r] + i));
+                const Bytes k0 = b_load(block[p] + i * 16), k1 = b_load(block[twin(p)] + i * 16);
+                fetch(p, i * 16), fetch(twin(p), i * 16);
+                for (int r = 0; r < R; r++) {
+                    const Bytes x = b_set4(q[r] + i);
+                    acc[r][0] = dot4(acc[r][0], k0, x), acc[r][1] = dot4(acc[r][1], k1, x);
+                }
             }
-            const F16 ks = f_load(cache.scales((uint8_t*)block[p]));
-            for (int r = 0; r < R; r++)
-                f_store(scores[r] + p * PAGE, f_mul(to_float(acc[r]), f_mul(f_set(scale[r]), ks)));
+            for (int j = 1; j >= 0; j--) {
+                const int page = j ? twin(p) : p;
+                const F16 ks = f_load(cache.scales((uint8_t*)block[page]));
+                for (int r = 0; r < R; r++)
+                    f_store(scores[r] + page * PAGE, f_mul(to_float(acc[r][j]), f_mul(f_set(scale[r]), ks)));
+            }
         }
     }
 
@@ -156,18 +199,25 @@ struct Span {  // R queries over up to 64 keys
             unit[r] = largest / 255.0f;
             for (int i = 0; i < pages * PAGE; i++) w[r][i] = (uint8_t)(int)std::nearbyint(weights[r][i] * inverse);
         }
-        for (int c = 0; c < cache.head_width; c += LANES) {
-            I16 acc[R];
-            for (int r = 0; r < R; r++) acc[r] = i_zero();
+        for (int c = 0; c < cache.head_width; c += 2 * LANES) {
+            const int c1 = c + LANES < cache.head_width ? c + LANES : c;
+            I16 acc[R][2];
+            for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = i_zero();
             for (int p = 0; p < pages; p++) {
-                const uint8_t* values = block[p] + cache.values_at() + c * 16;
+                const uint8_t* values = block[p] + cache.values_at();
                 for (int slot = 0; slot < PAGE; slot += 4) {
-                    const Bytes v = b_load(values + slot * 16);
-                    for (int r = 0; r < R; r++) acc[r] = dot4(acc[r], b_set4(w[r] + p * PAGE + slot), v);
+                    const Bytes v0 = b_load(values + (c + slot) * 16), v1 = b_load(values + (c1 + slot) * 16);
+                    for (int r = 0; r < R; r++) {
+                        const Bytes x = b_set4(w[r] + p * PAGE + slot);
+                        acc[r][0] = dot4(acc[r][0], x, v0), acc[r][1] = dot4(acc[r][1], x, v1);
+                    }
                 }
             }
-            for (int r = 0; r < R; r++)
-                f_store(out[r] + c, f_fma(to_float(acc[r]), f_set(unit[r]), f_mul(f_load(out[r] + c), f_set(alpha[r]))));
+            for (int r = 0; r < R; r++) {
+                const F16 a0 = f_mul(f_load(out[r] + c), f_set(alpha[r])), a1 = f_mul(f_load(out[r] + c1), f_set(alpha[r]));
+                f_store(out[r] + c1, f_fma(to_float(acc[r][1]), f_set(unit[r]), a1));
+                f_store(out[r] + c, f_fma(to_float(acc[r][0]), f_set(unit[r]), a0));
+            }
         }
     }
 };
@@ -198,6 +248,8 @@ void attend(const Cache& cache, int layer, int head, const int32_t* pages, const
         Span<R> span{cache, {}, 0};
         for (; span.pages < SPAN / PAGE && first + span.pages * PAGE <= last; span.pages++)
             span.block[span.pages] = cache.block(layer, pages[first / PAGE + span.pages], head);
+        const bool more = first + SPAN <= last;
+        span.block[span.pages] = more ? cache.block(layer, pages[first / PAGE + span.pages], head) : span.block[0];
         if (cache.kind == KEEP_BF16)
             span.scores_bf16(q16, scale * LOG2_E, scores);
         else

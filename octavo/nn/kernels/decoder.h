@@ -158,18 +158,13 @@ class Decoder {
         }
     }
 
-    // work over 0 .. count-1, then prepare(row) for each row: few rows by the last thread to arrive, many by all
+    // work over 0 .. count-1, then prepare(row) for each row: a single one by the last thread to arrive, more by all
     template <class Work, class Prepare>
     void phase(int count, int size, Work work, int rows, Prepare prepare) {
-        if (rows > FEW) {
-            pool.each(count, size, work);
-            pool.each(rows, 2, [&](int first, int last) {
-                for (int r = first; r < last; r++) prepare(r);
-            });
-            return;
-        }
-        pool.each(count, size, work, [&] {
-            for (int r = 0; r < rows; r++) prepare(r);
+        if (rows < 2) return pool.each(count, size, work, [&] { rows ? prepare(0) : (void)0; });
+        pool.each(count, size, work);
+        pool.each(rows, 1, [&](int first, int last) {
+            for (int r = first; r < last; r++) prepare(r);
         });
     }
 
@@ -249,6 +244,7 @@ class Decoder {
     }
 
     void keep(const Layer& layer, int number, const Run& run) {
+        cache.expect(number, run.page, run.position % PAGE);
         for (int t = run.first; t < run.first + run.count; t++) {
             float* q = y.data + (size_t)t * qkv_wide;
             float *k = q + s.heads * s.head_width, *v = k + s.kv_heads * s.head_width;

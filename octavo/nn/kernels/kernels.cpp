@@ -26,7 +26,7 @@ void octavo_forward(Decoder* decoder, const Step* step) { decoder->forward(*step
 
 // The first `count` tokens of page `from` become those of page `to`, in every layer.
 void octavo_copy(Decoder* decoder, int from, int to, int count) {
-    decoder->cache.copy(decoder->s.layers, from, to, count);
+    decoder->cache.copy(from, to, count);
 }
 
 // One linear layer on one thread: x (rows, padded inputs), zeros in the padding, is lost -> out (rows, outputs).

@@ -1,6 +1,7 @@
 """The kernels as Python calls. Structures mirror those of decoder.h.   Axes: T tokens, R rows, N outputs, K inputs."""
 
 import ctypes
+import mmap
 from collections.abc import Callable
 from ctypes import POINTER, Structure, byref, c_double, c_float, c_int, c_int32, c_size_t, c_void_p
 from functools import cache
@@ -44,7 +45,7 @@ class CShape(Structure):
 class CCache(Structure):
     """`Cache` of attention.h."""
 
-    _fields_ = [("blocks", c_void_p), ("kind", c_int32), ("pages", c_int32), ("kv_heads", c_int32),
+    _fields_ = [("blocks", c_void_p), ("kind", c_int32), ("layers", c_int32), ("kv_heads", c_int32),
                 ("head_width", c_int32)]  # fmt: skip
 
 
@@ -100,7 +101,7 @@ class Library:
         tokens, width = k_TK.shape
         pages = -(-tokens // PAGE_TOKENS)
         blocks = aligned((pages * block_bytes(width, kind),), np.uint8)
-        cache = CCache(pointer(blocks), CACHE_KINDS[kind], pages, 1, width)
+        cache = CCache(pointer(blocks), CACHE_KINDS[kind], 1, 1, width)
         q, k, v = (np.ascontiguousarray(x, dtype=np.float32) for x in (q_QK, k_TK, v_TK))
         out_QK = aligned(q.shape, np.float32)
         self.calls["octavo_attend"](
@@ -135,6 +136,14 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     raw = np.zeros(size + 64, dtype=np.uint8)
     first = -raw.ctypes.data % 64
     return raw[first : first + size].view(dtype).reshape(shape)
+
+
+def reserved(size_bytes: int) -> NDArray[np.uint8]:
+    """Zeroed memory on a cache line, in large pages where the system has them; taken only as it is written."""
+    memory = mmap.mmap(-1, size_bytes)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype=np.uint8)
 
 
 def block_bytes(head_width: int, kind: str) -> int:

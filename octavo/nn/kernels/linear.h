@@ -24,7 +24,7 @@ constexpr int PAIR = 2 * LANES;    // outputs of a pair of panels
 constexpr int PAD = 64;            // inputs are padded to a multiple of this
 constexpr float TINY = 1e-30f;     // a row whose largest number is below this is zero
 constexpr int FEW = 8;             // rows up to which W4 is multiplied without being widened first
-constexpr int AHEAD = 1536;        // bytes that a stream of weights is fetched ahead
+constexpr int AHEAD = 2048;        // bytes that a stream of weights is fetched ahead
 #if OCTAVO_AVX512
 constexpr int MOST = 12;           // rows whose sums fit the registers
 #else

@@ -314,10 +314,19 @@ INLINE F16 power_of_two(F16 whole) { EACH whole.v[i] = whole.v[i] > -127 ? std::
 // Lanes swapped at a distance of `apart`: lane i gets lane i ^ apart.
 template <int apart>
 INLINE F16 swapped(F16 x) {
-    float from[LANES], to[LANES];
-    f_store(from, x);
-    for (int i = 0; i < LANES; i++) to[i] = from[i ^ apart];
-    return f_load(to);
+#if OCTAVO_AVX512
+    if (apart < 4) return _mm512_permute_ps(x, apart == 1 ? 0xb1 : 0x4e);
+    return _mm512_shuffle_f32x4(x, x, apart == 4 ? 0xb1 : 0x4e);
+#elif OCTAVO_AVX2
+    if (apart == 8) return {x.b, x.a};
+    if (apart == 4) return {_mm256_permute2f128_ps(x.a, x.a, 1), _mm256_permute2f128_ps(x.b, x.b, 1)};
+    constexpr int order = apart == 1 ? 0xb1 : 0x4e;
+    return {_mm256_permute_ps(x.a, order), _mm256_permute_ps(x.b, order)};
+#else
+    F16 y;
+    for (int i = 0; i < LANES; i++) y.v[i] = x.v[i ^ apart];
+    return y;
+#endif
 }
 
 // One step of a Walsh-Hadamard transform within the lanes: sums below, differences above.
@@ -327,6 +336,17 @@ INLINE F16 butterfly(F16 x) {
     for (int i = 0; i < LANES; i++) sign[i] = i & apart ? -1.0f : 1.0f;
     return f_fma(x, f_load(sign), swapped<apart>(x));
 }
+
+struct Hartley {  // factor[n][i] = (cos + sin)(2 pi i / n) / sqrt(n)
+    float factor[MOST_BLOCKS + 1][MOST_BLOCKS] = {};
+    Hartley() {
+        for (int n = 1; n <= MOST_BLOCKS; n++)
+            for (int i = 0; i < n; i++) {
+                const double angle = 2 * M_PI * i / n;
+                factor[n][i] = (float)((std::cos(angle) + std::sin(angle)) / std::sqrt((double)n));
+            }
+    }
+};
 
 // `count` numbers = blocks of `block` of them: within each block an orthonormal Walsh-Hadamard transform (a power of two,
 // 16 or more), across the blocks an orthonormal Hartley transform. Each is its own inverse, and so are both together.
@@ -345,19 +365,15 @@ INLINE void rotate_blocks(float* x, int count, int block, float* spare) {
     }
     const int blocks = count / block;
     if (blocks == 1) return;
+    static const Hartley table;
     std::memcpy(spare, x, count * sizeof(float));
-    for (int k = 0; k < blocks; k++) {
-        float factor[MOST_BLOCKS];
-        for (int j = 0; j < blocks; j++) {
-            const double angle = 2 * M_PI * (j * k % blocks) / blocks;
-            factor[j] = (float)((std::cos(angle) + std::sin(angle)) / std::sqrt((double)blocks));
-        }
+    for (int k = 0; k < blocks; k++)
         for (int i = 0; i < block; i += LANES) {
             F16 sum = f_zero();
-            for (int j = 0; j < blocks; j++) sum = f_fma(f_load(spare + j * block + i), f_set(factor[j]), sum);
+            for (int j = 0; j < blocks; j++)
+                sum = f_fma(f_load(spare + j * block + i), f_set(table.factor[blocks][j * k % blocks]), sum);
             f_store(x + k * block + i, sum);
         }
-    }
 }
 
 // 2**x for x <= 127; exactly 0 below -126.5; NaN stays NaN. Minimax polynomial on [-0.5, 0.5].
