@@ -17,6 +17,7 @@ from octavo.weights.memory import Needs, available_bytes, check_memory, needs
 
 if TYPE_CHECKING:
     from octavo.engine.cpu_backend import CpuBackend
+    from octavo.engine.speculation import Speculation
     from octavo.engine.torch_backend import TorchBackend
     from octavo.engine.types import Backend
     from octavo.models.packed import PackedModel, Recipe
@@ -34,7 +35,7 @@ CUDA_CACHE_SHARE = 0.8
 
 
 def load(source: str | Path | None = None, *, offline: bool = False, hub: Hub = "huggingface",
-         report: Report = silent, kind: AnyKind | None = None) -> Chat:  # fmt: skip
+         report: Report = silent, kind: AnyKind | None = None, draft: str | Path | None = None) -> Chat:  # fmt: skip
     """Open a model.
 
     source   a folder or GGUF file; "org/name" of a hub; the http(s) address of an OpenAI-compatible endpoint, the
@@ -44,6 +45,7 @@ def load(source: str | Path | None = None, *, offline: bool = False, hub: Hub = 
     kind     how the weights are packed: "bf16"; "w8" or "w4", which are smaller, faster and less exact; "stored": the
              blocks of a GGUF file, exactly where they are Q8_0, Q4_0 or Q4_1, else as w8; "plain": fp32 in PyTorch;
              None: stored for GGUF blocks, else bf16
+    draft    a small model of the same vocabulary that guesses tokens ahead; None: texts are looked up in themselves
     Raises HubError, MemoryNeeded, CheckpointError, ConfigError, TokenizerError or FormatError; nothing is half-loaded.
     """
     if str(source).startswith(("http://", "https://")):
@@ -54,11 +56,13 @@ def load(source: str | Path | None = None, *, offline: bool = False, hub: Hub = 
     from octavo.weights.hub import default_model, find_model
 
     path = default_model() if source is None else find_model(source, offline=offline, hub=hub, report=report)
-    return open_local(open_checkpoint(path), report=report, kind=kind)
+    guesser = None if draft is None else open_checkpoint(find_model(draft, offline=offline, hub=hub, report=report))
+    return open_local(open_checkpoint(path), report=report, kind=kind, draft=guesser)
 
 
-def open_local(checkpoint: Checkpoint, *, report: Report = silent, kind: AnyKind | None = None) -> Chat:
-    """A checkpoint as a `Chat` in this process, on the GPU where there is one."""
+def open_local(checkpoint: Checkpoint, *, report: Report = silent, kind: AnyKind | None = None,
+               draft: Checkpoint | None = None) -> Chat:  # fmt: skip
+    """A checkpoint as a `Chat` in this process, on the GPU where there is one.   draft: see `load`"""
     from octavo.chat.local import LocalChat
     from octavo.engine.engine import Engine
 
@@ -66,7 +70,27 @@ def open_local(checkpoint: Checkpoint, *, report: Report = silent, kind: AnyKind
     report(f"{checkpoint.name}: {opening.needed.line}")
     check_memory(opening.needed)
     tokenizer, form = open_text(checkpoint)
-    return LocalChat(name=checkpoint.chat_name, engine=Engine(opening.open()), tokenizer=tokenizer, form=form)
+    backend = opening.open()
+    engine = Engine(backend, speculation=_speculation(backend, checkpoint, draft=draft, kind=kind))
+    return LocalChat(name=checkpoint.chat_name, engine=engine, tokenizer=tokenizer, form=form)
+
+
+def _speculation(backend: Backend, checkpoint: Checkpoint, *, draft: Checkpoint | None,
+                 kind: AnyKind | None) -> Speculation:  # fmt: skip
+    """Who guesses tokens, and what a guess costs: a row, and its share of a draft model's pass by what both read."""
+    from octavo.engine.cpu_backend import CpuBackend
+    from octavo.engine.drafts import ModelDrafter
+    from octavo.engine.speculation import ROW_COST, Speculation
+    from octavo.models import read_config
+    from octavo.models.cost import cost
+
+    row = backend.row_cost if isinstance(backend, CpuBackend) else ROW_COST
+    if draft is None:
+        return Speculation(token_cost=row)
+    drafter = ModelDrafter(choose_backend(draft, kind=kind).open(), target=backend)
+    small, large = (cost(read_config(c)) for c in (draft.config, checkpoint.config))
+    share = (small.linears + small.head) / (large.linears + large.head)
+    return Speculation(drafter=lambda: drafter, token_cost=row + share)
 
 
 def open_text(checkpoint: Checkpoint) -> tuple[Tokenizer, Format]:

@@ -15,7 +15,17 @@ from octavo.cli.idle import idling
 from octavo.cli.keys import LineReader, PromptReader, Reader, state_file
 from octavo.cli.screen import Screen, footer, open_screen, stopped
 from octavo.cli.session import Session
-from octavo.cli.settings import WEIGHTS, Recommends, Settings, Weights, describe, recommended, sampling_for, thinking_of
+from octavo.cli.settings import (
+    DRAFT,
+    WEIGHTS,
+    Recommends,
+    Settings,
+    Weights,
+    describe,
+    recommended,
+    sampling_for,
+    thinking_of,
+)
 from octavo.core.chat import Chat, Reply
 from octavo.core.errors import OctavoError, RequestError
 from octavo.core.messages import Message
@@ -35,6 +45,7 @@ def chat(
     budget: Annotated[int | None, typer.Option(min=0, help="Think for at most this many tokens.")] = None,
     hub: Annotated[Hub, typer.Option(help="Where org/name comes from.")] = "huggingface",
     weights: Annotated[Weights | None, typer.Option(help=WEIGHTS)] = None,
+    draft: Annotated[str | None, typer.Option(help=DRAFT)] = None,
 ) -> None:  # fmt: skip
     """Talk to a model. /help lists what you can type; Ctrl-C stops an answer, Ctrl-D leaves."""
     from octavo.chat import load
@@ -45,7 +56,7 @@ def chat(
     screen = open_screen()
 
     def open_model(source: str | None) -> Chat:
-        return load(source, offline=offline, hub=hub, report=screen.note, kind=weights)
+        return load(source, offline=offline, hub=hub, report=screen.note, kind=weights, draft=draft)
 
     talker = open_model(model)
     greeting = [runs_on()] if isinstance(talker, Recommends) else []

@@ -16,6 +16,7 @@ NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "pres
            "max_tokens", "seed")  # fmt: skip
 Weights = Literal["bf16", "w8", "w4", "stored", "plain"]
 WEIGHTS = "How the weights lie in memory: as stored in a GGUF file, bf16, w8, w4 (smallest, fastest), plain fp32."
+DRAFT = "A small model of the same vocabulary that guesses tokens ahead: faster, and the same answer."
 TEXTS = ("stop", "choice", "regex", "schema")
 SETTABLE = (*NUMBERS, *TEXTS)
 

@@ -27,13 +27,20 @@ from octavo.nn.kernels.library import (
     pointer,
     reserved,
 )
-from octavo.nn.packed import PAIR, PackedMatrix
+from octavo.nn.packed import PAIR, Kind, PackedMatrix
 
+# What one row more costs a pass, in passes of one row: measured with 8 rows on two cores with AVX-512 (bench.rows).
+ROW_COST: dict[Kind, float] = {"bf16": 0.03, "w8": 0.07, "w4": 0.19, "g8": 0.1, "g4": 0.19, "g4m": 0.19}
+EXPERTS_ROW_COST = 0.6  # of a sparse model: each row reads experts of its own
 WIDEST_HEAD, WIDEST_GROUP = 256, 64  # what attention.h keeps on its stack
 
 
 class CpuBackend:
-    """Implements `engine.types.Backend`. number_bytes: of a number in the cache, its share of a scale included."""
+    """Implements `engine.types.Backend`.
+
+    number_bytes   of a number in the cache, its share of a scale included
+    row_cost       of one row more in a pass, in passes of one row: what a drafted token costs
+    """
 
     def __init__(self, model: PackedModel, *, cache_bytes: int = 2 << 30, cache_kind: str = "bf16",
                  threads: int | None = None, library: Library | None = None) -> None:  # fmt: skip
@@ -57,6 +64,7 @@ class CpuBackend:
         self.number_bytes = page_bytes / (2 * c.layers * c.heads.kv_heads * c.heads.head_width * PAGE_TOKENS)
         self.model, self.library = model, library or open_library()
         self.threads = threads or usable_cores()
+        self.row_cost = ROW_COST[model.kinds["layers.0.qkv"]] if c.moe is None else EXPERTS_ROW_COST
         self.store = reserved(self.pages * page_bytes)
         frequency, factor = c.rope.frequencies()
         self.kept: list[object] = [self.store, frequency]

@@ -18,17 +18,20 @@ ALLOWANCE = 0.01  # what failing drafts may cost, in passes per token: a third o
 MEMORY = 0.8  # weight of past drafts beside the newest: the last five or so count
 
 
+ROW_COST = 0.05  # 7 rows more for 0.25 passes, with a margin; a backend that knows better says so
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speculation:
     """How an engine speculates.
 
     drafter      makes the engine's drafter
-    token_cost   what one drafted token costs, in passes of the target over one row: its row (the default is that of 7
-                 rows for 0.25 passes, with a margin), and its share of a draft model's work, where there is one
+    token_cost   what one drafted token costs, in passes of the target over one row: its row (see ROW_COST), and its
+                 share of a draft model's work, where there is one
     """
 
     drafter: Callable[[], Drafter] = NgramDrafter
-    token_cost: float = 0.05
+    token_cost: float = ROW_COST
 
 
 class Pace:

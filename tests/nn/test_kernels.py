@@ -1,5 +1,9 @@
 """Each kernel equals its plain reference, on every instruction set that this machine has."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -194,12 +198,53 @@ def test_a_query_does_not_depend_on_its_chunk(tier: str, kind: str):
         np.testing.assert_array_equal(alone, whole[3 * tokens - 3 : 3 * tokens])
 
 
-@pytest.mark.parametrize("flags", [("-fsanitize=undefined", "-fno-sanitize-recover=all", "-static-libubsan")])
-def test_the_sanitizer_finds_nothing(flags: tuple[str, ...]):
-    library, rng = Library(HERE[0], extra_flags=flags), np.random.default_rng(8)
+SANITIZERS = {
+    "undefined": ("-fsanitize=undefined", "-fno-sanitize-recover=all", "-static-libubsan", "-O1"),
+    "address": ("-fsanitize=address", "-O1"),
+}
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_a_sanitizer_finds_nothing(sanitizer: str):
+    """In a process of its own, which the address sanitizer must be the first library of."""
+    found = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True)
+    if found.returncode or "/" not in found.stdout:
+        pytest.skip("gcc and its sanitizers are not installed")
+    environment = os.environ | {"LD_PRELOAD": found.stdout.strip() if sanitizer == "address" else "",
+                                "ASAN_OPTIONS": "detect_leaks=0"}  # fmt: skip
+    code = f"from tests.nn.test_kernels import sanitized; sanitized({sanitizer!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=250)
+    assert done.returncode == 0 and done.stdout.strip() == "clean", done.stderr[-3000:]
+
+
+def sanitized(sanitizer: str) -> None:
+    """Every kernel once, on a library that watches itself."""
+    library, rng = Library(HERE[0], extra_flags=SANITIZERS[sanitizer]), np.random.default_rng(8)
+    for kind in ("g8", "g4", "g4m"):
+        library.linear(pack_grouped(random_grouped(kind, 70, 5, rng)), rng.standard_normal((9, 160)).astype(np.float32))
     for kind in ("bf16", "w8", "w4"):
         packed, _ = random_matrix(kind, 70, 130, rng)
         library.linear(packed, rng.standard_normal((29, 130)).astype(np.float32))
     k, v, q = (rng.standard_normal((70, 48)).astype(np.float32) for _ in range(3))
     for kind in ("bf16", "int8"):
         library.attend(q, k, v, group=1, kind=kind, scale=0.1)
+    whole_steps(library)
+    print("clean")
+
+
+def whole_steps(library: Library) -> None:
+    """A prompt, a mixed batch and a copied page through a sparse and a dense decoder."""
+    from octavo.engine.cpu_backend import CpuBackend
+    from octavo.engine.types import Chunk, Copy, Plan
+    from tests.engine.test_cpu_backend import packed
+
+    for family in ("qwen3_moe", "qwen2"):
+        for recipe, cache_kind in (("w4", "int8"), ("bf16", "bf16")):
+            backend = CpuBackend(packed(family, recipe), cache_bytes=1 << 20, cache_kind=cache_kind, library=library)
+            prompt = Chunk(tokens=tuple(range(40)), start=0, pages=(3, 1, 2), rows="all")
+            backend.forward(Plan(chunks=(prompt,)))
+            chunks = (
+                Chunk(tokens=(5,), start=40, pages=(3, 1, 2)),
+                Chunk(tokens=(7, 8), start=3, pages=(0,), rows="none"),
+            )
+            backend.forward(Plan(chunks=chunks, copies=(Copy(source=3, target=0, tokens=3),)))

@@ -51,8 +51,10 @@ def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may run on, or OCTAVO_THREADS where that is fewer."""
+    named = os.environ.get("OCTAVO_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, int(named))) if named.isdecimal() else cores
 
 
 def best_tier(flags: frozenset[str]) -> str:
@@ -106,3 +108,17 @@ def _compile(compiler: str, flags: tuple[str, ...], target: Path) -> Path:
     except (OSError, subprocess.TimeoutExpired) as cause:
         raise KernelError(f"the CPU kernels could not be made in {target.parent}: {cause}") from cause
     return target
+
+
+def prebuild() -> list[Path]:
+    """Libraries of all x86 instruction sets into `prebuilt`, for a wheel: `python -m octavo.nn.kernels.build`."""
+    (HERE / "prebuilt").mkdir(exist_ok=True)
+    made: list[Path] = []
+    for tier in TIERS:
+        path = library_path(tier)
+        made.append(Path(shutil.copy(path, HERE / "prebuilt")) if path.parent != HERE / "prebuilt" else path)
+    return made
+
+
+if __name__ == "__main__":
+    print(*prebuild(), sep="\n")
