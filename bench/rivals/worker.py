@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-VOCAB = 150_000  # prompts are drawn from ids below: every contender has them
+VOCAB = 45_000  # prompts are drawn from ids below: every model has them
 
 
 @dataclass(frozen=True, kw_only=True)
