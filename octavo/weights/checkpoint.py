@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from octavo.core.errors import CheckpointError
 from octavo.core.strict import read_json_object
 from octavo.weights.gguf_file import GgufFile
+from octavo.weights.quantised_file import CONFIG, METHOD, QuantisedFile
 from octavo.weights.safetensors_file import SafetensorsFile
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Checkpoint:
 
     path               the folder, or the GGUF file
     name               "org/name" where it lies in the hub's cache, else of the folder or file;   chat_name   less org
-    config             as config.json has it
+    config             as config.json has it, less how Octavo's own files are quantised: they give plain weights
     generation_config  as generation_config.json has it; {} where there is none
     tokenizer_source   the folder, or a GGUF file's metadata (key -> plain Python value)
     """
@@ -131,9 +132,15 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
             return _open_gguf(ggufs[0])
         raise _nothing_to_open(path, ggufs)
     config = read_json_object(path / "config.json", error=CheckpointError, limit_bytes=16 << 20)
+    plain = _open_shards(shards)
+    files: list[Source] = [*plain]
+    how = config.get(CONFIG)
+    if isinstance(how, dict) and how.get("quant_method") == METHOD:
+        files = [QuantisedFile(file) for file in plain]
+        del config[CONFIG]
     generation = path / "generation_config.json"
     return Checkpoint(
-        path, [*_open_shards(shards)], config=config, tokenizer_source=path,
+        path, files, config=config, tokenizer_source=path,
         generation_config=read_json_object(generation, error=CheckpointError) if generation.exists() else {},
     )  # fmt: skip
 
