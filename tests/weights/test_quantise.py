@@ -1,6 +1,8 @@
 """Quantising whole models: functions that must stay, errors that must fall, files that must come back."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +192,13 @@ def test_a_model_of_four_bits_has_only_the_kinds_it_names(tmp_path: Path):
     assert all(isinstance(weight, Int4Weight) for weight in found.weights.values())
     assert any(".experts.7.down_proj" in name for name in found.weights)
     assert not any(name.endswith("mlp.gate.weight") for name in found.weights), "routers are never rounded"
+
+
+def test_a_quantised_model_is_read_without_torch(tmp_path: Path):
+    _, folder = written(tmp_path, "Qwen3, tied", Recipe(format="w4", method="rtn"))
+    code = (
+        "import sys; from octavo.weights import open_checkpoint; from octavo.weights.quantised_file import "
+        "read_quantised; print(len(dict(read_quantised(open_checkpoint(sys.argv[1])))), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["22", "False"]  # 3 layers of 7 linears, and the table
