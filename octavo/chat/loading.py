@@ -2,89 +2,193 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from msgspec.structs import replace
 
 from octavo.core.chat import Chat
+from octavo.core.errors import KernelError
 from octavo.core.sources import Hub, Report, silent
+from octavo.weights.memory import Needs, available_bytes, check_memory, needs
 
 if TYPE_CHECKING:
+    from octavo.engine.cpu_backend import CpuBackend
     from octavo.engine.torch_backend import TorchBackend
-    from octavo.nn.linear import Kind
-    from octavo.weights import Checkpoint
+    from octavo.engine.types import Backend
+    from octavo.models.packed import PackedModel, Recipe
+    from octavo.nn.linear import Kind as TorchKind
+    from octavo.nn.packed import Kind as MatrixKind
+    from octavo.text.chat.base import Format
+    from octavo.text.tokenizer import Tokenizer
+    from octavo.weights.checkpoint import Checkpoint
 
+AnyKind = Literal["bf16", "w8", "w4", "stored", "fp16", "plain"]
+NUMBER_BYTES = {"bf16": 2.0, "w8": 1.01, "w4": 0.65, "stored": 1.1}  # per weight; w4: the head has 8 bits
 CACHE_MOST_BYTES = 8 << 30  # of keys and values on a CPU; taken only as they are written
 CACHE_SHARE = 0.5  # of the memory that is left once the weights are there
 CUDA_CACHE_SHARE = 0.8
 
 
 def load(source: str | Path | None = None, *, offline: bool = False, hub: Hub = "huggingface",
-         report: Report = silent, kind: Kind | None = None) -> Chat:  # fmt: skip
+         report: Report = silent, kind: AnyKind | None = None) -> Chat:  # fmt: skip
     """Open a model.
 
     source   a folder or GGUF file; "org/name" of a hub; the http(s) address of an OpenAI-compatible endpoint, the
              model's name after a # where it serves several; None: the best model that is already on this machine
     offline  never touch the network;   hub   where "org/name" comes from
     report   gets lines such as what is loaded and the disk and memory it needs
-    kind     how the weights are packed, "plain" is fp32; None: what this machine runs fastest
+    kind     how the weights are packed: "bf16"; "w8" or "w4", which are smaller, faster and less exact; "stored": the
+             blocks of a GGUF file, exactly where they are Q8_0, Q4_0 or Q4_1, else as w8, or exactly what `octavo
+             quantize` wrote; "plain": fp32 in PyTorch; None: stored for quantised weights, else bf16
     Raises HubError, MemoryNeeded, CheckpointError, ConfigError, TokenizerError or FormatError; nothing is half-loaded.
     """
     if str(source).startswith(("http://", "https://")):
         from octavo.chat.remote import open_remote
 
         return open_remote(str(source))
-    from octavo.weights import default_model, find_model, open_checkpoint
+    from octavo.weights.checkpoint import open_checkpoint
+    from octavo.weights.hub import default_model, find_model
 
     path = default_model() if source is None else find_model(source, offline=offline, hub=hub, report=report)
     return open_local(open_checkpoint(path), report=report, kind=kind)
 
 
-def open_local(checkpoint: Checkpoint, *, report: Report = silent, kind: Kind | None = None) -> Chat:
+def open_local(checkpoint: Checkpoint, *, report: Report = silent, kind: AnyKind | None = None) -> Chat:
     """A checkpoint as a `Chat` in this process, on the GPU where there is one."""
-    import torch
-    from msgspec.structs import replace
-
     from octavo.chat.local import LocalChat
     from octavo.engine.engine import Engine
-    from octavo.nn.linear import best_kind
+
+    opening = choose_backend(checkpoint, kind=kind, report=report)
+    report(f"{checkpoint.name}: {opening.needed.line}")
+    check_memory(opening.needed)
+    tokenizer, form = open_text(checkpoint)
+    return LocalChat(name=checkpoint.chat_name, engine=Engine(opening.open()), tokenizer=tokenizer, form=form)
+
+
+def open_text(checkpoint: Checkpoint) -> tuple[Tokenizer, Format]:
+    """A checkpoint's tokenizer and the format it speaks. Raises TokenizerError or FormatError."""
     from octavo.text.chat import choose_format
     from octavo.text.tokenizer import Tokenizer
-    from octavo.weights import check_memory, needs
 
-    cuda = torch.cuda.is_available()
-    kind = kind or ("plain" if cuda else best_kind())
-    needed = needs(checkpoint, dtype_bytes=4 if kind == "plain" and not cuda else 2)
-    if cuda:
-        needed = replace(needed, available_bytes=torch.cuda.mem_get_info()[0])
-    report(f"{checkpoint.name}: {needed.line}")
-    check_memory(needed)
     source = checkpoint.tokenizer_source
     tokenizer = Tokenizer.from_folder(source) if isinstance(source, Path) else Tokenizer.from_gguf_fields(source)
     form = choose_format(
         tokenizer, model_type=str(checkpoint.config.get("model_type")), name=checkpoint.name,
         generation_config=checkpoint.generation_config,
     )  # fmt: skip
-    backend = _on_cuda(checkpoint) if cuda else on_cpu(checkpoint, kind=kind)
-    return LocalChat(name=checkpoint.chat_name, engine=Engine(backend), tokenizer=tokenizer, form=form)
+    return tokenizer, form
 
 
-def on_cpu(checkpoint: Checkpoint, *, kind: Kind, cache_bytes: int | None = None) -> TorchBackend:
-    """Weights packed for this CPU as they are read, one group at a time.   cache_bytes   None: what memory allows."""
+class Opening(NamedTuple):
+    """A backend that was chosen: what it needs of the machine, and how it is opened."""
+
+    needed: Needs
+    open: Callable[[], Backend]
+
+
+def choose_backend(checkpoint: Checkpoint, *, kind: AnyKind | None = None, report: Report = silent) -> Opening:
+    """What runs a checkpoint here: torch on the GPU where there is one, else our kernels, else torch on the CPU.
+
+    kind   "stored", "bf16", "w8", "w4": our kernels; "fp16", "plain": torch; None: see `load`
+    Raises KernelError where w8 or w4 is asked for and cannot be had; ConfigError for a config that is not understood.
+    """
+    if kind is None and has_nvidia():
+        import torch  # only now: it takes longer to import than a small model takes to answer
+
+        if torch.cuda.is_available():
+            free = torch.cuda.mem_get_info()[0]
+            needed = replace(needs(checkpoint, dtype_bytes=2), available_bytes=free)
+            return Opening(needed, partial(_on_cuda, checkpoint))
+    if kind not in ("fp16", "plain"):
+        recipe: Recipe = kind or default_kind(checkpoint)
+        reason = without_kernels(checkpoint)
+        if not reason:
+            needed = needs(checkpoint, dtype_bytes=NUMBER_BYTES[recipe])
+            return Opening(needed, partial(with_kernels, checkpoint, kind=recipe, report=report))
+        if kind in ("w8", "w4", "stored"):
+            raise KernelError(f"weights in {kind} need the CPU kernels: {reason}")
+        report(f"PyTorch computes, which is slower: {reason}")
+        kind = None
+    from octavo.nn.linear import best_kind
+
+    torch_kind = kind or best_kind()
+    needed = needs(checkpoint, dtype_bytes=4 if torch_kind == "plain" else 2)
+    return Opening(needed, partial(with_torch, checkpoint, kind=torch_kind))
+
+
+def default_kind(checkpoint: Checkpoint) -> Recipe:
+    """Whatever loses least: quantised weights as they are stored, plain numbers as bf16."""
+    from octavo.weights.numbers import NUMBERS
+
+    return "bf16" if all(checkpoint.dtype_name(name) in NUMBERS for name in checkpoint.names) else "stored"
+
+
+def without_kernels(checkpoint: Checkpoint) -> str:
+    """Why our kernels cannot run a checkpoint here; "" where they can."""
+    from octavo.engine.cpu_backend import unsupported
+    from octavo.models import read_config
+    from octavo.nn.kernels import open_library
+
+    try:
+        open_library()
+    except KernelError as error:
+        return str(error)
+    return unsupported(read_config(checkpoint.config))
+
+
+def with_kernels(checkpoint: Checkpoint, *, kind: Recipe, cache_bytes: int | None = None,
+                 report: Report = silent) -> CpuBackend:  # fmt: skip
+    """A checkpoint on our kernels.   cache_bytes   None: what memory allows"""
+    from octavo.engine.cpu_backend import CpuBackend
+
+    return CpuBackend(open_packed_here(checkpoint, kind=kind, report=report), cache_bytes=cache_bytes or _cache_bytes())
+
+
+def open_packed_here(checkpoint: Checkpoint, *, kind: Recipe, head: MatrixKind | None = None,
+                     report: Report = silent) -> PackedModel:  # fmt: skip
+    """Weights packed for our kernels, from the cache where they were packed before.
+
+    head   kind of the output head, None: what suits `kind`
+    """
+    from octavo.weights.packed_file import open_packed
+
+    def progress(done: int, whole: int) -> None:
+        if done == 1:
+            report(f"Packing the weights ({kind}), the first time only ...")
+        if done == whole:
+            report("Packed.")
+
+    return open_packed(checkpoint, recipe=kind, head=head, progress=progress)
+
+
+def _cache_bytes() -> int:
+    return min(CACHE_MOST_BYTES, int(available_bytes() * CACHE_SHARE))
+
+
+def has_nvidia(*, root: Path = Path("/")) -> bool:
+    """Whether a driver for NVIDIA's GPUs may be here, by its device or its library. root: where dev and proc lie."""
+    known = ("dev/nvidiactl", "dev/dxg", "proc/driver/nvidia")
+    return sys.platform == "win32" or any((root / path).exists() for path in known)
+
+
+def with_torch(checkpoint: Checkpoint, *, kind: TorchKind, cache_bytes: int | None = None) -> TorchBackend:
+    """Weights packed for torch on a CPU, as they are read, a group at a time.   cache_bytes   None: as memory allows"""
     import torch
 
     from octavo.engine.torch_backend import TorchBackend
     from octavo.models import skeleton
     from octavo.nn.linear import Packing
     from octavo.weights.load import load_weights
-    from octavo.weights.memory import available_bytes
 
     model = skeleton(checkpoint.config)
     dtype = torch.bfloat16 if kind == "bf16" else torch.float32
     packing = None if kind == "plain" else Packing(model, kind=kind, tied=model.config.tied)
     load_weights(checkpoint, model, dtype=dtype, place=packing)
-    if cache_bytes is None:
-        cache_bytes = min(CACHE_MOST_BYTES, int(available_bytes() * CACHE_SHARE))
-    return TorchBackend(model, cache_bytes=cache_bytes)
+    return TorchBackend(model, cache_bytes=cache_bytes or _cache_bytes())
 
 
 def _on_cuda(checkpoint: Checkpoint) -> TorchBackend:

@@ -8,8 +8,9 @@ from itertools import count
 from threading import Lock
 from weakref import finalize
 
+from octavo.chat.next_turn import Conversation
 from octavo.chat.reader import ReplyReader
-from octavo.core.deltas import Delta
+from octavo.core.deltas import Delta, Finished
 from octavo.core.messages import Message, ToolSpec
 from octavo.core.sampling import Sampling, Thinking
 from octavo.core.vocabulary import Vocabulary
@@ -18,9 +19,14 @@ from octavo.engine.types import Request, Step
 from octavo.text.chat.base import Format
 from octavo.text.tokenizer import Tokenizer
 
+MOST_ENDED = 64
+
 
 class LocalChat:
-    """Implements `Chat`. Several replies may run at once, from one thread or many: each step serves them all."""
+    """Implements `Chat`. Several replies may run at once, from one thread or many: each step serves them all.
+
+    While nobody waits for a reply, calls of `idle` prepare the next turns.
+    """
 
     def __init__(self, *, name: str, engine: Engine, tokenizer: Tokenizer, form: Format) -> None:
         self.name, self.engine, self.tokenizer, self.form = name, engine, tokenizer, form
@@ -28,6 +34,7 @@ class LocalChat:
         self.markers = form.markers(tokenizer)
         self.inboxes: dict[str, deque[Step]] = {}
         self.left = deque[str]()  # requests whose replies nobody reads any more
+        self.ended = deque[Conversation](maxlen=MOST_ENDED)  # whose next turn is yet to be prepared
         self.lock, self.numbers = Lock(), count()
 
     @cached_property
@@ -48,9 +55,10 @@ class LocalChat:
         if sampling is None:
             sampling = self.form.recommended(self.form.effective_thinking(messages, thinking))
         spelled = bool(sampling.stop or sampling.choice or sampling.regex is not None or sampling.schema is not None)
+        conversation = Conversation(messages=tuple(messages), tools=tuple(tools), thinking=thinking)
         request = Request(
             id=f"{self.name}-{next(self.numbers)}",
-            tokens=self.form.render(messages, tools=tools, thinking=thinking).tokens(self.tokenizer),
+            tokens=conversation.tokens(self.form, self.tokenizer),
             sampling=sampling,
             markers=self.markers,
             budget_tokens=thinking.budget_tokens,
@@ -63,7 +71,25 @@ class LocalChat:
             self._forget_left()
             self.engine.submit(request)
             self.inboxes[request.id] = deque()
-        return LocalReply(self, request, readers)
+        return LocalReply(self, request, readers, conversation=conversation)
+
+    def idle(self) -> bool:
+        """A little of what the next turns will need, where nobody waits for a reply; False: there is no more to do now.
+
+        Conversations that ended are rendered as their next prompt will be, the thinking left out where the format does
+        so, and computed: one small chunk a call. A request that comes meanwhile waits for no more than that.
+        """
+        with self.lock:
+            self._forget_left()
+            if self.engine.busy:
+                return False
+            if self.ended:
+                tokens = self.ended.popleft().history(self.form, self.tokenizer)
+                if 0 < len(tokens) < self.context_tokens:
+                    self.engine.warm(tokens)
+            elif self.engine.warming:
+                self._deliver(self.engine.step())
+            return bool(self.ended) or self.engine.warming
 
     def step_for(self, request_id: str) -> Step:
         """The next step of a request: from its inbox, else by running the engine for everyone."""
@@ -112,8 +138,9 @@ class LocalChat:
 class LocalReply:
     """A running reply of a `LocalChat`. One that is dropped, read or not, is cancelled: its pages are free again."""
 
-    def __init__(self, chat: LocalChat, request: Request, readers: list[ReplyReader]) -> None:
-        self.chat, self.request, self.readers = chat, request, readers
+    def __init__(self, chat: LocalChat, request: Request, readers: list[ReplyReader], *,
+                 conversation: Conversation) -> None:  # fmt: skip
+        self.chat, self.request, self.readers, self.conversation = chat, request, readers, conversation
         self.started_s = time.perf_counter()
         finalize(self, chat.leave, request.id).atexit = False
 
@@ -130,7 +157,10 @@ class LocalReply:
         try:
             while running:
                 step = self.chat.step_for(self.request.id)
-                yield from self.readers[step.index].read(step, after_s=time.perf_counter() - self.started_s)
+                for delta in self.readers[step.index].read(step, after_s=time.perf_counter() - self.started_s):
+                    if isinstance(delta, Finished) and len(self.readers) == 1:  # of several, it is open which goes on
+                        self.chat.ended.append(self.conversation.saying(delta.message))
+                    yield delta
                 if step.finish is not None:
                     running.discard(step.index)
         finally:

@@ -11,10 +11,11 @@ from octavo.cli import commands
 from octavo.cli import session as sessions
 from octavo.cli.clean import one_line
 from octavo.cli.exchange import Outcome, exchange
+from octavo.cli.idle import idling
 from octavo.cli.keys import LineReader, PromptReader, Reader, state_file
 from octavo.cli.screen import Screen, footer, open_screen, stopped
 from octavo.cli.session import Session
-from octavo.cli.settings import Recommends, Settings, describe, recommended, sampling_for, thinking_of
+from octavo.cli.settings import WEIGHTS, Recommends, Settings, Weights, describe, recommended, sampling_for, thinking_of
 from octavo.core.chat import Chat, Reply
 from octavo.core.errors import OctavoError, RequestError
 from octavo.core.messages import Message
@@ -33,6 +34,7 @@ def chat(
     think: Annotated[bool | None, typer.Option("--think/--no-think", help="Whether it thinks first.")] = None,
     budget: Annotated[int | None, typer.Option(min=0, help="Think for at most this many tokens.")] = None,
     hub: Annotated[Hub, typer.Option(help="Where org/name comes from.")] = "huggingface",
+    weights: Annotated[Weights | None, typer.Option(help=WEIGHTS)] = None,
 ) -> None:  # fmt: skip
     """Talk to a model. /help lists what you can type; Ctrl-C stops an answer, Ctrl-D leaves."""
     from octavo.chat import load
@@ -43,7 +45,7 @@ def chat(
     screen = open_screen()
 
     def open_model(source: str | None) -> Chat:
-        return load(source, offline=offline, hub=hub, report=screen.note)
+        return load(source, offline=offline, hub=hub, report=screen.note, kind=weights)
 
     talker = open_model(model)
     greeting = [runs_on()] if isinstance(talker, Recommends) else []
@@ -87,7 +89,8 @@ class Talk:
         while True:
             try:
                 offered, self.offered = self.offered, ""
-                line = self.reader.read(offered)
+                with idling(self.chat):
+                    line = self.reader.read(offered)
                 if line is None or not self._do(line):
                     break
             except OctavoError as error:

@@ -11,7 +11,7 @@ import typer
 from msgspec import Struct
 
 from octavo.cli.clean import one_line
-from octavo.core.errors import OctavoError
+from octavo.core.errors import KernelError, OctavoError
 
 GIGABYTE = 10**9
 LEAST_BYTES = 4 * GIGABYTE  # of memory and of disk: Qwen3-0.6B with its context, with room to spare
@@ -54,10 +54,8 @@ def python() -> Iterator[Finding]:
 
 
 def processor() -> Iterator[Finding]:
-    """Instructions, threads, and the kind of linear layer that follows from them."""
-    import torch
-
-    from octavo.nn.linear import best_kind
+    """Instructions, threads, and the kernels for them."""
+    from octavo.nn.kernels import best_tier, cpu_flags, open_library, usable_cores
 
     names = cpu_features(cpu_flags())
     slow = platform.machine() in ("x86_64", "AMD64") and "AVX2" not in names
@@ -65,12 +63,12 @@ def processor() -> Iterator[Finding]:
         name="CPU", found=f"{platform.machine()}, {', '.join(names) or 'no vector instructions that we know of'}",
         todo="without AVX2 models run slowly here: take a small one." if slow else "",
     )  # fmt: skip
-    threads, cores = torch.get_num_threads(), usable_cores()
-    few = f"{cores} cores could compute: unset OMP_NUM_THREADS, or set it to {cores}." if threads * 2 <= cores else ""
-    yield Finding(name="threads", found=f"{threads} of {cores} cores", todo=few)
-    kind = best_kind()
-    plain = "this build of torch packs no weights here: install the CPU build of torch 2.11 to 2.13."
-    yield Finding(name="linears", found=kind, todo=plain if kind == "plain" else "")
+    yield Finding(name="threads", found=f"{usable_cores()}, one for each core that this process may use")
+    try:
+        open_library()
+        yield Finding(name="kernels", found=best_tier(cpu_flags()))
+    except KernelError as error:
+        yield Finding(name="kernels", found="none", todo=str(error))
 
 
 def graphics() -> Iterator[Finding]:
@@ -135,39 +133,24 @@ def terminal() -> Iterator[Finding]:
 
 
 def runs_on() -> str:
-    """How a model in this process runs, in one line: the GPU, or the CPU, its threads and how weights are packed."""
-    import torch
+    """What computes here, in one line: the GPU, or the CPU with its threads and instruction set."""
+    from octavo.chat.loading import has_nvidia
+    from octavo.nn.kernels import best_tier, cpu_flags, usable_cores
 
-    from octavo.nn.linear import best_kind
+    if has_nvidia():
+        import torch
 
-    if torch.cuda.is_available():
-        return f"It runs on the GPU: {torch.cuda.get_device_name(0)}."
-    kind = {"plain": "fp32"}.get(best_kind(), best_kind())
-    return f"It runs on the CPU: {torch.get_num_threads()} threads, weights in {kind}."
+        if torch.cuda.is_available():
+            return f"It runs on the GPU: {torch.cuda.get_device_name(0)}."
+    return f"It runs on the CPU: {usable_cores()} threads, {best_tier(cpu_flags())} kernels."
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (python, processor, graphics, room, models, terminal)
 
 
-def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Instruction sets that the system names; empty where it names none (macOS, Windows)."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()[1:])
-
-
 def cpu_features(flags: frozenset[str]) -> list[str]:
     """Those among `flags` that decide how fast a model runs, best first."""
     return [called for flag, called in FEATURES.items() if flag in flags]
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def hub_cache() -> Path:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from octavo import __version__
-from octavo.cli import chat, doctor, models, quantize
+from octavo.cli import bench, chat, doctor, models, quantize
 from octavo.cli import run as run_verb
 from octavo.cli.clean import clean
 from octavo.core.errors import OctavoError
@@ -24,6 +24,7 @@ VERBS: dict[str, Verb] = {
     "chat": chat.chat,
     "run": run_verb.run,
     "doctor": doctor.doctor,
+    "bench": bench.bench,
     "quantize": quantize.quantize,
 }
 GROUPS: dict[str, tuple[str, dict[str, Verb]]] = {

@@ -73,7 +73,7 @@ def facts(checkpoint: "Checkpoint") -> list[tuple[str, str]]:
 
     config = read_config(checkpoint.config)
     names = checkpoint.names
-    kinds = sorted({str(checkpoint.dtype(name)).removeprefix("torch.") for name in names})
+    kinds = sorted({checkpoint.dtype_name(name) for name in names})
     sizes = [checkpoint.shape(name) for name in names]
     parameters = sum(math.prod(shape) for shape in sizes)
     return [
@@ -81,7 +81,7 @@ def facts(checkpoint: "Checkpoint") -> list[tuple[str, str]]:
         ("path", one_line(str(checkpoint.path))),
         ("family", one_line(str(checkpoint.config.get("model_type")))),
         ("parameters", f"{parameters:,}"),
-        ("tensors", f"{len(names):,} ({', '.join(kinds)} when read)"),
+        ("tensors", f"{len(names):,} ({', '.join(kinds)})"),
         ("layers", f"{config.layers}"),
         ("width", f"{config.heads.width:,}"),
         ("vocabulary", f"{config.vocab_size:,}"),

@@ -29,8 +29,6 @@ def quantize(
     method: Annotated[
         Literal["rtn", "mse", "gptq"], typer.Option(help="Nearest, least squares, or with error feedback.")
     ] = "mse",
-    balance: Annotated[bool, typer.Option(help="Move scales from activations into weights.")] = True,
-    rotate: Annotated[bool, typer.Option("--rotate", help="Turn the residual stream first (QuaRot).")] = False,
     text: Annotated[Path | None, typer.Option(help="Text such as the model will see; else Python's manual.")] = None,
     report: Annotated[bool, typer.Option("--report", help="Measure the result beside the model.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")] = False,
@@ -42,8 +40,7 @@ def quantize(
         raise RequestError(f"{one_line(str(out))} exists already: name a new folder.")
     from octavo.models import skeleton
     from octavo.weights import find_model, load_weights, open_checkpoint
-    from octavo.weights.quantise import Recipe, quantise
-    from octavo.weights.quantised_file import EMBEDDING
+    from octavo.weights.quantise import EMBEDDING, Recipe, quantise
     from octavo.weights.save_quantised import save_quantised
     from octavo.weights.stream import windows
 
@@ -52,7 +49,7 @@ def quantize(
     shown, held_out = windows(tokenizer.encode(read_text(text)[:MOST_CHARACTERS]))
     network = skeleton(checkpoint.config)
     load_weights(checkpoint, network, dtype=checkpoint.dtype(EMBEDDING))
-    recipe = Recipe(format=format, method=method, balance=balance and method != "rtn", rotate=rotate)
+    recipe = Recipe(format=format, method=method)
     calibration, measuring = shown if method != "rtn" else [], held_out if report else []
     with progress(network.config.layers) as after:
         found = quantise(network, recipe, calibration=calibration, held_out=measuring, after=after)
@@ -74,12 +71,11 @@ def rows(found: "Quantised", checkpoint: "Checkpoint") -> list[tuple[str, ...]]:
     whole = sum(2 * math.prod(checkpoint.shape(name)) for name in checkpoint.names)
     small = sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors_of(found).values())
     recipe, tokens = found.recipe, len(measured.kl_T)
-    name = " ".join([recipe.format, recipe.method, *(n for n in ("balance", "rotate") if getattr(recipe, n))])
     far = f"{measured.kl_T.mean():.5f}", f"{measured.kl_T.quantile(0.99):.5f}"
     return [
         (f"{tokens:,} tokens", "KL, nats per token", "99th percentile", "perplexity", "bytes"),
         ("16 bits", "", "", f"{math.exp(measured.plain_T.mean()):.3f}", f"{whole:,}"),
-        (name, *far, f"{math.exp(measured.surprise_T.mean()):.3f}", f"{small:,}"),
+        (f"{recipe.format} {recipe.method}", *far, f"{math.exp(measured.surprise_T.mean()):.3f}", f"{small:,}"),
     ]
 
 

@@ -13,7 +13,7 @@ from octavo.cli.clean import encodable
 from octavo.cli.exchange import Outcome, exchange
 from octavo.cli.screen import PlainScreen, Screen, SilentScreen, footer, open_screen, stopped
 from octavo.cli.session import Session
-from octavo.cli.settings import Settings, sampling_for, thinking_of
+from octavo.cli.settings import WEIGHTS, Settings, Weights, sampling_for, thinking_of
 from octavo.core.chat import Chat
 from octavo.core.deltas import FinishReason, Usage
 from octavo.core.errors import RequestError
@@ -52,6 +52,7 @@ def run(
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given often.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")] = False,
     hub: Annotated[Hub, typer.Option(help="Where org/name comes from.")] = "huggingface",
+    weights: Annotated[Weights | None, typer.Option(help=WEIGHTS)] = None,
 ) -> None:  # fmt: skip
     """Say one thing to a model and print its answer; plain text where that goes into a pipe or a file."""
     sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed,
@@ -64,7 +65,7 @@ def run(
     from octavo.chat import load
 
     notes = PlainScreen()
-    chat = load(model, offline=offline, hub=hub, report=notes.note if sys.stderr.isatty() else silent)
+    chat = load(model, offline=offline, hub=hub, report=notes.note if sys.stderr.isatty() else silent, kind=weights)
     raise typer.Exit(say(chat, text, settings=settings, json=json))
 
 

@@ -1,7 +1,7 @@
 """What the user chose for a conversation, and the sampling that follows from it."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import Struct
@@ -14,6 +14,8 @@ from octavo.core.sampling import Sampling, Thinking
 
 NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
            "max_tokens", "seed")  # fmt: skip
+Weights = Literal["bf16", "w8", "w4", "stored", "plain"]
+WEIGHTS = "How the weights lie in memory: as stored in a GGUF file, bf16, w8, w4 (smallest, fastest), plain fp32."
 TEXTS = ("stop", "choice", "regex", "schema")
 SETTABLE = (*NUMBERS, *TEXTS)
 

@@ -31,3 +31,7 @@ class HubError(OctavoError):
 
 class MemoryNeeded(OctavoError):
     """The machine has less memory or disk than the model needs."""
+
+
+class KernelError(OctavoError):
+    """The CPU kernels cannot be made or used on this machine."""

@@ -2,6 +2,8 @@
 
 import secrets
 from collections.abc import Sequence as Items
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import Struct
@@ -11,19 +13,25 @@ from octavo.core.errors import RequestError
 from octavo.core.sampling import Sampling
 from octavo.core.vocabulary import Vocabulary
 from octavo.engine.channels import Automaton
-from octavo.engine.grammar import Grammars
 from octavo.engine.pages import PagePool
 from octavo.engine.rules import BudgetRule, EndRule, Rules, StopRule
 from octavo.engine.sampler import History, to_logprobs
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence
-from octavo.engine.types import Backend, Request, Rule, Step
+from octavo.engine.speculation import Speculation, Speculator
+from octavo.engine.types import Backend, Chunk, Request, Rule, Step
+
+if TYPE_CHECKING:
+    from octavo.engine.grammar import Grammars
 
 STEP_TOKENS = 512
 
 
 class Stats(Struct, frozen=True, kw_only=True):
-    """What the engine is at. pages_unused: free, or kept only because their tokens may come again."""
+    """What the engine is at. pages_unused: free, or kept only because their tokens may come again.
+
+    drafted, accepted   tokens that were guessed, and how many of them came true; computed_tokens counts them all
+    """
 
     running: int
     waiting: int
@@ -33,6 +41,8 @@ class Stats(Struct, frozen=True, kw_only=True):
     forwards: int
     computed_tokens: int
     cached_tokens: int
+    drafted: int
+    accepted: int
 
 
 class Engine:
@@ -41,14 +51,27 @@ class Engine:
     longest   tokens of prompt and reply at most: what the model takes, or what all pages hold
     """
 
-    def __init__(self, backend: Backend, *, step_tokens: int = STEP_TOKENS) -> None:
+    def __init__(self, backend: Backend, *, step_tokens: int = STEP_TOKENS,
+                 speculation: Speculation | None = Speculation()) -> None:  # fmt: skip
+        """step_tokens: tokens of one forward pass at most;   speculation: None is off.
+
+        Speculation changes no token where the backend's rows do not depend on each other; where rounding does, a pass
+        with drafts is to a reply what a pass with others' tokens is.
+        """
         self.backend = backend
         self.longest = min(backend.context_tokens, backend.pages * backend.page_tokens)
         self.pool = PagePool(pages=backend.pages, page_tokens=backend.page_tokens)
         self.scheduler = Scheduler(self.pool, step_tokens=step_tokens)
-        self.grammars = Grammars()
+        self.speculator = None if speculation is None else Speculator(speculation, step_tokens=step_tokens)
         self.live: dict[str, list[Sequence]] = {}  # by request id
         self.forwards = self.computed_tokens = self.cached_tokens = 0
+
+    @cached_property
+    def grammars(self) -> "Grammars":
+        """Compiled for requests that ask for one: made when first needed, for the parser takes a while to import."""
+        from octavo.engine.grammar import Grammars
+
+        return Grammars()
 
     @property
     def busy(self) -> bool:
@@ -56,13 +79,19 @@ class Engine:
         return bool(self.live)
 
     @property
+    def warming(self) -> bool:
+        """Whether a prompt is yet to be computed that nobody has asked for: `step` does so while it is not busy."""
+        return bool(self.scheduler.warming)
+
+    @property
     def stats(self) -> Stats:
         """Counts since the start, and the present load."""
-        s = self.scheduler
+        s, speculator = self.scheduler, self.speculator
         return Stats(
             running=len(s.running), waiting=len(s.waiting), pages=self.pool.size, pages_unused=self.pool.unused,
             preemptions=s.preemptions, forwards=self.forwards, computed_tokens=self.computed_tokens,
-            cached_tokens=self.cached_tokens,
+            cached_tokens=self.cached_tokens, drafted=speculator.drafted if speculator else 0,
+            accepted=speculator.accepted if speculator else 0,
         )  # fmt: skip
 
     def submit(self, request: Request) -> None:
@@ -89,22 +118,36 @@ class Engine:
             if sequence.finish is None:
                 self.scheduler.add(sequence)
 
+    def warm(self, tokens: tuple[int, ...]) -> None:
+        """Have a prompt that is expected to come in the cache, computed in steps for which nobody waits.
+
+        Raises RequestError for one that cannot come. It is dropped where pages run out, and of too many the first.
+        """
+        request = Request(id="", tokens=tokens, sampling=Sampling(max_tokens=1))
+        self._check(request)
+        self.scheduler.warm(Sequence(
+            request=request, index=0, rules=self._rules(request), limit=len(tokens), seed=0, tokens=list(tokens),
+            history=History(()), warms=True,
+        ))  # fmt: skip
+
     def step(self) -> list[Step]:
         """Run one forward pass; returns the new tokens and ends of all replies. Empty while prompts are computed."""
         plan, sequences = self.scheduler.plan()
         if plan.chunks:
+            drafts = self.speculator.propose(plan, sequences) if self.speculator else {}
+            plan = self.scheduler.lengthen(plan, sequences, drafts)
             logits_NV = self.backend.forward(plan)
             self.forwards += 1
-            self.computed_tokens += sum(len(chunk.tokens) for chunk in plan.chunks)
-            self.scheduler.commit(plan, sequences)
             row = 0
             for chunk, sequence in zip(plan.chunks, sequences, strict=True):
-                if chunk.rows == "all":
-                    self._score(sequence, logits_NV[row : row + len(chunk.tokens)])
-                    row += len(chunk.tokens)
-                elif chunk.rows == "last":
-                    self._sample(sequence, logits_NV[row])
-                    row += 1
+                self.computed_tokens += len(chunk.tokens)
+                rows = {"none": 0, "last": 1, "all": len(chunk.tokens)}[chunk.rows]
+                if sequence.scores:
+                    self._score(sequence, chunk, logits_NV[row : row + rows])
+                elif rows:
+                    self._follow(sequence, chunk, logits_NV[row : row + rows])
+                row += rows
+            self.scheduler.commit(plan, sequences)
         return self._hand_out()
 
     def cancel(self, id: str) -> list[Step]:
@@ -133,19 +176,21 @@ class Engine:
             steps += [step for step in self.step() if step.id == request.id]
         return steps
 
-    def _sample(self, sequence: Sequence, logits_V: NDArray[np.float32]) -> None:
+    def _follow(self, sequence: Sequence, chunk: Chunk, logits_NV: NDArray[np.float32]) -> None:
         try:
-            sequence.sample(logits_V)
+            sequence.follow(chunk, logits_NV)
         except RequestError as cause:  # one reply that cannot go on must not stop the others
             sequence.end("error", error=str(cause))
+        if self.speculator and chunk.rows == "all":
+            self.speculator.learn(sequence, drafted=len(chunk.tokens) - 1, accepted=sequence.agrees(chunk) - 1)
 
-    def _score(self, sequence: Sequence, logits_TV: NDArray[np.float32]) -> None:
-        known, first = sequence.prompt_logprobs, sequence.computed - len(logits_TV)
-        for i, logits_V in enumerate(logits_TV, first):
+    def _score(self, sequence: Sequence, chunk: Chunk, logits_TV: NDArray[np.float32]) -> None:
+        known = sequence.prompt_logprobs
+        for i, logits_V in enumerate(logits_TV, chunk.start):
             known += [] if known else [float("nan")]
             if i + 1 < len(sequence.tokens):
                 known.append(float(to_logprobs(logits_V)[sequence.tokens[i + 1]]))
-        if sequence.computed == len(sequence.tokens):
+        if chunk.start + len(chunk.tokens) == len(sequence.tokens):
             sequence.end("length")
 
     def _hand_out(self, *, only: str | None = None) -> list[Step]:
@@ -157,6 +202,8 @@ class Engine:
                 if sequence.finish is not None:
                     self.cached_tokens += sequence.cached or 0
                     self.scheduler.remove(sequence)
+                    if self.speculator:
+                        self.speculator.forget(sequence)
             self.live[id] = [sequence for sequence in self.live[id] if sequence.finish is None]
             if not self.live[id]:
                 del self.live[id]

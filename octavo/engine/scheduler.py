@@ -1,13 +1,16 @@
 """Who runs in the next forward pass, and with which pages. Pure bookkeeping: no model, no clock, no randomness."""
 
 from collections import deque
+from dataclasses import replace
 
-from octavo.engine.pages import PagePool
+from octavo.engine.pages import PagePool, Part
 from octavo.engine.sequence import Sequence
-from octavo.engine.types import Chunk, Plan
+from octavo.engine.types import Chunk, Copy, Plan
 
 MOST_RUNNING = 256
 SCORE_TOKENS = 64  # of a prompt that is scored in one step: each gives a whole row of logits
+WARM_TOKENS = 32  # of a prompt that nobody waits for: a request that comes meanwhile waits for so many
+MOST_WARMING = 64
 
 
 class Scheduler:
@@ -15,6 +18,9 @@ class Scheduler:
 
     A long prompt is computed in chunks beside the others' new tokens. When pages run out, the sequence that came last
     gives its pages up, waits at the head of the queue, and is computed anew when there is room.
+
+    Where nobody runs or waits, prompts that are expected are computed, a small chunk a step. They hold pages during
+    their own step only: afterwards these are published like any other, and found again or gone.
     """
 
     def __init__(self, pool: PagePool, *, step_tokens: int) -> None:
@@ -22,11 +28,18 @@ class Scheduler:
         self.pool, self.step_tokens = pool, step_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in the order of arrival
+        self.warming = deque[Sequence]()
         self.preemptions = 0
 
     def add(self, sequence: Sequence) -> None:
         """Put a new sequence at the end of the queue."""
         self.waiting.append(sequence)
+
+    def warm(self, sequence: Sequence) -> None:
+        """Compute a prompt when there is nothing else to do. Of too many, those asked for first are forgotten."""
+        self.warming.append(sequence)
+        if len(self.warming) > MOST_WARMING:
+            self._release(self.warming.popleft())
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence and give its pages back."""
@@ -39,6 +52,8 @@ class Scheduler:
     def plan(self) -> tuple[Plan, list[Sequence]]:
         """The next forward pass, and the sequence of each of its chunks. Empty only where nobody runs or waits."""
         left, planned = self.step_tokens, list[tuple[Sequence, int]]()
+        if self.warming:
+            self._release(self.warming[0])  # of a step that broke off
         for sequence in list(self.running):
             if left and sequence in self.running:  # it may have been preempted by one before it
                 new = self._chunk_size(sequence, left)
@@ -54,16 +69,42 @@ class Scheduler:
             left -= new
         chosen = [(sequence, new) for sequence, new in planned if sequence in self.running]
         assert chosen or not self.waiting, "nobody holds a page, and the next in the queue finds none"
-        return Plan(chunks=tuple(self._chunk(s, new) for s, new in chosen)), [sequence for sequence, _ in chosen]
+        if not chosen and self.warming:
+            chosen = self._warm_on(self.warming[0])
+        copies = tuple(self._copy(s, s.part) for s, _ in chosen if s.part is not None)
+        chunks = tuple(self._chunk(s, new) for s, new in chosen)
+        return Plan(chunks=chunks, copies=copies), [sequence for sequence, _ in chosen]
+
+    def lengthen(self, plan: Plan, sequences: list[Sequence], drafts: dict[Sequence, tuple[int, ...]]) -> Plan:
+        """A plan that verifies drafts too. They are cut where no pages are left: nobody is preempted for a guess."""
+        if not drafts:
+            return plan
+        pairs = zip(plan.chunks, sequences, strict=True)
+        return replace(plan, chunks=tuple(self._verifying(c, s, drafts[s]) if s in drafts else c for c, s in pairs))
 
     def commit(self, plan: Plan, sequences: list[Sequence]) -> None:
-        """The pass was run: its tokens are in the pages. Call it before new tokens are appended."""
+        """The pass was run and its logits used. What is in the pages counts as far as the sequences went that way.
+
+        A draft that failed leaves keys and values behind, which the next pass overwrites; they are never published.
+        """
         for chunk, sequence in zip(plan.chunks, sequences, strict=True):
-            sequence.computed = chunk.start + len(chunk.tokens)
-            known = sequence.computed if sequence.publishable is None else min(sequence.computed, sequence.publishable)
-            full = known // self.pool.page_tokens
+            sequence.computed = chunk.start + sequence.agrees(chunk)
+            if sequence.part is not None:
+                self.pool.give([sequence.part.page])
+                sequence.part = None
+            full = self._known(sequence) // self.pool.page_tokens
             if full > chunk.start // self.pool.page_tokens:
-                self.pool.publish(sequence.tokens, sequence.pages[:full])
+                sequence.pages[:full] = self.pool.publish(sequence.tokens, sequence.pages[:full])
+            if sequence.warms:
+                if sequence.computed == len(sequence.tokens):
+                    self.warming.remove(sequence)
+                self._release(sequence)
+
+    def _verifying(self, chunk: Chunk, sequence: Sequence, draft: tuple[int, ...]) -> Chunk:
+        if not self._grow(sequence, 1 + len(draft)):
+            draft = draft[: len(sequence.pages) * self.pool.page_tokens - chunk.start - 1]
+        tokens, end = chunk.tokens + draft, chunk.start + len(chunk.tokens) + len(draft)
+        return Chunk(tokens=tokens, start=chunk.start, pages=self._pages(sequence, end), rows="all")
 
     def _follows_sibling(self) -> bool:
         """Whether the next in the queue waits for another reply to its own prompt to compute that prompt first."""
@@ -72,14 +113,26 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence, left: int) -> int:
         """Give a waiting sequence what is known of its tokens, and pages for a chunk; 0 where there is no room."""
-        sequence.pages = [] if sequence.scores else self.pool.match(sequence.tokens)
-        sequence.computed = len(sequence.pages) * self.pool.page_tokens
+        return self._begin(sequence, left, parts=True) or self._begin(sequence, left, parts=False)
+
+    def _begin(self, sequence: Sequence, left: int, *, parts: bool) -> int:
+        """parts: take the beginning of a page too. That holds one page more, which may be the one that is missing."""
+        if not sequence.scores:
+            sequence.pages, sequence.part = self.pool.match(sequence.tokens[:-1], parts=parts)
+        copied = 0 if sequence.part is None else sequence.part.tokens
+        sequence.computed = len(sequence.pages) * self.pool.page_tokens + copied
         new = self._chunk_size(sequence, left)
         if self._grow(sequence, new):
             sequence.cached = sequence.computed if sequence.cached is None else sequence.cached
             return new
         self._release(sequence)
         return 0
+
+    def _warm_on(self, sequence: Sequence) -> list[tuple[Sequence, int]]:
+        new = self._admit(sequence, min(WARM_TOKENS, self.step_tokens))
+        if not new:
+            self.warming.remove(sequence)
+        return [(sequence, new)] if new else []
 
     def _chunk_size(self, sequence: Sequence, left: int) -> int:
         most = min(left, SCORE_TOKENS) if sequence.scores else left
@@ -104,12 +157,31 @@ class Scheduler:
         sequence.pages += more
         return True
 
+    def _known(self, sequence: Sequence) -> int:
+        """Tokens that are in the sequence's pages and may be found there by others."""
+        return sequence.computed if sequence.publishable is None else min(sequence.computed, sequence.publishable)
+
     def _release(self, sequence: Sequence) -> None:
+        """Give all pages back. What they hold stays to be found, the last one's part too: nobody writes there now."""
+        if sequence.part is not None:  # the copy was not made
+            sequence.computed -= sequence.part.tokens
+            self.pool.give([sequence.part.page])
+        known = self._known(sequence)
+        count = -(-known // self.pool.page_tokens)
+        sequence.pages[:count] = self.pool.publish(sequence.tokens[:known], sequence.pages[:count])
         self.pool.give(sequence.pages)
-        sequence.pages, sequence.computed = [], 0
+        sequence.pages, sequence.part, sequence.computed = [], None, 0
+
+    def _copy(self, sequence: Sequence, part: Part) -> Copy:
+        target = sequence.pages[sequence.computed // self.pool.page_tokens]
+        return Copy(source=part.page, target=target, tokens=part.tokens)
 
     def _chunk(self, sequence: Sequence, new: int) -> Chunk:
         end = sequence.computed + new
-        rows = "all" if sequence.scores else "last" if end == len(sequence.tokens) else "none"
+        sampled = end == len(sequence.tokens) and not sequence.warms
+        rows = "all" if sequence.scores else "last" if sampled else "none"
         tokens = tuple(sequence.tokens[sequence.computed : end])
-        return Chunk(tokens=tokens, start=sequence.computed, pages=tuple(sequence.pages), rows=rows)
+        return Chunk(tokens=tokens, start=sequence.computed, pages=self._pages(sequence, end), rows=rows)
+
+    def _pages(self, sequence: Sequence, end: int) -> tuple[int, ...]:
+        return tuple(sequence.pages[: -(-end // self.pool.page_tokens)])  # failed drafts may have left one more

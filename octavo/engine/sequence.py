@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.channel import Channel
+from octavo.engine.pages import Part
 from octavo.engine.rules import Rules
 from octavo.engine.sampler import Choice, History, choose
-from octavo.engine.types import EngineFinish, Request, Step
+from octavo.engine.types import Chunk, EngineFinish, Request, Step
 
 
 @dataclass(slots=True, eq=False)
@@ -19,6 +20,8 @@ class Sequence:
     limit         length at which the reply ends, prompt included
     publishable   tokens that later prompts may find: up to the first sampled thinking, which none of them repeats
     cached        prompt tokens that were found computed when the sequence first ran; None before
+    part          the beginning of another's page, yet to be copied to the page of token `computed`, which counts it
+    warms         nothing is generated: the prompt only has to be in the cache
     out           steps to be handed out
     """
 
@@ -33,6 +36,8 @@ class Sequence:
     computed: int = 0
     cached: int | None = None
     pages: list[int] = field(default_factory=list[int])
+    part: Part | None = None
+    warms: bool = False
     out: list[Step] = field(default_factory=list[Step])
     prompt_logprobs: list[float] = field(default_factory=list[float])
     finish: EngineFinish | None = None
@@ -47,10 +52,24 @@ class Sequence:
         """Tokens of the reply."""
         return len(self.tokens) - len(self.request.tokens)
 
+    def agrees(self, chunk: Chunk) -> int:
+        """How many of the chunk's tokens, from its first on, are the sequence's own: all but a draft that failed."""
+        own = self.tokens[chunk.start : chunk.start + len(chunk.tokens)]
+        differ = (i for i, (mine, drafted) in enumerate(zip(own, chunk.tokens, strict=False)) if mine != drafted)
+        return next(differ, len(own))
+
     def force(self) -> None:
         """Append what the rules force next, until they leave a choice or the reply is at its end."""
         while self.finish is None and (forced := self.rules.forced()):
             self._append(Choice(forced[0], None, ()), forced=True)
+
+    def follow(self, chunk: Chunk, logits_NV: NDArray[np.float32]) -> None:
+        """Append tokens for as long as the pass has the logits of the next one: one, and those that were drafted right.
+
+        logits_NV   after each of the chunk's last N tokens
+        """
+        while self.finish is None and chunk.start + self.agrees(chunk) == len(self.tokens):
+            self.sample(logits_NV[len(self.tokens) - chunk.start - len(chunk.tokens) - 1])
 
     def sample(self, logits_V: NDArray[np.float32]) -> None:
         """Append the next token, and what it entails."""

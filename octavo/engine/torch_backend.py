@@ -9,7 +9,7 @@ from octavo.engine.types import Plan
 from octavo.models.decoder import Decoder
 from octavo.nn.context import PagedContext, Pages
 
-PAGE_TOKENS = 16  # few: of a shared prompt, only whole pages are shared; neighbours are read as one all the same
+PAGE_TOKENS = 16  # few: what is left of a sequence's last page is wasted; neighbours are read as one all the same
 
 
 class TorchBackend:
@@ -38,6 +38,8 @@ class TorchBackend:
     @torch.inference_mode()
     def forward(self, plan: Plan) -> NDArray[np.float32]:
         """Logits (N, V), fp32; keys and values of all the plan's tokens are in their pages afterwards."""
+        for copy in plan.copies:
+            self.store.copy(source=copy.source, target=copy.target, tokens=copy.tokens)
         context = PagedContext(self.store, [(len(c.tokens), c.start, c.pages) for c in plan.chunks])
         rows, first = list[int](), 0
         for chunk in plan.chunks:

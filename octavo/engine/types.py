@@ -72,7 +72,8 @@ class Chunk:
 
     tokens   token ids, at least one;   start   position of the first one = number of tokens already in the pages
     pages    page numbers, in order, covering positions 0 .. start+len(tokens)-1
-    rows     which tokens' logits are wanted: "last", "all", or "none" (a prefill chunk that is not the last)
+    rows     which tokens' logits are wanted: "last"; "all" (a prompt that is scored, a step with drafts); or "none" (a
+             prefill chunk that is not the last)
     """
 
     tokens: tuple[int, ...]
@@ -82,10 +83,23 @@ class Chunk:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Copy:
+    """The keys and values of the first `tokens` slots of page `source`, in all layers, go to those of page `target`."""
+
+    source: int
+    target: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What one forward pass computes. Two chunks never write the same page."""
+    """What one forward pass computes. Two chunks never write the same page.
+
+    copies   carried out before the chunks; no source is written by this plan, and each target once
+    """
 
     chunks: tuple[Chunk, ...]
+    copies: tuple[Copy, ...] = ()
 
 
 class Backend(Protocol):
@@ -102,7 +116,10 @@ class Backend(Protocol):
     pages: int
 
     def forward(self, plan: Plan) -> NDArray[np.float32]:
-        """Logits (rows, vocab_size), fp32, rows in the order of the chunks; keys and values go to the pages."""
+        """Logits (rows, vocab_size), fp32, rows in the order of the chunks; keys and values go to the pages.
+
+        Should it raise, the same copies and chunks may come again.
+        """
         ...
 
 

@@ -1,25 +1,35 @@
-"""One file per family on a shared decoder. To add a family: its file, and one line in ARCHITECTURES."""
+"""One file per family on a shared decoder. To add a family: its file, and one line in ARCHITECTURES.
+
+Reading a config needs no torch; what builds a module imports it.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from octavo.core.errors import ConfigError
 from octavo.models.config import DecoderConfig
-from octavo.models.decoder import Decoder
 from octavo.models.llama import llama
 from octavo.models.qwen2 import qwen2
 from octavo.models.qwen3 import qwen3, qwen3_moe
+
+if TYPE_CHECKING:
+    from octavo.models.decoder import Decoder
+
+
+def decoder(config: DecoderConfig) -> Decoder:
+    """The module that the families share."""
+    from octavo.models.decoder import Decoder
+
+    return Decoder(config)
 
 
 class Family(NamedTuple):
     """How a family reads its config.json, and the module built from what it read."""
 
     read: Callable[[Mapping[str, Any]], DecoderConfig]
-    build: Callable[[DecoderConfig], nn.Module] = Decoder
+    build: Callable[[DecoderConfig], Decoder] = decoder
 
 
 # model_type in config.json -> family
@@ -39,25 +49,15 @@ def read_config(values: Mapping[str, Any]) -> DecoderConfig:
 def build(values: Mapping[str, Any]) -> Decoder:
     """The module of a config.json with fresh random parameters, on the default device."""
     family = _family(values)
-    model = family.build(family.read(values))
-    assert isinstance(model, Decoder)
-    return model
+    return family.build(family.read(values))
 
 
 def skeleton(values: Mapping[str, Any]) -> Decoder:
     """The module of a config.json without memory for its parameters (the meta device): `load_weights` fills it."""
-    with torch.device("meta"), _NoInit():
+    from octavo.models.decoder import without_memory
+
+    with without_memory():
         return build(values)
-
-
-class _NoInit(TorchFunctionMode):
-    """Leaves out `torch.nn.init`: without memory there is nothing to fill, and its first use there costs a second."""
-
-    def __torch_function__(self, *call: Any) -> Any:
-        func, args, kwargs = call[0], call[2], call[3] if len(call) > 3 else {}  # torch calls it with 3 or 4
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def _family(values: Mapping[str, Any]) -> Family:

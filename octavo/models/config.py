@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from octavo.core.errors import ConfigError
-from octavo.nn.layers import HeadShape
 from octavo.nn.rope import Rope
+from octavo.nn.shapes import HeadShape
 
 T = TypeVar("T", int, float, bool, str)
 

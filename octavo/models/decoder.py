@@ -1,14 +1,19 @@
 """The decoder that all families share.   Axes: T tokens, D model, K head width, N rows of logits, V vocabulary."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from octavo.models.config import DecoderConfig
 from octavo.nn.context import Context
 from octavo.nn.layers import Attention, GatedMLP, RMSNorm
 from octavo.nn.moe import SparseMLP
-from octavo.nn.rope import rotation
+from octavo.nn.rotate import rotation
 
 
 class Layer(nn.Module):
@@ -79,3 +84,20 @@ class Decoder(nn.Module):
 def count_parameters(model: nn.Module) -> int:
     """Numbers in the model; a tied head counts once. Works on the meta device."""
     return sum(p.numel() for p in model.parameters())
+
+
+@contextmanager
+def without_memory() -> Generator[None]:
+    """Modules made inside have no memory for their parameters: they are on the meta device."""
+    with torch.device("meta"), _NoInit():
+        yield
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves out `torch.nn.init`: without memory there is nothing to fill, and its first use there costs a second."""
+
+    def __torch_function__(self, *call: Any) -> Any:
+        func, args, kwargs = call[0], call[2], call[3] if len(call) > 3 else {}  # torch calls it with 3 or 4
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

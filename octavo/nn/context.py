@@ -71,6 +71,12 @@ class Pages:
         self.k[layer].index_copy_(0, slots_T, k_TGK.to(self.k[layer].dtype))
         self.v[layer].index_copy_(0, slots_T, v_TGK.to(self.v[layer].dtype))
 
+    def copy(self, *, source: int, target: int, tokens: int) -> None:
+        """The first `tokens` slots of one page go to another, in all layers."""
+        at, to = source * self.page_tokens, target * self.page_tokens
+        for x_SGK in (*self.k, *self.v):
+            x_SGK[to : to + tokens] = x_SGK[at : at + tokens]
+
     def read(self, layer: int, pages_N: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Keys and values (N*P, G, K) of N pages: a view where they follow each other (a slice), else a copy."""
         k_SGK, v_SGK = self.k[layer], self.v[layer]

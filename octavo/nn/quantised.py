@@ -1,4 +1,4 @@
-"""What a quantised linear computes, in torch: how a model is measured before there is a kernel.
+"""What a quantised linear computes, in torch: it calibrates later layers, and kernels are compared with it.
 
 Axes: T tokens, N outputs, K inputs.
 """
@@ -7,13 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from octavo.nn.packed import rotated, rotation_of
 from octavo.nn.quant import SMALLEST, TOP, Weight
 
 BLOCK_ROWS = 16_384  # of a weight that are float32 at once
 
 
 def round_rows(x_TK: Tensor) -> tuple[Tensor, Tensor]:
-    """`quant.quantise_rows` over tensors: whole numbers in float32 (T, K), and the scale of each token (T,)."""
+    """A quantised linear's inputs, rotated: whole numbers in float32 (T, K), and the scale of each token (T,)."""
+    x_TK = torch.from_numpy(rotated(x_TK.numpy(), rotation_of(x_TK.shape[1])))
     largest_T = x_TK.abs().amax(dim=-1)
     silent_T = largest_T < SMALLEST
     inverse_T = torch.where(silent_T, 0.0, TOP / largest_T)
@@ -21,9 +23,10 @@ def round_rows(x_TK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class QuantisedLinear(nn.Module):
-    """x @ W.T + b with x rounded to int8 per token, and W as it was quantised. x and result float32.
+    """x @ W.T + b with x rotated and rounded to int8 per token, and W rotated as it was quantised.
 
-    The whole numbers are added up in float32, which is exact to 2^24 only: kernels differ in the last digits.
+    x and result float32, on the CPU. The whole numbers are added up in float32, which is exact to 2^24 only: kernels
+    differ in the last digits.
     """
 
     def __init__(self, weight: Weight, bias_N: Tensor | None) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import tokenizers
@@ -75,12 +76,13 @@ def translated(where: str) -> Generator[None]:
 
 
 def check(parts: Parts) -> None:
-    """Raise TokenizerError for ids out of range or used twice, and for merges that do not fit the vocabulary."""
+    """Raise TokenizerError for ids out of range or used twice. What merges are made of is for `check_merges`."""
     where, vocab = parts.where, parts.vocab
     if not vocab:
         raise TokenizerError(f"{where} has an empty vocabulary. Download it again.")
-    owners = {id: token for token, id in vocab.items()}
-    if len(owners) != len(vocab):
+    ids = set(vocab.values())
+    if len(ids) != len(vocab):
+        owners = {id: token for token, id in vocab.items()}
         token, id = next((token, id) for token, id in vocab.items() if owners[id] != token)
         raise TokenizerError(f"{where} gives id {id} to {token!r} and to {owners[id]!r}. Download it again.")
     literals: set[str] = set()
@@ -89,20 +91,45 @@ def check(parts: Parts) -> None:
             what = f"added token {token.id} twice" if token.literal else f"an empty added token {token.id}"
             raise TokenizerError(f"{where} has {what} ({token.literal!r}): each literal once. Download it again.")
         literals.add(token.literal)
-        owner = owners.setdefault(token.id, token.literal)
-        if owner != token.literal or vocab.get(token.literal, token.id) != token.id:
+        known = vocab.get(token.literal)
+        if known != token.id and (known is not None or token.id in ids):
             raise TokenizerError(
                 f"{where} gives the added token {token.literal!r} the id {token.id}, which its vocabulary contradicts: "
                 f"the files come from different models. Download them again."
             )
-    low, high = min(owners), max(owners)
+        ids.add(token.id)
+    low, high = min(ids), max(ids)
     if low < 0 or high >= LIMIT_IDS:
         raise TokenizerError(f"{where} has token ids from {low} to {high}, 0 to {LIMIT_IDS - 1} are possible.")
+
+
+def check_merges(parts: Parts) -> None:
+    """Raise TokenizerError for the first merge that is not of three tokens of the vocabulary."""
+    vocab = parts.vocab
     for rank, (left, right) in enumerate(parts.merges):
         if left not in vocab or right not in vocab or left + right not in vocab:
             raise TokenizerError(
-                f"{where}: merge {rank} ({left!r} + {right!r}) is not of tokens in its vocabulary. Download it again."
+                f"{parts.where}: merge {rank} ({left!r} + {right!r}) is not of tokens in its vocabulary. Download it "
+                f"again."
             )
+
+
+def pairs_of(merges: Sequence[str], *, where: str, first: int = 0) -> list[tuple[str, str]]:
+    """Merges written as two tokens with one space between. Raises TokenizerError; `first` is the number of the first.
+
+    A vocabulary has some 150,000 of them: they are cut as one text, and one by one only to say which one is wrong.
+    """
+    flat = " ".join(merges).split(" ")
+    if merges and set(map(str.count, merges, repeat(" "))) == {1} and "" not in flat:
+        return list(zip(flat[::2], flat[1::2], strict=True))
+    for number, merge in enumerate(merges, first):
+        left, _, right = merge.partition(" ")
+        if not left or not right or " " in right:
+            raise TokenizerError(
+                f"{where}: merge {number} is {merge!r}, two tokens with one space between were needed. Download it "
+                f"again."
+            )
+    return []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +144,7 @@ def build(parts: Parts) -> Built:
     """The two tokenizers over one vocabulary. Raises TokenizerError for parts that contradict each other."""
     check(parts)
     with translated(parts.where):
-        model = _model(parts, _with_room(parts), parts.merges)
+        model = _checked_model(parts)
         full = wrap(model, like=parts, added=parts.added)
         plain_model = model
         literals = {token.literal for token in parts.added}
@@ -162,6 +189,18 @@ def _with_room(parts: Parts) -> Mapping[str, int]:
     if new == list(range(size, size + len(new))) and max(parts.vocab.values()) == size - 1:
         return parts.vocab
     return {**parts.vocab, **{token.literal: token.id for token in parts.added}}
+
+
+def _checked_model(parts: Parts) -> models.BPE:
+    """The model with all tokens. `tokenizers` looks up each merge itself: only where it balks do we, to say which."""
+    vocab = _with_room(parts)
+    if vocab is not parts.vocab:  # it would take merges with added tokens for good
+        check_merges(parts)
+    try:
+        return _model(parts, vocab, parts.merges)
+    except Exception:
+        check_merges(parts)
+        raise
 
 
 def _model(parts: Parts, vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> models.BPE:

@@ -1,7 +1,7 @@
 """A model's folder or a rank file -> `Parts`."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,7 +13,7 @@ from tokenizers import models
 
 from octavo.core.errors import TokenizerError
 from octavo.text.families import FOLDER_FAMILIES, GPT2, QWEN2, qwen3_added
-from octavo.text.parts import Added, Parts, translated
+from octavo.text.parts import Added, Parts, pairs_of, translated
 from octavo.text.ranks import read_ranks, recover_merges
 from octavo.text.tokenizer_configs import AddedToken, Configs
 
@@ -165,17 +165,12 @@ def _shell(file: _TokenizerFile[_BpeFile], *, where: Path) -> tokenizers.Tokeniz
         return tokenizers.Tokenizer.from_str(json.dumps(document))
 
 
-def _merges(merges: Iterable[str | tuple[str, str]], *, where: Path, first: int = 0) -> list[tuple[str, str]]:
-    """Pairs, or texts with one space between the two; `first` numbers the first one, for messages."""
-    pairs: list[tuple[str, str]] = []
-    for number, merge in enumerate(merges, first):
-        left, _, right = merge.partition(" ") if isinstance(merge, str) else (merge[0], "", merge[1])
-        if not left or not right or " " in right:
-            raise TokenizerError(
-                f"{where}: merge {number} is {merge!r}, two tokens with one space between were needed. {_AGAIN}"
-            )
-        pairs.append((left, right))
-    return pairs
+def _merges(merges: Sequence[str | tuple[str, str]], *, where: Path) -> Sequence[tuple[str, str]]:
+    """Pairs as they are; texts, as older files have them, as pairs."""
+    pairs = [merge for merge in merges if not isinstance(merge, str)]
+    if len(pairs) == len(merges):
+        return pairs
+    return pairs_of([merge if isinstance(merge, str) else " ".join(merge) for merge in merges], where=str(where))
 
 
 def _read_vocab_and_merges(folder: Path, configs: Configs) -> Parts:
@@ -200,7 +195,7 @@ def _read_vocab_and_merges(folder: Path, configs: Configs) -> Parts:
     return Parts(
         where=str(folder / "vocab.json"),
         vocab=vocab,
-        merges=_merges(lines[first:], where=path),
+        merges=pairs_of(lines[first:], where=str(path)),
         added=added,
         pre=family.pre_tokenizer(),
         normalizer=family.normalizer(),

@@ -7,7 +7,7 @@ import msgspec
 
 from octavo.core.errors import TokenizerError
 from octavo.text.families import GGUF_FAMILIES, QWEN2, Family
-from octavo.text.parts import Added, Parts
+from octavo.text.parts import Added, Parts, pairs_of
 
 T = TypeVar("T")
 
@@ -32,21 +32,17 @@ def read_gguf_fields(fields: Mapping[str, Any]) -> Parts:
         raise TokenizerError(f"GGUF: {len(types)} token types for {len(tokens)} tokens, one each was needed. {_AGAIN}")
     kinds = types if types is not None else [1] * len(tokens)
     bos, eos = (_border(fields, f"tokenizer.ggml.{role}_token_id", size=len(tokens)) for role in ("bos", "eos"))
-    vocab: dict[str, int] = {}
-    added: list[Added] = []
-    for id, (token, kind) in enumerate(zip(tokens, kinds, strict=True)):
-        if kind == _UNUSED or not token:
-            continue
-        if token in vocab:
-            raise TokenizerError(f"GGUF: tokens {vocab[token]} and {id} are both {token!r}. {_AGAIN}")
-        vocab[token] = id
-        if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED) or id in (bos, eos):
-            added.append(Added(id=id, literal=token, special=kind != _USER_DEFINED))
+    vocab = _vocabulary(tokens, kinds)
+    added = [
+        Added(id=id, literal=tokens[id], special=kinds[id] != _USER_DEFINED)
+        for id, kind in enumerate(kinds)
+        if (kind in (_UNKNOWN, _CONTROL, _USER_DEFINED) or id in (bos, eos)) and vocab.get(tokens[id]) == id
+    ]
     merges = _need(fields, "tokenizer.ggml.merges", list[str])
     return Parts(
         where="GGUF",
         vocab=_without_tail(vocab, added),
-        merges=[_merge(merge, rank) for rank, merge in enumerate(merges)],
+        merges=pairs_of(merges, where="GGUF"),
         added=added,
         pre=family.pre_tokenizer(),
         normalizer=family.normalizer(),
@@ -70,18 +66,27 @@ def _family(fields: Mapping[str, Any]) -> Family:
     return GGUF_FAMILIES[name]
 
 
+def _vocabulary(tokens: list[str], kinds: list[int]) -> dict[str, int]:
+    """Token -> id, in the order of ids, without those that only pad the table."""
+    vocab = dict(zip(tokens, range(len(tokens)), strict=True))
+    if len(vocab) == len(tokens) and _UNUSED not in kinds and "" not in vocab:
+        return vocab
+    vocab = {}
+    for id, (token, kind) in enumerate(zip(tokens, kinds, strict=True)):
+        if kind == _UNUSED or not token:
+            continue
+        if token in vocab:
+            raise TokenizerError(f"GGUF: tokens {vocab[token]} and {id} are both {token!r}. {_AGAIN}")
+        vocab[token] = id
+    return vocab
+
+
 def _without_tail(vocab: dict[str, int], added: list[Added]) -> dict[str, int]:
     """The vocabulary without the added tokens at its end, as `tokenizer.json` writes it."""
-    literals = {token.literal for token in added}
-    last = max((id for token, id in vocab.items() if token not in literals), default=-1)
-    return {token: id for token, id in vocab.items() if id <= last}
-
-
-def _merge(merge: str, rank: int) -> tuple[str, str]:
-    pair = merge.split(" ")
-    if len(pair) != 2 or not pair[0] or not pair[1]:
-        raise TokenizerError(f"GGUF: merge {rank} is {merge!r}, two tokens and one space were needed. {_AGAIN}")
-    return pair[0], pair[1]
+    literals, kept = {token.literal for token in added}, vocab.copy()
+    while kept and next(reversed(kept)) in literals:
+        kept.popitem()
+    return kept
 
 
 def _border(fields: Mapping[str, Any], key: str, *, size: int) -> int | None:

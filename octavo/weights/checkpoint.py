@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from octavo.core.errors import CheckpointError
 from octavo.core.strict import read_json_object
+from octavo.nn.quant import Weight
 from octavo.weights.gguf_file import GgufFile
 from octavo.weights.quantised_file import CONFIG, METHOD, QuantisedFile
 from octavo.weights.safetensors_file import SafetensorsFile
@@ -23,6 +27,11 @@ class Source(Protocol):
     """One file with tensors."""
 
     @property
+    def path(self) -> Path:
+        """Where it is."""
+        ...
+
+    @property
     def size_bytes(self) -> int:
         """Of the whole file."""
         ...
@@ -36,12 +45,16 @@ class Source(Protocol):
         """Of one tensor."""
         ...
 
-    def dtype(self, name: str) -> torch.dtype:
-        """That `read` gives."""
+    def dtype_name(self, name: str) -> str:
+        """How one tensor is stored: a name of `NUMBERS`, else of quantised weights such as "w8" or "Q4_0"."""
         ...
 
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor, a view of the file where that is possible."""
+    def array(self, name: str) -> NDArray[Any]:
+        """One tensor's numbers, a view of the file where that is possible. See `Checkpoint.array`."""
+        ...
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """One tensor's rows as they are stored. See `Checkpoint.raw`."""
         ...
 
     def prefetch(self, name: str) -> None:
@@ -78,6 +91,11 @@ class Checkpoint:
                 self._homes[name] = file
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """Of all files with tensors."""
+        return tuple(file.path for file in self.files)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """All tensors, by their official names."""
         return tuple(self._homes)
@@ -91,13 +109,38 @@ class Checkpoint:
         """Of one tensor."""
         return self._home(name).shape(name)
 
+    def dtype_name(self, name: str) -> str:
+        """How one tensor is stored: "F32", "BF16" ..., or a kind of quantised weights such as "w8" or "Q4_0"."""
+        return self._home(name).dtype_name(name)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """One tensor as NumPy has it: a view of the file where it is stored as such (writes stay in memory), else new.
+
+        NumPy has no bfloat16 and no 8-bit floats: these come as the unsigned integers of their bits. Quantised weights
+        come as the float32 numbers they stand for.
+        """
+        return self._home(name).array(name)
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """One tensor's rows as they are stored, blocks and all, in the official order: (rows, bytes per row)."""
+        return self._home(name).raw(name)
+
+    def quantised(self, name: str) -> Weight | None:
+        """A weight that `octavo quantize` wrote, rotated as it was quantised; else None."""
+        home = self._home(name)
+        return home.weight(name) if isinstance(home, QuantisedFile) and name in home.quantised else None
+
     def dtype(self, name: str) -> torch.dtype:
-        """That `read` gives."""
-        return self._home(name).dtype(name)
+        """That `read` gives: the file's, or float32 where it holds quantised weights."""
+        from octavo.weights.tensors import torch_dtype
+
+        return torch_dtype(self.dtype_name(name))
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor: a view of the file where it is stored as such (writes stay in memory), else a new one."""
-        return self._home(name).read(name)
+        """`array` in torch, over the same memory."""
+        from octavo.weights.tensors import as_tensor
+
+        return as_tensor(self.array(name), self.dtype_name(name))
 
     def prefetch(self, name: str) -> None:
         """Begin to read a tensor from the disk, in the background."""

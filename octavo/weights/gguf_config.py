@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from octavo.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from octavo.nn.rope import Rope
 
 # `general.architecture` -> `model_type`
 MODEL_TYPES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe"}
@@ -105,16 +106,12 @@ def _scaling(own: Mapping[str, Any]) -> dict[str, Any]:
     return {"rope_type": kind, "factor": factor, **extra}
 
 
-def banded_scaling(factors_F: Tensor, *, width: int, theta: float) -> dict[str, Any]:
+def banded_scaling(factors_F: NDArray[np.float32], *, width: int, theta: float) -> dict[str, Any]:
     """The llama3 scaling behind `rope_freqs.weight`: what each frequency is divided by.
 
     factors_F   one per frequency;   width   of a head;   theta   base of the frequencies
     Returns {} where all are 1. Raises ConfigError where no llama3 scaling gives these factors.
     """
-    import torch
-
-    from octavo.nn.rope import Rope
-
     factor = round(float(factors_F.max()), 4)
     if bool((factors_F == 1).all()):
         return {}
@@ -122,7 +119,7 @@ def banded_scaling(factors_F: Tensor, *, width: int, theta: float) -> dict[str, 
         plain_F, _ = Rope(width=width, theta=theta).frequencies()
         low, high, original = LLAMA3.values()
         rope = Rope(width=width, theta=theta, kind="llama3", factor=factor, low=low, high=high, original=int(original))
-        if torch.allclose(plain_F / rope.frequencies()[0], factors_F.float(), rtol=1e-3):
+        if np.allclose(plain_F / rope.frequencies()[0], factors_F, rtol=1e-3):
             return {"rope_type": "llama3", "factor": factor, **LLAMA3}
     raise ConfigError(
         "GGUF: rope_freqs.weight holds factors that are not Llama 3's scaling. Use the model's safetensors instead."

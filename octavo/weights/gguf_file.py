@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from octavo.core.errors import CheckpointError, ConfigError
 from octavo.weights import gguf_config
+from octavo.weights.gguf_blocks import dequantised
 from octavo.weights.gguf_header import GgufTensor, read_header
-from octavo.weights.mapped import MappedFile
+from octavo.weights.mapped import MappedFile, bytes_of
+from octavo.weights.numbers import NUMBERS
 
-if TYPE_CHECKING:
-    import torch
+T = TypeVar("T", bound=np.generic)
 
-TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
-PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-CHUNK_NUMBERS = 1 << 18  # dequantised at once: what NumPy makes on the way stays in the cache
 
 # name in GGUF -> official name: of the model, and after "blk.<layer>." of a layer
 TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -45,12 +46,8 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         """Raises CheckpointError or ConfigError for a file that is damaged or not understood."""
-        import gguf
-
-        kinds = {getattr(gguf.GGMLQuantizationType, name): name for name in TYPES}
-        types = {int(k): (name, *gguf.GGML_QUANT_SIZES[k]) for k, name in kinds.items()}
         self.file = MappedFile(path)
-        self.fields, found = read_header(self.file, types=types)
+        self.fields, found = read_header(self.file)
         self.config = gguf_config.read_config(self.fields, {name: t.shape for name, t in found.items()})
         self.tensors: dict[str, Named] = {}
         bands = found.pop(BANDS, None)
@@ -58,6 +55,11 @@ class GgufFile:
             self._add(name, stored)
         if bands is not None:
             self._read_bands(bands)
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.file.path
 
     @property
     def size_bytes(self) -> int:
@@ -73,21 +75,25 @@ class GgufFile:
         """Of one tensor."""
         return self.tensors[name].stored.shape
 
-    def dtype(self, name: str) -> torch.dtype:
-        """That `read` gives: the file's where it is F32, F16 or BF16, else float32."""
-        import torch
+    def dtype_name(self, name: str) -> str:
+        """How one tensor is stored, as GGUF calls it."""
+        return self.tensors[name].stored.type
 
-        return getattr(torch, PLAIN.get(self.tensors[name].stored.type, "float32"))
-
-    def read(self, name: str) -> torch.Tensor:
+    def array(self, name: str) -> NDArray[Any]:
         """One tensor: a view of the file where it is stored plainly and in the official order, else a new one."""
         stored, heads = self.tensors[name]
-        tensor = self._plain(stored) if stored.type in PLAIN else self._dequantise(stored)
-        if heads:
-            # llama.cpp turns neighbouring channels, the official models those half a head apart.
-            pairs_HF2C = tensor.view(heads, -1, 2, *tensor.shape[1:])
-            tensor = pairs_HF2C.transpose(1, 2).reshape(tensor.shape)
-        return tensor
+        if stored.type not in NUMBERS:
+            return dequantised(self.raw(name), stored.type).reshape(stored.shape)
+        return _official(self.file.array(NUMBERS[stored.type].bits, stored.shape, start=stored.start), heads)
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of its rows: blocks never reach beyond a row, so that rows of blocks can change places too."""
+        stored, heads = self.tensors[name]
+        if stored.type in NUMBERS:
+            return bytes_of(self.array(name))
+        rows = math.prod(stored.shape[:-1])
+        shape = rows, (stored.end - stored.start) // rows
+        return _official(self.file.array(np.uint8, shape, start=stored.start), heads)
 
     def prefetch(self, name: str) -> None:
         """Begin to read a tensor from the disk."""
@@ -97,28 +103,6 @@ class GgufFile:
         """Give the tensor's part of the file back to the system."""
         stored = self.tensors[name].stored
         self.file.release(stored.start, stored.end)
-
-    def _plain(self, stored: GgufTensor) -> torch.Tensor:
-        import torch
-
-        return self.file.tensor(getattr(torch, PLAIN[stored.type]), stored.shape, start=stored.start)
-
-    def _dequantise(self, stored: GgufTensor) -> torch.Tensor:
-        import gguf
-        import gguf.quants
-        import numpy as np
-        import torch
-
-        kind = gguf.GGMLQuantizationType[stored.type]
-        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-        raw = np.frombuffer(self.file.map, np.uint8, stored.end - stored.start, stored.start)
-        out = np.empty(math.prod(stored.shape), np.float32)
-        step = CHUNK_NUMBERS // block
-        with np.errstate(all="ignore"):  # a scale may be infinite in a damaged file: the numbers say so themselves
-            for first in range(0, len(out) // block, step):
-                part = raw[first * block_bytes : (first + step) * block_bytes]
-                out[first * block : (first + step) * block] = gguf.quants.dequantize(part[None], kind)[0]
-        return torch.from_numpy(out.reshape(stored.shape))
 
     def _add(self, name: str, stored: GgufTensor) -> None:
         """Enter a tensor under its official name, a stack of experts under the names of its experts."""
@@ -159,6 +143,11 @@ class GgufFile:
                 f"{self.file.path.name}: {name} has {stored.shape[0]:,} rows, which {heads!r:.40} heads cannot share. "
                 f"Download the file again."
             )
+        if len(stored.shape) == 1 and stored.type not in NUMBERS:
+            raise CheckpointError(
+                f"{self.file.path.name}: {name}, one row, is stored as {stored.type}, plain numbers were needed. "
+                f"Choose another file of the model."
+            )
         return heads
 
     def _read_bands(self, stored: GgufTensor) -> None:
@@ -169,6 +158,16 @@ class GgufFile:
             raise ConfigError(
                 "GGUF: rope_freqs.weight without rope.dimension_count and rope.freq_base. Download again."
             )
-        scaling: dict[str, Any] = gguf_config.banded_scaling(self._plain(stored), width=width, theta=theta)
+        scaling: dict[str, Any] = gguf_config.banded_scaling(
+            self.file.array(np.float32, stored.shape, start=stored.start), width=width, theta=theta
+        )
         if scaling:
             self.config["rope_scaling"] = scaling
+
+
+def _official(rows: NDArray[T], heads: int) -> NDArray[T]:
+    """Rows in the official order: llama.cpp turns neighbouring channels, the models those half a head apart."""
+    if not heads:
+        return rows
+    pairs = rows.reshape(heads, -1, 2, *rows.shape[1:])  # (H, F, 2, ...)
+    return pairs.swapaxes(1, 2).reshape(rows.shape)

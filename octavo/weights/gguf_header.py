@@ -1,7 +1,7 @@
 """The head of a GGUF file: metadata and where each tensor lies, with every count and offset checked.
 
 The `gguf` package's own reader walks arrays item by item (seconds for a vocabulary) and trusts the counts it finds, so
-only its tables of types are used here. Source of the layout: the GGUF specification, versions 2 and 3.
+it is not used here. Source of the layout: the GGUF specification, versions 2 and 3.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from octavo.core.errors import CheckpointError
+from octavo.weights.gguf_blocks import BLOCKS
 from octavo.weights.mapped import MappedFile
 
 # value type in the file -> struct format of one value
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+WINDOW_BYTES = 64  # per string of an array that is read at once; those of a vocabulary have 6 or so
 KEYS_LIMIT, TENSORS_LIMIT, ALIGNMENT_LIMIT = 65_536, 1_000_000, 1 << 20
 
 
@@ -36,13 +41,12 @@ class GgufHeader(NamedTuple):
     tensors: dict[str, GgufTensor]
 
 
-def read_header(file: MappedFile, *, types: dict[int, tuple[str, int, int]]) -> GgufHeader:
+def read_header(file: MappedFile) -> GgufHeader:
     """The checked head of a file.
 
-    types   number of a tensor type -> (name, numbers per block, bytes per block): those that can be read
     Raises CheckpointError for a file that is cut off, damaged, split, or of another version, byte order or type.
     """
-    return _Walk(file).header(types)
+    return _Walk(file).header()
 
 
 class _Walk:
@@ -55,7 +59,7 @@ class _Walk:
     def fault(self, found: str) -> CheckpointError:
         return CheckpointError(f"{self.path.name}: {found}. The file is cut off or damaged: download it again.")
 
-    def header(self, types: dict[int, tuple[str, int, int]]) -> GgufHeader:
+    def header(self) -> GgufHeader:
         if self.data[:4] != b"GGUF":
             raise CheckpointError(f"{self.path.name} does not begin with GGUF: it is no GGUF file, name another.")
         self.place = 4
@@ -73,7 +77,7 @@ class _Walk:
             if key in fields:
                 raise self.fault(f"the metadata key {key[:80]!r} occurs twice")
             fields[key] = self.value(self.number("I"))
-        return GgufHeader(fields, self.tensors(tensors, types, alignment=self.alignment(fields)))
+        return GgufHeader(fields, self.tensors(tensors, alignment=self.alignment(fields)))
 
     def take(self, size: int) -> int:
         """Step over `size` bytes; returns where they begin."""
@@ -113,20 +117,14 @@ class _Walk:
         return list(struct.unpack_from(f"<{count}{SCALARS[kind]}", self.data, start))
 
     def texts(self, count: int) -> list[str]:
-        """`count` strings. The loop that opening a file spends its time in, so it makes no calls of ours."""
+        """`count` strings, as opening a file spends its time on: those of a vocabulary all at once, others in turn."""
         if count > (self.size - self.place) // 8:
             raise self.fault(f"an array of {count:,} strings at byte {self.place:,} of {self.size:,}")
-        data, place, unpack, found = self.data, self.place, struct.Struct("<Q").unpack_from, list[str]()
-        try:
-            for _ in range(count):
-                end = place + 8 + unpack(data, place)[0]
-                if end > self.size:
-                    raise self.fault(f"a string at byte {place:,} ends at {end:,} of {self.size:,}")
-                found.append(data[place + 8 : end].decode("utf-8"))
-                place = end
-        except (struct.error, UnicodeDecodeError) as cause:
-            raise self.fault(f"the string at byte {place:,} is cut off or not UTF-8") from cause
-        self.place = place
+        size = min(self.size - self.place, count * WINDOW_BYTES)
+        found, length = short_texts(np.frombuffer(self.data, np.uint8, size, self.place), count)
+        if found is None:
+            return [self.text() for _ in range(count)]
+        self.place += length
         return found
 
     def alignment(self, fields: dict[str, Any]) -> int:
@@ -139,7 +137,8 @@ class _Walk:
             )
         return value
 
-    def tensors(self, count: int, types: dict[int, tuple[str, int, int]], *, alignment: int) -> dict[str, GgufTensor]:
+    def tensors(self, count: int, *, alignment: int) -> dict[str, GgufTensor]:
+        labels = {block.number: label for label, block in BLOCKS.items()}
         found: dict[str, GgufTensor] = {}
         for _ in range(count):
             name, axes = self.text(), self.number("I")
@@ -147,16 +146,17 @@ class _Walk:
                 raise self.fault(f"tensor {name[:80]!r} occurs twice or has {axes} axes")
             shape = tuple(self.number("Q") for _ in range(axes))[::-1]
             kind, start = self.number("I"), self.number("Q")
-            if kind not in types:
+            if kind not in labels:
                 raise CheckpointError(
                     f"{self.path.name}: {name[:80]} is stored as GGUF type {kind}, Octavo reads "
-                    f"{', '.join(label for label, _, _ in types.values())}. Choose one of these files of the model."
+                    f"{', '.join(BLOCKS)}. Choose one of these files of the model."
                 )
-            label, block, block_bytes = types[kind]
+            label = labels[kind]
+            block = BLOCKS[label]
             numbers = math.prod(shape)
-            if not 0 < numbers < 1 << 60 or shape[-1] % block or start % alignment:
+            if not 0 < numbers < 1 << 60 or shape[-1] % block.weights or start % alignment:
                 raise self.fault(f"{name[:80]} has shape {shape} of {label} at byte {start:,}")
-            found[name] = GgufTensor(label, shape, start, start + numbers // block * block_bytes)
+            found[name] = GgufTensor(label, shape, start, start + numbers // block.weights * block.size_bytes)
         base = -(-self.place // alignment) * alignment
         place, last = 0, "the header"
         for name, tensor in sorted(found.items(), key=lambda item: item[1].start):
@@ -165,3 +165,26 @@ class _Walk:
                                  f"bytes of tensors, {last[:80]} ends at {place:,}")  # fmt: skip
             place, last = tensor.end, name
         return {name: t._replace(start=base + t.start, end=base + t.end) for name, t in found.items()}
+
+
+def short_texts(data_B: NDArray[np.uint8], count: int) -> tuple[list[str] | None, int]:
+    """`count` strings and the bytes they take; None where one is empty, has 256 bytes or more, holds a NUL, or is no
+    UTF-8, or `data_B` ends before they do: these are for the walk, which says what is wrong.
+
+    Each of the others begins with its length in one byte and seven zeros, and no other zeros are there.
+    """
+    zeros = np.flatnonzero(data_B == 0)
+    if count == 0 or len(zeros) < 7 * count:
+        return ([], 0) if count == 0 else (None, 0)
+    starts = zeros[: 7 * count : 7] - 1
+    ends = starts + 8 + data_B[starts]
+    runs = zeros[6 : 7 * count : 7] == starts + 7
+    chained = starts[0] == 0 and runs.all() and (starts[1:] == ends[:-1]).all()
+    if not chained or ends[-1] > len(data_B) or (zeros[7 * count : 7 * count + 1] < ends[-1]).any():
+        return None, 0
+    kept = np.ones(ends[-1], dtype=np.bool_)
+    kept[starts[:, None] + np.arange(7)] = False  # of eight bytes of length the last zero stays, as a separator
+    try:
+        return data_B[: ends[-1]][kept].tobytes().decode("utf-8").split("\0")[1:], int(ends[-1])
+    except UnicodeDecodeError:
+        return None, 0

@@ -13,7 +13,6 @@ from msgspec import Struct
 from octavo.core.errors import HubError, OctavoError
 from octavo.core.sources import Hub, Report, silent
 from octavo.weights.checkpoint import Checkpoint, name_of, open_checkpoint
-from octavo.weights.download import download
 from octavo.weights.memory import needs
 
 ORG_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})(?:/([\w.+-]+\.gguf))?", re.ASCII)
@@ -38,10 +37,10 @@ def find_model(source: str | Path, *, offline: bool = False, hub: Hub = "hugging
     offline  never touch the network (HF_HUB_OFFLINE=1 says the same);   report   gets lines of progress
     Raises HubError for a name that is none, is not here or cannot be had; MemoryNeeded where the disk is too small.
     """
-    from huggingface_hub import constants
-
     if Path(source).expanduser().exists():
         return Path(source).expanduser()
+    from huggingface_hub import constants
+
     packaged = packaged_model()
     if packaged is not None and str(source) == name_of(packaged):
         return packaged
@@ -56,6 +55,8 @@ def find_model(source: str | Path, *, offline: bool = False, hub: Hub = "hugging
         if offline or constants.HF_HUB_OFFLINE:
             raise HubError(f"{cause} It was not downloaded: offline mode is on. Go online, or choose one of "
                            f"`octavo models list`.") from cause  # fmt: skip
+    from octavo.weights.download import download
+
     path = download(name, hub=hub, file=file, cache=cache, report=report)
     report(f"{name} is in {path}")
     return path

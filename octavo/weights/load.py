@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from octavo.core.errors import CheckpointError
 from octavo.weights.checkpoint import Checkpoint
+from octavo.weights.numbers import NUMBERS, WEIGHTS
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,6 @@ FUSED = re.compile(r"(.*\.mlp\.experts)\.(gate_up_proj|down_proj)")
 MEMBERS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}  # stacked in this order
 IGNORED = re.compile(r"(.*\.)?rotary_emb\.inv_freq")  # old files keep what follows from the config
 HEAD = "lm_head.weight"
-NUMBERS = ("F64", "F32", "F16", "BF16")
 SHOWN = 3  # names in one message
 
 
@@ -91,10 +91,11 @@ def plan_load(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> 
                 f"{where}: {name} has shape {list(checkpoint.shape(name))}, its config needs {list(shape)}. Weights "
                 f"and config.json come from different models: download both again, or name the right folder."
             )
-        if checkpoint.dtype(name).itemsize < 2 or not checkpoint.dtype(name).is_floating_point:
+        stored = checkpoint.dtype_name(name)
+        if stored in NUMBERS and stored not in WEIGHTS:
             raise CheckpointError(
-                f"{where}: {name} is stored as {checkpoint.dtype(name)}, which says nothing without its scales: Octavo "
-                f"reads {', '.join(NUMBERS)}, and GGUF for quantised weights. Choose such a variant of the model."
+                f"{where}: {name} is stored as {stored}, which says nothing without its scales: Octavo "
+                f"reads {', '.join(WEIGHTS)}, and GGUF for quantised weights. Choose such a variant of the model."
             )
     return plan
 

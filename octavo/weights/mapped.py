@@ -1,16 +1,16 @@
-"""A file in memory without being read: the one way from disk to tensors."""
+"""A file in memory without being read: the one way from disk to numbers."""
 
 from __future__ import annotations
 
 import math
 import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from octavo.core.errors import CheckpointError
-
-if TYPE_CHECKING:
-    import torch
 
 
 class MappedFile:
@@ -30,17 +30,10 @@ class MappedFile:
             raise CheckpointError(f"{path} cannot be opened ({reason}): download it again.") from cause
         self.size_bytes = len(self.map)
 
-    def tensor(self, dtype: torch.dtype, shape: tuple[int, ...], *, start: int) -> torch.Tensor:
+    def array(self, dtype: DTypeLike, shape: tuple[int, ...], *, start: int) -> NDArray[Any]:
         """A view of the bytes from `start` on; a copy where the file does not align them. Bounds are the caller's."""
-        import torch
-
-        count = math.prod(shape)
-        if count == 0:
-            return torch.empty(shape, dtype=dtype)
-        if start % dtype.itemsize:
-            raw = bytearray(self.map[start : start + count * dtype.itemsize])
-            return torch.frombuffer(raw, dtype=dtype).view(shape)
-        return torch.frombuffer(self.map, dtype=dtype, count=count, offset=start).view(shape)
+        numbers = np.frombuffer(self.map, dtype, count=math.prod(shape), offset=start).reshape(shape)
+        return numbers if numbers.flags.aligned else numbers.copy()
 
     def prefetch(self, start: int, end: int) -> None:
         """Have the system read a range of the file in the background: at once, not page by page as it is touched."""
@@ -54,3 +47,10 @@ class MappedFile:
         last = end // mmap.PAGESIZE * mmap.PAGESIZE if end < self.size_bytes else end
         if last > first:
             self.map.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def bytes_of(numbers: NDArray[Any]) -> NDArray[np.uint8]:
+    """An array as rows of bytes: (all axes but the last, bytes of a row). A view where the array has no gaps."""
+    shape = numbers.shape or (1,)
+    rows = numbers.reshape(math.prod(shape[:-1]), shape[-1])
+    return np.ascontiguousarray(rows).view(np.uint8)

@@ -22,13 +22,12 @@ from octavo.models.decoder import Decoder, Layer
 from octavo.nn.linear import groups_of
 from octavo.nn.logprobs import divergence, surprise
 from octavo.nn.moe import SparseMLP
-from octavo.nn.quant import Weight, quantise_w4, quantise_w8, round_w4, round_w8, split
-from octavo.nn.quantised import QuantisedLinear, round_rows
-from octavo.weights.balance import balance
-from octavo.weights.ends import Ends, quantise_ends
+from octavo.nn.packed import rotated, rotation_of
+from octavo.nn.quant import Floats, Int8Weight, Weight, joined, quantise_w4, quantise_w8, round_w4, round_w8, split
+from octavo.nn.quantised import BLOCK_ROWS, QuantisedLinear, round_rows
 from octavo.weights.gptq import gptq_w4, gptq_w8
 from octavo.weights.load import FUSED, MEMBERS
-from octavo.weights.rotate import rotate_layer, rotation_of
+from octavo.weights.quantised_file import plain
 from octavo.weights.stream import Stream
 
 Format = Literal["w8", "w4"]
@@ -37,7 +36,7 @@ ROUND = {"w8": round_w8, "w4": round_w4}
 SEARCH = {"w8": quantise_w8, "w4": quantise_w4}
 GPTQ = {"w8": gptq_w8, "w4": gptq_w4}
 ORDER = ("q_proj", "o_proj", "gate_proj", "down_proj")  # of a layer's groups, by the first linear of each
-END_TEXTS = 4  # that balance what the last norm gives
+EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,15 +45,10 @@ class Recipe:
 
     method    rtn: round to nearest; mse: scales of least squared error, weighted with what calibration texts show where
               there are any; gptq: with error feedback, needs calibration texts
-    balance   move scales from activations into weights first, needs calibration texts
-    rotate    turn the residual stream and the values first (QuaRot);   seed   of that rotation
     """
 
     format: Format = "w4"
     method: Method = "mse"
-    balance: bool = False
-    rotate: bool = False
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,12 +68,11 @@ class Measured:
 class Quantised:
     """What `quantise` makes.
 
-    weights    of the layers' linears, by official name;   rest   all other parameters of the layers
+    weights    by official name, rotated; a head that is the embedding is not named;   rest   all other parameters
     measured   None without held-out texts
     """
 
     recipe: Recipe
-    ends: Ends
     weights: dict[str, Weight]
     rest: dict[str, Tensor]
     measured: Measured | None = None
@@ -90,46 +83,47 @@ def quantise(model: Decoder, recipe: Recipe, *, calibration: Sequence[Tensor] = 
              after: Callable[[int], None] = lambda layers: None) -> Quantised:  # fmt: skip
     """Quantise every linear but routers; embedding and head always as w8. The model stays as it is.
 
+    Weights are rotated first, as the kernels rotate what they multiply (`nn.packed.rotated`).
+
     calibration, held_out   token ids (T,) of each text;   after   is told how many layers are done
     Raises CheckpointError for weights that are not finite.
     """
-    assert calibration or not (recipe.method == "gptq" or recipe.balance), "this recipe needs calibration texts"
+    assert calibration or recipe.method != "gptq", "this recipe needs calibration texts"
     rope, embedding_VD = model.config.rope, model.model.embed_tokens.weight
-    work = _Work(model, recipe, texts=calibration if recipe.balance else ())
-    plain = Stream([embedding_VD[tokens_T].float() for tokens_T in held_out], rope=rope)
-    ours = Stream([work.ends.embedded(tokens_T) for tokens_T in held_out], rope=rope)
-    shown = Stream([work.ends.embedded(tokens_T) for tokens_T in calibration], rope=rope)
+    work = _Work(model, recipe)
+    true = Stream([embedding_VD[tokens_T].float() for tokens_T in held_out], rope=rope)
+    ours = Stream([work.embedded(tokens_T) for tokens_T in held_out], rope=rope)
+    shown = Stream([work.embedded(tokens_T) for tokens_T in calibration], rope=rope)
     for index, original in enumerate(model.model.layers):
         layer = copy.deepcopy(original).float()
         assert isinstance(layer, Layer)
-        plain.advance(layer)
+        true.advance(layer)
         work.quantise_layer(layer, shown, prefix=f"model.layers.{index}.")
         ours.advance(layer)
         shown.advance(layer)
         after(index + 1)
-    measured = work.measure(plain, ours, held_out) if held_out else None
-    return Quantised(recipe=recipe, ends=work.ends, weights=work.weights, rest=work.rest, measured=measured)
+    measured = work.measure(true, ours, held_out) if held_out else None
+    return Quantised(recipe=recipe, weights=work.weights, rest=work.rest, measured=measured)
 
 
 class _Work:
     """A quantisation under way."""
 
-    def __init__(self, model: Decoder, recipe: Recipe, *, texts: Sequence[Tensor]) -> None:
+    def __init__(self, model: Decoder, recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
-        self.weights, self.rest = dict[str, Weight](), dict[str, Tensor]()
-        self.turns: tuple[Tensor, Tensor] | None = None
-        if recipe.rotate:
-            widths = model.config.heads.width, model.config.heads.head_width
-            self.turns = rotation_of(widths[0], seed=recipe.seed), rotation_of(widths[1], seed=recipe.seed + 1)
-        stream_DD = None if self.turns is None else self.turns[0]
-        self.ends = quantise_ends(model, stream_DD=stream_DD, texts=texts[:END_TEXTS])
+        self.embedding = self.head = _table(model.model.embed_tokens.weight, name=EMBEDDING)
+        self.weights: dict[str, Weight] = {EMBEDDING: self.embedding}
+        self.rest = {NORM: model.model.norm.weight.detach().float()}
+        if model.lm_head is not None:
+            self.weights[HEAD] = self.head = _table(model.lm_head.get_parameter("weight"), name=HEAD)
+
+    def embedded(self, tokens_T: Tensor) -> Tensor:
+        """Rows of the embedding (T, D), float32."""
+        table, rows = self.embedding, tokens_T.numpy()
+        return torch.from_numpy(plain(Int8Weight(table.q_NK[rows], table.scale_N[rows])))
 
     def quantise_layer(self, layer: Layer, shown: Stream, *, prefix: str) -> None:
         """Quantise a layer's linears in place, in the order in which they compute, each after those before it."""
-        if self.turns is not None:
-            rotate_layer(layer, *self.turns)
-        if self.recipe.balance:
-            balance(layer, shown)
         before = dict(layer.named_parameters())
         groups = {group.parts[0].rpartition(".")[2]: group for group in groups_of(layer)}
         for parts, parent, attribute in (groups[first] for first in ORDER if first in groups):
@@ -148,14 +142,14 @@ class _Work:
             if f"{prefix}{name}" not in self.weights and FUSED.fullmatch(f".{name}") is None:
                 self.rest[f"{prefix}{name}"] = parameter.detach()
 
-    def measure(self, plain: Stream, ours: Stream, texts: Sequence[Tensor]) -> Measured:
+    def measure(self, true: Stream, ours: Stream, texts: Sequence[Tensor]) -> Measured:
         """Compare what came out of the last layer, through the last norm and the head, text by text."""
         kl, surprises, true_surprises = list[Tensor](), list[Tensor](), list[Tensor]()
         head_VD = (self.model.lm_head or self.model.model.embed_tokens).get_parameter("weight").float()
-        head = QuantisedLinear(self.ends.head, None)
-        for true_TD, our_TD, tokens_T in zip(plain.hidden, ours.hidden, texts, strict=True):
+        head = QuantisedLinear(self.head, None)
+        for true_TD, our_TD, tokens_T in zip(true.hidden, ours.hidden, texts, strict=True):
             true_TV = F.linear(self.model.model.norm(true_TD), head_VD)
-            our_TV = head(self.ends.norm(our_TD))
+            our_TV = head(self.model.model.norm(our_TD))
             kl.append(divergence(true_TV, our_TV))
             surprises.append(surprise(our_TV[:-1], tokens_T[1:]))
             true_surprises.append(surprise(true_TV[:-1], tokens_T[1:]))
@@ -175,7 +169,7 @@ class _Work:
         del moe.experts
 
     def _hessian(self, shown: Iterator[Tensor]) -> Tensor | None:
-        """The sum of x x^T (K, K) over calibration tokens as they will be rounded; None where it is of no use."""
+        """The sum of x x^T (K, K) over calibration tokens, rotated and rounded; None where it is of no use."""
         if self.recipe.method == "rtn":
             return None
         total_KK: Tensor | None = None
@@ -186,12 +180,22 @@ class _Work:
         return total_KK
 
     def _weight(self, weight_NK: Tensor, hessian_KK: Tensor | None, *, name: str) -> Weight:
-        kind = self.recipe.format
-        if not weight_NK.isfinite().all():
-            raise CheckpointError(f"{name} holds numbers that are not finite: download the model again.")
+        kind, turned_NK = self.recipe.format, _turned(weight_NK, name=name)
         if self.recipe.method == "rtn":
-            return ROUND[kind](weight_NK.numpy())
+            return ROUND[kind](turned_NK)
         if self.recipe.method == "gptq" and hessian_KK is not None:
-            return GPTQ[kind](weight_NK, hessian_KK)
+            return GPTQ[kind](torch.from_numpy(turned_NK), hessian_KK)
         importance_K = None if hessian_KK is None else hessian_KK.diagonal().numpy()
-        return SEARCH[kind](weight_NK.numpy(), importance_K=importance_K)
+        return SEARCH[kind](turned_NK, importance_K=importance_K)
+
+
+def _table(weight_VD: Tensor, *, name: str) -> Int8Weight:
+    """Embedding or head, block by block."""
+    return joined([quantise_w8(_turned(part_ND, name=name)) for part_ND in weight_VD.detach().split(BLOCK_ROWS)])
+
+
+def _turned(weight_NK: Tensor, *, name: str) -> Floats:
+    """A weight as it is multiplied with rotated inputs."""
+    if not weight_NK.isfinite().all():
+        raise CheckpointError(f"{name} holds numbers that are not finite: download the model again.")
+    return rotated(weight_NK.float().numpy(), rotation_of(weight_NK.shape[1]))

@@ -8,22 +8,16 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from octavo.core.errors import CheckpointError
-from octavo.weights.mapped import MappedFile
-
-if TYPE_CHECKING:
-    import torch
+from octavo.weights.mapped import MappedFile, bytes_of
+from octavo.weights.numbers import NUMBERS
 
 HEADER_LIMIT_BYTES = 100_000_000  # as in the official reader
-
-# dtype in a header -> (its name in torch, bytes per number)
-DTYPES = {
-    "F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2),
-    "I64": ("int64", 8), "I32": ("int32", 4), "I16": ("int16", 2), "I8": ("int8", 1), "U8": ("uint8", 1),
-    "BOOL": ("bool", 1), "F8_E4M3": ("float8_e4m3fn", 1), "F8_E5M2": ("float8_e5m2", 1),
-}  # fmt: skip
 
 
 class Stored(NamedTuple):
@@ -44,6 +38,11 @@ class SafetensorsFile:
         self.tensors = _read_header(self.file)
 
     @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.file.path
+
+    @property
     def size_bytes(self) -> int:
         """Of the whole file."""
         return self.file.size_bytes
@@ -57,16 +56,18 @@ class SafetensorsFile:
         """Of one tensor."""
         return self.tensors[name].shape
 
-    def dtype(self, name: str) -> torch.dtype:
-        """Of one tensor."""
-        import torch
+    def dtype_name(self, name: str) -> str:
+        """Of one tensor, as the header has it."""
+        return self.tensors[name].dtype
 
-        return getattr(torch, DTYPES[self.tensors[name].dtype][0])
-
-    def read(self, name: str) -> torch.Tensor:
+    def array(self, name: str) -> NDArray[Any]:
         """A view of the file: nothing is read until it is touched."""
         stored = self.tensors[name]
-        return self.file.tensor(self.dtype(name), stored.shape, start=stored.start)
+        return self.file.array(NUMBERS[stored.dtype].bits, stored.shape, start=stored.start)
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of its rows."""
+        return bytes_of(self.array(name))
 
     def prefetch(self, name: str) -> None:
         """Begin to read a tensor from the disk."""
@@ -118,14 +119,14 @@ def _entry(entry: Any, *, name: str, where: str) -> Stored:
             f"{where}: the entry of {short!r} is no dtype, shape and data_offsets. Download it again."
         )
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(kind, str) or kind not in DTYPES:
+    if not isinstance(kind, str) or kind not in NUMBERS:
         raise CheckpointError(
-            f"{where}: {short} has dtype {str(kind)[:40]!r}, Octavo reads {', '.join(DTYPES)}. Choose another variant."
+            f"{where}: {short} has dtype {str(kind)[:40]!r}, Octavo reads {', '.join(NUMBERS)}. Choose another variant."
         )
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2 or len(shape) > 8:
         raise CheckpointError(f"{where}: {short} has a shape or offsets that cannot be. Download it again.")
     start, end = offsets
-    needed = math.prod(shape) * DTYPES[kind][1]
+    needed = math.prod(shape) * NUMBERS[kind].size_bytes
     if end - start != needed:
         raise CheckpointError(
             f"{where}: {short} of shape {shape} in {kind} needs {needed:,} bytes, the header gives it {end - start:,}. "

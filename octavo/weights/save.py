@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 from octavo.core.errors import CheckpointError
 from octavo.weights.checkpoint import INDEX, SINGLE
 from octavo.weights.load import FUSED, MEMBERS
-from octavo.weights.safetensors_file import DTYPES
+from octavo.weights.numbers import NUMBERS
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +123,7 @@ def write_shard(out: BinaryIO, shard: list[Named], *, dtype: torch.dtype | None)
     """One file, tensor by tensor, so that a converted copy of one tensor is all the memory it takes."""
     import torch
 
-    labels = {torch_name: label for label, (torch_name, _) in DTYPES.items()}
+    labels = {number.torch: label for label, number in NUMBERS.items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     place = 0
     for name, tensor in shard:

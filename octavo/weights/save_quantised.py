@@ -14,21 +14,19 @@ from octavo.core.errors import CheckpointError
 from octavo.nn.quant import Int8Weight, Weight
 from octavo.weights.checkpoint import SINGLE, Checkpoint
 from octavo.weights.quantise import Quantised
-from octavo.weights.quantised_file import COLUMNS, CONFIG, EMBEDDING, HEAD, METHOD, packed4, part_of
+from octavo.weights.quantised_file import CONFIG, METHOD, ROTATION, packed4, part_of
 from octavo.weights.save import Named, SavesTokenizer, new_folder, write_json, write_shard
-
-NORM = "model.norm.weight"
 
 
 def save_quantised(folder: Path, found: Quantised, *, checkpoint: Checkpoint, tokenizer: SavesTokenizer) -> None:
-    """Write a folder that `open_checkpoint` and `read_quantised` read. It appears whole or not at all.
+    """Write a folder that `open_checkpoint` reads. It appears whole or not at all.
 
     checkpoint   what was quantised: its configs are kept
     Raises CheckpointError where the folder is taken or cannot be written, or for w4 with an odd number of inputs.
     """
     tensors = [Named(name, tensor) for name, tensor in tensors_of(found).items()]
-    how = {"quant_method": METHOD, **asdict(found.recipe)}
-    config = {**checkpoint.config, "tie_word_embeddings": False, CONFIG: how}
+    how = {"quant_method": METHOD, "rotation": ROTATION, **asdict(found.recipe)}
+    config = {**checkpoint.config, CONFIG: how}
     with new_folder(folder) as part:
         with (part / SINGLE).open("wb") as out:
             write_shard(out, tensors, dtype=None)
@@ -40,13 +38,8 @@ def save_quantised(folder: Path, found: Quantised, *, checkpoint: Checkpoint, to
 
 def tensors_of(found: Quantised) -> dict[str, Tensor]:
     """All that the file holds, by name."""
-    ends, weights = found.ends, {HEAD: found.ends.head, **found.weights}
-    tensors = {NORM: ends.norm.weight, **found.rest}
-    if ends.embedding is None:
-        tensors[COLUMNS] = ends.columns_D
-    else:
-        weights[EMBEDDING] = ends.embedding
-    for name, weight in weights.items():
+    tensors = dict(found.rest)
+    for name, weight in found.weights.items():
         tensors |= {part: torch.from_numpy(array) for part, array in _parts(name, weight).items()}
     return tensors
 

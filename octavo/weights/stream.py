@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from octavo.core.errors import RequestError
 from octavo.models.decoder import Layer
 from octavo.nn.context import PackedContext
-from octavo.nn.rope import Rope, rotation
+from octavo.nn.rope import Rope
+from octavo.nn.rotate import rotation
 
 WINDOW_TOKENS = 512  # of one text; each is read from its first token on
 HELD_OUT, MOST_SHOWN = 8, 32  # windows: the last ones measure, up to so many of the others calibrate

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from octavo.cli.doctor import CHECKS, Finding, cpu_features, cpu_flags, existing
+from octavo.cli.doctor import CHECKS, Finding, cpu_features, existing
 from octavo.cli.models import table
-from octavo.nn.linear import best_kind
+from octavo.nn.kernels import best_tier, cpu_flags
 from tests.cli.terminal import ROOT
 
 
@@ -18,11 +18,11 @@ def test_the_report_has_a_line_for_each_thing_and_says_what_to_do(tmp_path: Path
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     names = {line[5:17].strip() for line in lines}
-    assert names >= {"Python", "torch", "CPU", "threads", "linears", "GPU", "memory", "disk", "hub cache", "models",
+    assert names >= {"Python", "torch", "CPU", "threads", "kernels", "GPU", "memory", "disk", "hub cache", "models",
                      "octavo chat", "terminal"}  # fmt: skip
     assert all(line.startswith(("ok   ", "warn ")) for line in lines)
     assert all(": " in line for line in lines if line.startswith("warn"))
-    assert f"linears     {best_kind()}" in done.stdout
+    assert f"kernels     {best_tier(cpu_flags())}" in done.stdout
 
 
 def test_nothing_in_the_cache_is_a_warning_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -35,7 +35,7 @@ def test_a_model_is_quantised_measured_and_run(tiny: Path, tmp_path: Path):
     first, head, plain, ours = done.stdout.decode().splitlines()
     assert first == str(out) and "KL, nats per token" in head and plain.startswith("16 bits")
     name, kl, worst, perplexity, size = ours.rsplit(maxsplit=4)
-    assert name == "w8 gptq balance" and 0 <= float(kl) <= float(worst) < 0.1 and float(perplexity) > 1
+    assert name == "w8 gptq" and 0 <= float(kl) <= float(worst) < 0.1 and float(perplexity) > 1
     assert int(size.replace(",", "")) < 0.6 * int(plain.split()[-1].replace(",", ""))
     assert abs(out.joinpath("model.safetensors").stat().st_size - int(size.replace(",", ""))) < 10_000  # the header
     done = piped([*OCTAVO, "run", str(out), "Hi", "--max-tokens", "3"])

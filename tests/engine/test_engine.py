@@ -14,7 +14,6 @@ from octavo.core.errors import RequestError
 from octavo.core.sampling import Sampling
 from octavo.engine.channels import start_channel
 from octavo.engine.engine import Engine, tokens_of
-from octavo.engine.pages import PagePool
 from octavo.engine.rules import StopRule
 from octavo.engine.sampler import to_logprobs
 from octavo.engine.types import Request
@@ -41,7 +40,7 @@ def test_a_conversation_that_goes_on_finds_its_pages():
     engine = Engine(backend)
     first = engine.generate(ask(*range(20, 41)))
     again = engine.generate(ask(*range(20, 41), *tokens_of(first), 50, 51))
-    assert again[-1].cached_tokens == 40  # 21 + 20 tokens, of which the last was never computed: whole pages of 4
+    assert again[-1].cached_tokens == 40  # 21 + 20 tokens, of which the last was never computed
     cold = Engine(HashBackend()).generate(ask(*range(20, 41), *tokens_of(first), 50, 51))
     assert tokens_of(again) == tokens_of(cold)
 
@@ -159,16 +158,3 @@ def test_a_reply_that_cannot_go_on_does_not_stop_the_others():
     ends = {step.id: step for step in steps if step.finish}
     assert ends["bad"].finish == "error" and "not finite" in (ends["bad"].error or "")
     assert ends["good"].finish == "length" and not engine.busy and engine.pool.unused == engine.pool.size
-
-
-@given(st.lists(st.tuples(st.integers(1, 5), st.booleans()), max_size=60))
-def test_pages_are_neither_lost_nor_handed_out_twice(moves: list[tuple[int, bool]]):
-    pool, held = PagePool(pages=16, page_tokens=2), list[list[int]]()
-    for count, back in moves:
-        if back and held:
-            pool.give(held.pop(count % len(held)))
-        elif (pages := pool.take(count)) is not None:
-            held.append(pages)
-            pool.publish([*range(len(held), len(held) + 2 * count)], pages) if count % 2 else None
-        used = [page for pages in held for page in pages]
-        assert len(used) == len(set(used)) and len(used) + pool.unused == 16

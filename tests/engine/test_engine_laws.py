@@ -22,7 +22,7 @@ def test_a_page_given_too_early_is_noticed(monkeypatch: pytest.MonkeyPatch):
     def careless(self: Scheduler, sequence, new):
         done = grow(self, sequence, new)
         if sequence.pages and sequence.pages[-1] not in self.pool.nodes:
-            self.pool.free.add(sequence.pages[-1])
+            self.pool.free.give(sequence.pages[-1])
         return done
 
     monkeypatch.setattr(Scheduler, "_grow", careless)

@@ -36,6 +36,18 @@ def test_packed_documents_do_not_see_each_other(lengths: list[int], seed: int):
     torch.testing.assert_close(found, torch.cat([plainly(*part) for part in parts]), atol=1e-5, rtol=1e-5)
 
 
+def test_the_beginning_of_a_page_is_copied_in_all_layers_and_nothing_else():
+    pages = Pages(layers=2, pages=4, page_tokens=SIZE, kv_heads=GROUPS, head_width=WIDTH, dtype=torch.float32)
+    for x in (*pages.k, *pages.v):
+        x.normal_()
+    before = [x.clone() for x in (*pages.k, *pages.v)]
+    pages.copy(source=3, target=1, tokens=3)
+    for x, was in zip((*pages.k, *pages.v), before, strict=True):
+        assert torch.equal(x[SIZE : SIZE + 3], was[3 * SIZE : 3 * SIZE + 3])
+        x[SIZE : SIZE + 3] = was[SIZE : SIZE + 3]
+        assert torch.equal(x, was)
+
+
 @given(lengths=st.lists(st.integers(1, 21), min_size=1, max_size=5), seed=st.integers(0, 999))
 def test_paged_equals_plain_under_any_cutting_mixing_and_placement(lengths: list[int], seed: int):
     draw = random.Random(seed)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.nn import quant
+from octavo.nn.packed import rotated, rotation_of
 from octavo.nn.quant import Floats, Int4Weight, Int8Weight, Weight
 from octavo.nn.quantised import QuantisedLinear, round_rows
 
@@ -120,8 +121,21 @@ def test_activations_round_half_to_even_and_silent_rows_are_zero():
 def test_the_torch_linear_computes_the_reference():
     x_TK, weight = numbers((5, 96), 2), quant.quantise_w4(numbers((7, 96), 3))
     q_TK, scale_T = round_rows(torch.from_numpy(x_TK))
-    assert (q_TK.numpy() == quant.quantise_rows(x_TK)[0]).all() and (
-        scale_T.numpy() == quant.quantise_rows(x_TK)[1]
-    ).all()
+    turned_TK = rotated(x_TK, rotation_of(96))
+    wanted_TK, wanted_T = quant.quantise_rows(turned_TK)
+    assert (q_TK.numpy() == wanted_TK).all() and (scale_T.numpy() == wanted_T).all()
     found_TN = QuantisedLinear(weight, torch.ones(7))(torch.from_numpy(x_TK)).numpy()
-    np.testing.assert_allclose(found_TN, quant.matmul_reference(x_TK, weight) + 1, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found_TN, quant.matmul_reference(turned_TK, weight) + 1, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("inputs", [16, 40, 96, 576, 1536])
+def test_a_quantised_linear_is_near_the_plain_one_even_with_a_loud_input(inputs: int):
+    """Rotated inputs meet rotated weights; one loud channel would cost unrotated tokens most of their bits."""
+    x_TK, weight_NK = numbers((5, inputs), 4, loud=0), numbers((7, inputs), 5, loud=0)
+    x_TK[:, 3] *= 100
+    rotation = rotation_of(inputs)
+    found_TN = QuantisedLinear(quant.round_w8(rotated(weight_NK, rotation)), None)(torch.from_numpy(x_TK)).numpy()
+    wanted_TN = x_TK.astype(np.float64) @ weight_NK.T
+    error = np.abs(found_TN - wanted_TN).max() / np.abs(wanted_TN).max()
+    assert error < 0.02, error
+    np.testing.assert_allclose(rotated(rotated(weight_NK, rotation), rotation), weight_NK, atol=1e-5)

@@ -2,6 +2,7 @@
 
 import random
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 import jinja2
@@ -9,7 +10,11 @@ import pytest
 
 from octavo.core.errors import FormatError
 from octavo.core.messages import Message, Part, ToolCall, ToolSpec
-from octavo.text.chat import FORMATS
+from octavo.text.chat import FORMATS, choose_format
+from octavo.text.chat.choose import KNOWN, agrees
+from octavo.text.chat.jinja_engine import Template
+from octavo.text.chat.jinja_format import JinjaFormat
+from octavo.text.tokenizer import Tokenizer
 from tests.text.chats import AUTO, OFF, ON, call, conversation, official, official_text, says, specs, system, tool, user
 
 QWEN3 = FORMATS["qwen3"]()
@@ -154,3 +159,19 @@ def test_arguments_of_qwen3_stay_as_the_model_wrote_them():
         assert QWEN3.render(messages).text == official(official_text("qwen3"), messages, raw_arguments=True)
     rendered = FORMATS["qwen2_5"]().render([user("a"), says(calls=(odd,))]).text
     assert '"arguments": {"x": 1000.0}}' in rendered
+
+
+def test_the_templates_known_by_their_digest_agree_with_their_formats(
+    smollm: Tokenizer, smollm_fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    """Each of them, found by its text, is what choosing by trial comes to; and it reads nothing of the tokenizer."""
+    texts = [official_text(name) for name in ("qwen3", "qwen3_instruct_2507", "qwen2_5")]
+    texts.append(smollm_fields["tokenizer.chat_template"])
+    assert {sha256(text.encode()).hexdigest() for text in texts} == KNOWN.keys()
+    for text in texts:
+        name = KNOWN[sha256(text.encode()).hexdigest()]
+        monkeypatch.setattr(smollm, "chat_template", text)
+        official = JinjaFormat(smollm)
+        assert [n for n, form in FORMATS.items() if form.turn_open in text and agrees(form(), official)] == [name]
+        assert not {"bos_token", "eos_token", "strftime_now"} & Template(text).variables
+        assert choose_format(smollm, model_type="any", name="any").name == name

@@ -7,9 +7,12 @@ from typing import Any
 
 import gguf
 import gguf.quants
+import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from bench.parity import distance, packed, prompts, reference
@@ -18,6 +21,8 @@ from octavo.models import skeleton
 from octavo.models.decoder import Decoder
 from octavo.text.tokenizer import Tokenizer
 from octavo.weights import default_model, load_weights, open_checkpoint
+from octavo.weights.gguf_blocks import BLOCKS
+from octavo.weights.gguf_header import short_texts
 from tests.weights.gguf_files import ARCHITECTURES, HEAD, TYPES, VOCAB, write_gguf
 
 
@@ -109,11 +114,11 @@ def test_the_llama3_scaling_comes_back_from_its_table(factor: float):
 
     rope = Rope(width=128, theta=5e5, kind="llama3", factor=factor, low=1.0, high=4.0, original=8192)
     factors = Rope(width=128, theta=5e5).frequencies()[0] / rope.frequencies()[0]
-    found = banded_scaling(factors.float(), width=128, theta=5e5)
+    found = banded_scaling(factors, width=128, theta=5e5)
     assert found["rope_type"] == "llama3" and found["factor"] == factor
-    assert banded_scaling(torch.ones(64), width=128, theta=5e5) == {}
+    assert banded_scaling(np.ones(64, np.float32), width=128, theta=5e5) == {}
     with pytest.raises(ConfigError, match="not Llama 3's scaling"):
-        banded_scaling(factors.float().flip(0), width=128, theta=5e5)
+        banded_scaling(factors[::-1], width=128, theta=5e5)
 
 
 def test_yarn_and_unknown_keys(tmp_path: Path):
@@ -137,3 +142,55 @@ def test_types_that_are_not_read_say_so(tmp_path: Path):
         place = data.index(name) + len(name) + 4 + 16
         path.write_bytes(data[:place] + (20).to_bytes(4, "little") + data[place + 4 :])
         open_checkpoint(path)
+
+
+def test_the_tables_of_block_types_are_the_packages():
+    for name, block in BLOCKS.items():
+        kind = gguf.GGMLQuantizationType[name]
+        assert (kind.value, *gguf.GGML_QUANT_SIZES[kind]) == block, name
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3moe"])
+@pytest.mark.parametrize("kind", TYPES)
+def test_rows_of_blocks_stand_for_the_rows_of_numbers(architecture: str, kind: str, tmp_path: Path):
+    """`raw` is in the official order as `array` is, queries and keys of the Llama family too."""
+    write_gguf(tmp_path / "tiny.gguf", architecture, kind=kind)
+    checkpoint = open_checkpoint(tmp_path / "tiny.gguf")
+    for name in checkpoint.names:
+        raw, numbers, stored = checkpoint.raw(name), checkpoint.array(name), checkpoint.dtype_name(name)
+        assert raw.dtype == np.uint8 and len(raw) == np.prod(checkpoint.shape(name)[:-1])
+        alone = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[stored]).reshape(checkpoint.shape(name))
+        assert torch.equal(checkpoint.read(name).float(), torch.from_numpy(alone)), name
+        if stored == "BF16":
+            assert numbers.dtype == np.uint16 and torch.equal(
+                torch.from_numpy(numbers).view(torch.bfloat16), checkpoint.read(name)
+            )
+        else:
+            assert np.array_equal(numbers, checkpoint.read(name).numpy()), name
+
+
+def test_plain_numbers_are_views_of_the_file(tmp_path: Path):
+    write_gguf(tmp_path / "tiny.gguf", "qwen3", kind="BF16")
+    checkpoint = open_checkpoint(tmp_path / "tiny.gguf")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert np.shares_memory(checkpoint.array(name), checkpoint.array(name))
+    assert np.shares_memory(checkpoint.raw(name), checkpoint.array(name))
+
+
+@given(
+    texts=st.lists(st.text(max_size=70) | st.text(min_size=250, max_size=260), max_size=12),
+    after=st.binary(max_size=12), cut=st.integers(0, 20),
+)  # fmt: skip
+def test_strings_read_at_once_are_those_of_the_walk(texts: list[str], after: bytes, cut: int):
+    """Whatever is in them; and where the short way does not take them, it takes none."""
+    encoded = [text.encode() for text in texts]
+    whole = b"".join(len(text).to_bytes(8, "little") + text for text in encoded)
+    data = np.frombuffer(whole[: max(0, len(whole) - cut)] if cut else whole + after, np.uint8)
+    found, size = short_texts(data, len(texts))
+    plain = all(0 < len(text) < 256 and 0 not in text for text in encoded)
+    assert found is None or (found, size) == (texts, len(whole))
+    assert (found is not None) == (not texts or (plain and not cut))
+
+
+def test_a_string_that_is_no_text_is_left_to_the_walk():
+    assert short_texts(np.frombuffer(b"\x01" + bytes(7) + b"\xff", np.uint8), 1) == (None, 0)

@@ -1,6 +1,7 @@
 """Which format a model speaks. Its own chat template decides: a format that renders anything else is not taken."""
 
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from octavo.core.errors import FormatError
@@ -11,6 +12,15 @@ from octavo.text.chat.jinja_format import JinjaFormat
 
 if TYPE_CHECKING:
     from octavo.text.tokenizer import Tokenizer
+
+# SHA-256 of official templates -> the format that renders what they do: no need to compile and try these at each start.
+# The tests compare them. A template that reads more than the conversation (a tokenizer's own tokens) cannot be here.
+KNOWN = {
+    "a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8": "qwen3",
+    "64f85b198065d0fba2a81f37e10ed68161ce2c19a754c7100e67e0ca2ee9c326": "qwen3_instruct",
+    "cd8e9439f0570856fd70470bf8889ebd8b5d1107207f67a5efb46e342330527f": "qwen2_5",
+    "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788": "smollm2",
+}
 
 ON, OFF, AUTO = Thinking(mode="on"), Thinking(mode="off"), Thinking()
 
@@ -99,6 +109,9 @@ def choose(
     """See `octavo.text.chat.choose_format`."""
     if tokenizer.chat_template is None:
         return formats[by_name(tokenizer, model_type=model_type, name=name)](generation_config=generation_config)
+    known = formats.get(KNOWN.get(sha256(tokenizer.chat_template.encode("utf-8", "surrogatepass")).hexdigest(), ""))
+    if known is not None:
+        return known(generation_config=generation_config)
     official = JinjaFormat(tokenizer, generation_config=generation_config)
     for form in formats.values():
         if form.turn_open in tokenizer.chat_template and agrees(form(), official):

@@ -1,0 +1,279 @@
+// Keys and values in pages of 16 tokens, and attention over them.
+//
+// A page's keys and values of all layers and heads lie together. A block holds those of one head of one layer; it is laid out as a panel of weights is, tokens being the
+// outputs of the keys' panel and the inputs of the values' panels:
+//   bf16   keys [K/2][16 tokens][2], values [K/16][8][16 channels][2 tokens]
+//   int8   keys [K/4][16][4] uint8 = key + 128, values [K/16][4][16][4] int8, scales of 16 keys, scales of 16 values
+// Softmax goes over blocks of 64 keys counted from the first token of a sequence, so that a query's result depends on
+// its position alone: not on the chunk it came in, and not on its neighbours.
+#pragma once
+#include "linear.h"
+
+enum CacheKind : int32_t { KEEP_BF16 = 0, KEEP_INT8 = 1 };
+
+constexpr int PAGE = 16;
+constexpr int SPAN = 64;      // keys of one step of the softmax
+constexpr int WIDEST = 256;   // head width
+constexpr int QUERIES = 8;    // rows that share a read of the keys
+constexpr float LOG2_E = 1.44269504088896341f;
+
+struct Cache {
+    uint8_t* blocks;
+    int32_t kind, layers, kv_heads, head_width;
+
+    size_t values_at() const { return (size_t)head_width * PAGE * (kind == KEEP_BF16 ? 2 : 1); }
+    size_t block_bytes() const { return 2 * values_at() + (kind == KEEP_BF16 ? 0 : 2 * PAGE * sizeof(float)); }
+    uint8_t* block(int layer, int page, int head) const {
+        return blocks + (((size_t)page * layers + layer) * kv_heads + head) * block_bytes();
+    }
+    float* scales(uint8_t* block) const { return (float*)(block + 2 * values_at()); }
+
+    // Have the lines fetched that `put` will write.
+    void expect(int layer, int page, int slot) const {
+        const int together = kind == KEEP_BF16 ? 2 : 4;
+        for (int head = 0; head < kv_heads; head++) {
+            uint8_t *keys = block(layer, page, head), *values = keys + values_at();
+            for (int i = 0; i < head_width; i += together) __builtin_prefetch(keys + i / together * 64, 1);
+            for (int c = 0; c < head_width; c += 16)
+                __builtin_prefetch(values + (size_t)c * PAGE * 4 / together + slot / together * 64, 1);
+        }
+    }
+
+    void put(int layer, int page, int slot, int head, const float* k, const float* v) const {
+        uint8_t* to = block(layer, page, head);
+        if (kind == KEEP_BF16) {
+            uint16_t *keys = (uint16_t*)to, *values = (uint16_t*)(to + values_at()), k16[WIDEST], v16[WIDEST];
+            if (slot == 0) std::memset(values, 0, values_at());  // what is masked is multiplied by 0, so it must be finite
+            for (int i = 0; i < head_width; i += LANES) to_bf16(k16 + i, f_load(k + i)), to_bf16(v16 + i, f_load(v + i));
+            for (int i = 0; i < head_width; i += 2) std::memcpy(keys + i * 16 + slot * 2, k16 + i, 4);
+            for (int c = 0; c < head_width; c += 16)
+                for (int i = 0; i < 16; i++) values[c * 16 + slot / 2 * 32 + slot % 2 + i * 2] = v16[c + i];
+            return;
+        }
+        int8_t k8[WIDEST], v8[WIDEST];
+        scales(to)[slot] = to_int8(k, head_width, k8), scales(to)[PAGE + slot] = to_int8(v, head_width, v8);
+        uint8_t *keys = to, *values = to + values_at();
+        for (int i = 0; i < head_width; i++) k8[i] = (int8_t)(k8[i] ^ -128);
+        for (int i = 0; i < head_width; i += 4) std::memcpy(keys + i * 16 + slot * 4, k8 + i, 4);
+        for (int c = 0; c < head_width; c += 16)
+            for (int i = 0; i < 16; i++) values[c * 16 + slot / 4 * 64 + slot % 4 + i * 4] = (uint8_t)v8[c + i];
+    }
+
+    // The first `count` slots of a page, in every layer and head; the others become zeros.
+    void copy(int from, int to, int count) const {
+        std::memcpy(block(0, to, 0), block(0, from, 0), layers * kv_heads * block_bytes());
+        if (kind != KEEP_BF16) return;
+        for (int layer = 0; layer < layers; layer++)
+            for (int head = 0; head < kv_heads; head++) {
+                uint8_t* values = block(layer, to, head) + values_at();
+                for (int i = 0; i < head_width; i++)
+                    for (int slot = count; slot < PAGE; slot++)
+                        ((uint16_t*)values)[i / 16 * 256 + slot / 2 * 32 + i % 16 * 2 + slot % 2] = 0;
+            }
+    }
+};
+
+// One query row: q and out have head_width numbers; it sees the keys at positions 0 .. position.
+struct Query {
+    const float* q;
+    float* out;
+    int position;
+};
+
+struct Softmax {  // of one row, as far as it has come
+    float top = -INFINITY, total = 0;
+
+    // scores (64, in units of log2) -> weights; returns what the earlier output must be multiplied by
+    float step(float* scores) {
+        F16 most = f_load(scores);
+        for (int i = LANES; i < SPAN; i += LANES) most = f_max(most, f_load(scores + i));
+        const float before = top, now = f_most(most);
+        top = now > before ? now : before;
+        F16 sum = f_zero();
+        for (int i = 0; i < SPAN; i += LANES) {
+            const F16 weight = exp2_(f_add(f_load(scores + i), f_set(-top)));
+            f_store(scores + i, weight);
+            sum = f_add(sum, weight);
+        }
+        float alpha[LANES];
+        f_store(alpha, exp2_(f_set(before - top)));
+        total = std::fma(total, alpha[0], f_sum(sum));
+        return alpha[0];
+    }
+};
+
+template <int R>
+struct Span {  // R queries over up to 64 keys
+    const Cache& cache;
+    const uint8_t* block[SPAN / PAGE + 1];  // the last: of the next span, or of this one again
+    int pages;                              // of the span that hold keys
+
+    // Line i of the keys of page p is being read: fetch the same line of the next page's keys and of this page's values.
+    void fetch(int p, int i) const {
+        __builtin_prefetch(block[p + 1] + i), __builtin_prefetch(block[p] + cache.values_at() + i);
+    }
+
+    // Pages, and panels of values, go two at a time: their sums do not wait for each other. The last may be its own twin.
+    int twin(int p) const { return p + 1 < pages ? p + 1 : p; }
+
+    void scores_bf16(const uint16_t (&q)[R][WIDEST], float scale, float (&scores)[R][SPAN]) const {
+        for (int p = 0; p < pages; p += 2) {
+            F16 acc[R][2];
+            for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = f_zero();
+            for (int i = 0; i < cache.head_width; i += 2) {
+                const Bytes k0 = b_load(block[p] + i * 32), k1 = b_load(block[twin(p)] + i * 32);
+                fetch(p, i * 32), fetch(twin(p), i * 32);
+                for (int r = 0; r < R; r++) {
+                    const Bytes x = b_set4(q[r] + i);
+                    acc[r][0] = dot2(acc[r][0], k0, x), acc[r][1] = dot2(acc[r][1], k1, x);
+                }
+            }
+            for (int r = 0; r < R; r++) {
+                f_store(scores[r] + twin(p) * PAGE, f_mul(acc[r][1], f_set(scale)));
+                f_store(scores[r] + p * PAGE, f_mul(acc[r][0], f_set(scale)));
+            }
+        }
+    }
+
+    void add_bf16(const float (&weights)[R][SPAN], const float (&alpha)[R], float (&out)[R][WIDEST]) const {
+        uint16_t w[R][SPAN];
+        for (int r = 0; r < R; r++)
+            for (int i = 0; i < SPAN; i += LANES) to_bf16(w[r] + i, f_load(weights[r] + i));
+        for (int c = 0; c < cache.head_width; c += 2 * LANES) {
+            const int c1 = c + LANES < cache.head_width ? c + LANES : c;
+            F16 acc[R][2];
+            for (int r = 0; r < R; r++) {
+                acc[r][0] = f_mul(f_load(out[r] + c), f_set(alpha[r]));
+                acc[r][1] = f_mul(f_load(out[r] + c1), f_set(alpha[r]));
+            }
+            for (int p = 0; p < pages; p++) {
+                const uint8_t* values = block[p] + cache.values_at();
+                for (int slot = 0; slot < PAGE; slot += 2) {
+                    const Bytes v0 = b_load(values + (c + slot) * 32), v1 = b_load(values + (c1 + slot) * 32);
+                    for (int r = 0; r < R; r++) {
+                        const Bytes x = b_set4(w[r] + p * PAGE + slot);
+                        acc[r][0] = dot2(acc[r][0], v0, x), acc[r][1] = dot2(acc[r][1], v1, x);
+                    }
+                }
+            }
+            for (int r = 0; r < R; r++) f_store(out[r] + c1, acc[r][1]), f_store(out[r] + c, acc[r][0]);
+        }
+    }
+
+    void scores_int8(const int8_t (&q)[R][WIDEST], const float (&scale)[R], const int32_t (&sum)[R],
+                     float (&scores)[R][SPAN]) const {
+        for (int p = 0; p < pages; p += 2) {
+            I16 acc[R][2];
+            for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = i_set(-128 * sum[r]);
+            for (int i = 0; i < cache.head_width; i += 4) {
+                const Bytes k0 = b_load(block[p] + i * 16), k1 = b_load(block[twin(p)] + i * 16);
+                fetch(p, i * 16), fetch(twin(p), i * 16);
+                for (int r = 0; r < R; r++) {
+                    const Bytes x = b_set4(q[r] + i);
+                    acc[r][0] = dot4(acc[r][0], k0, x), acc[r][1] = dot4(acc[r][1], k1, x);
+                }
+            }
+            for (int j = 1; j >= 0; j--) {
+                const int page = j ? twin(p) : p;
+                const F16 ks = f_load(cache.scales((uint8_t*)block[page]));
+                for (int r = 0; r < R; r++)
+                    f_store(scores[r] + page * PAGE, f_mul(to_float(acc[r][j]), f_mul(f_set(scale[r]), ks)));
+            }
+        }
+    }
+
+    // Weights times the values' scales become numbers 0..255, one scale for the row's span: the sum over keys is exact.
+    void add_int8(float (&weights)[R][SPAN], const float (&alpha)[R], float (&out)[R][WIDEST]) const {
+        uint8_t w[R][SPAN];
+        float unit[R];
+        for (int r = 0; r < R; r++) {
+            F16 most = f_zero();
+            for (int p = 0; p < pages; p++) {
+                const F16 weight = f_load(weights[r] + p * PAGE), vs = f_load(cache.scales((uint8_t*)block[p]) + PAGE);
+                float both[LANES], plain[LANES];
+                f_store(both, f_mul(weight, vs)), f_store(plain, weight);
+                for (int i = 0; i < PAGE; i++) weights[r][p * PAGE + i] = plain[i] > 0 ? both[i] : 0;
+                most = f_max(most, f_load(weights[r] + p * PAGE));
+            }
+            const float largest = f_most(most), inverse = largest > 0 ? 255.0f / largest : 0.0f;
+            unit[r] = largest / 255.0f;
+            for (int i = 0; i < pages * PAGE; i++) w[r][i] = (uint8_t)(int)std::nearbyint(weights[r][i] * inverse);
+        }
+        for (int c = 0; c < cache.head_width; c += 2 * LANES) {
+            const int c1 = c + LANES < cache.head_width ? c + LANES : c;
+            I16 acc[R][2];
+            for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = i_zero();
+            for (int p = 0; p < pages; p++) {
+                const uint8_t* values = block[p] + cache.values_at();
+                for (int slot = 0; slot < PAGE; slot += 4) {
+                    const Bytes v0 = b_load(values + (c + slot) * 16), v1 = b_load(values + (c1 + slot) * 16);
+                    for (int r = 0; r < R; r++) {
+                        const Bytes x = b_set4(w[r] + p * PAGE + slot);
+                        acc[r][0] = dot4(acc[r][0], x, v0), acc[r][1] = dot4(acc[r][1], x, v1);
+                    }
+                }
+            }
+            for (int r = 0; r < R; r++) {
+                const F16 a0 = f_mul(f_load(out[r] + c), f_set(alpha[r])), a1 = f_mul(f_load(out[r] + c1), f_set(alpha[r]));
+                f_store(out[r] + c1, f_fma(to_float(acc[r][1]), f_set(unit[r]), a1));
+                f_store(out[r] + c, f_fma(to_float(acc[r][0]), f_set(unit[r]), a0));
+            }
+        }
+    }
+};
+
+// Causal attention of R queries of one key/value head over the pages of their sequence.
+template <int R>
+void attend(const Cache& cache, int layer, int head, const int32_t* pages, const Query* queries, float scale) {
+    const int width = cache.head_width;
+    alignas(64) uint16_t q16[R][WIDEST];
+    alignas(64) int8_t q8[R][WIDEST];
+    alignas(64) float scores[R][SPAN], out[R][WIDEST];
+    float q_scale[R], alpha[R];
+    int32_t q_sum[R];
+    Softmax softmax[R];
+    int last = 0;
+    for (int r = 0; r < R; r++) {
+        last = queries[r].position > last ? queries[r].position : last;
+        for (int i = 0; i < width; i += LANES) f_store(out[r] + i, f_zero());
+        if (cache.kind == KEEP_BF16) {
+            for (int i = 0; i < width; i += LANES) to_bf16(q16[r] + i, f_load(queries[r].q + i));
+        } else {
+            q_scale[r] = to_int8(queries[r].q, width, q8[r]) * scale * LOG2_E;
+            q_sum[r] = 0;
+            for (int i = 0; i < width; i++) q_sum[r] += q8[r][i];
+        }
+    }
+    for (int first = 0; first <= last; first += SPAN) {
+        Span<R> span{cache, {}, 0};
+        for (; span.pages < SPAN / PAGE && first + span.pages * PAGE <= last; span.pages++)
+            span.block[span.pages] = cache.block(layer, pages[first / PAGE + span.pages], head);
+        const bool more = first + SPAN <= last;
+        span.block[span.pages] = more ? cache.block(layer, pages[first / PAGE + span.pages], head) : span.block[0];
+        if (cache.kind == KEEP_BF16)
+            span.scores_bf16(q16, scale * LOG2_E, scores);
+        else
+            span.scores_int8(q8, q_scale, q_sum, scores);
+        for (int r = 0; r < R; r++) {
+            const int seen = queries[r].position + 1 - first;
+            for (int i = seen < 0 ? 0 : seen; i < SPAN; i++) scores[r][i] = -INFINITY;
+            alpha[r] = softmax[r].step(scores[r]);
+        }
+        if (cache.kind == KEEP_BF16)
+            span.add_bf16(scores, alpha, out);
+        else
+            span.add_int8(scores, alpha, out);
+    }
+    for (int r = 0; r < R; r++)
+        for (int i = 0; i < width; i += LANES)
+            f_store(queries[r].out + i, f_mul(f_load(out[r] + i), f_set(1.0f / softmax[r].total)));
+}
+
+INLINE void attend_any(const Cache& cache, int layer, int head, const int32_t* pages, const Query* queries, int count,
+                       float scale) {
+    int i = 0;
+    for (; i + QUERIES <= count; i += QUERIES) attend<QUERIES>(cache, layer, head, pages, queries + i, scale);
+    if (i + 4 <= count) attend<4>(cache, layer, head, pages, queries + i, scale), i += 4;
+    if (i + 2 <= count) attend<2>(cache, layer, head, pages, queries + i, scale), i += 2;
+    if (i < count) attend<1>(cache, layer, head, pages, queries + i, scale);
+}

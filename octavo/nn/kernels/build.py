@@ -1,0 +1,108 @@
+"""The kernels' library: compiled once for each instruction set, then kept.
+
+A library is named by a hash of its sources and flags, so a stale one is never loaded. Wheels may carry libraries made
+before in the folder `prebuilt`; else the machine's C++ compiler makes one in the user's cache.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from octavo.core.errors import KernelError
+
+HERE = Path(__file__).parent
+SOURCES = ("vector.h", "pool.h", "linear.h", "attention.h", "decoder.h", "kernels.cpp")
+# No contraction: whether a product and a sum are rounded once or twice must not depend on what surrounds them.
+FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-shared",
+         "-pthread")  # fmt: skip
+COMPILERS = ("c++", "g++", "clang++")
+TIMEOUT_S = 300
+
+
+class Tier(NamedTuple):
+    """An instruction set: what the CPU must name in /proc/cpuinfo, and what the compiler is told."""
+
+    needs: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+_AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
+_AVX512_FLAGS = (*(f"-m{x}" for x in _AVX512), "-mavx512vnni", "-mfma", "-mf16c")
+TIERS: dict[str, Tier] = {  # best first; the last runs everywhere
+    "avx512-bf16": Tier((*_AVX512, "avx512_vnni", "avx512_bf16"), (*_AVX512_FLAGS, "-mavx512bf16")),
+    "avx512": Tier((*_AVX512, "avx512_vnni"), _AVX512_FLAGS),
+    "avx2": Tier(("avx2", "fma", "f16c"), ("-mavx2", "-mfma", "-mf16c")),
+    "plain": Tier((), ()),
+}
+
+
+def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Instruction sets that the system names; empty where it names none (macOS, Windows)."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()[1:])
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def best_tier(flags: frozenset[str]) -> str:
+    """The best instruction set of a CPU with these flags."""
+    return next(name for name, tier in TIERS.items() if flags.issuperset(tier.needs))
+
+
+def library_path(tier: str, *, extra_flags: tuple[str, ...] = ()) -> Path:
+    """The library of an instruction set, compiled if need be.
+
+    extra_flags   for a library of its own, such as one with sanitizers
+    Raises KernelError where it is not there and cannot be made.
+    """
+    flags = (*FLAGS, *TIERS[tier].flags, *extra_flags)
+    name = f"octavo-{platform.machine()}-{tier}-{_digest(flags)}.so"
+    for place in (HERE / "prebuilt" / name, cache_folder() / name):
+        if place.is_file():
+            return place
+    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise KernelError(
+            f"no C++ compiler was found ({', '.join(COMPILERS)}), so the fast CPU kernels cannot be made: install one "
+            f"(Debian, Ubuntu: apt install g++). Until then PyTorch computes, several times slower."
+        )
+    return _compile(compiler, flags, cache_folder() / name)
+
+
+def cache_folder() -> Path:
+    """Where compiled libraries and packed weights are kept: OCTAVO_CACHE, else octavo in the user's cache."""
+    named = os.environ.get("OCTAVO_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "octavo"
+
+
+def _digest(flags: tuple[str, ...]) -> str:
+    content = hashlib.sha256(" ".join(flags).encode())
+    for source in SOURCES:
+        content.update((HERE / source).read_bytes())
+    return content.hexdigest()[:20]
+
+
+def _compile(compiler: str, flags: tuple[str, ...], target: Path) -> Path:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            made = Path(folder) / target.name
+            command = [compiler, *flags, str(HERE / "kernels.cpp"), "-o", str(made)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+            if done.returncode:
+                raise KernelError(f"{compiler} could not compile the CPU kernels: {done.stderr.strip()[-600:]}")
+            made.replace(target)
+    except (OSError, subprocess.TimeoutExpired) as cause:
+        raise KernelError(f"the CPU kernels could not be made in {target.parent}: {cause}") from cause
+    return target

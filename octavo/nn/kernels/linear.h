@@ -1,0 +1,310 @@
+// Rows of activations times packed weights.
+//
+// Outputs stand in pairs of panels of 16, so that one stream of memory feeds a pair; inputs are padded to 64 with zeros.
+//   BF16   pair: [K/2][2 panels][16 outputs][2 inputs] bf16
+//   W8     pair: [K/4][2][16][4] uint8 = weight + 128; logical weight = int8 * scale of its output
+//   W4     pair: [K/8][2][16][4] uint8, low nibble: inputs 8i .. 8i+3, high: 8i+4 .. 8i+7, nibble = weight + 8;
+//          groups of 32 inputs: pair [K/64][2][16] uint8, low nibble: factor of the even group, high: of the odd one;
+//          logical weight = int4 * factor * scale of its output
+// With W8 and W4 the activations are int8 with one scale a row, and a sum of products is an exact integer. Before they are
+// rounded, blocks of `rotation` of them are multiplied with a Hadamard matrix, which spreads outliers; the weights were
+// multiplied with the same matrix, so the product stays what it was (QuaRot, arXiv:2404.00456).
+//
+// Three more hold what GGUF files hold, exactly: weights of 8 or 4 bits with a half-precision scale for 32 inputs. Their
+// activations have a scale for 32 inputs as well, and groups are added up in fp32, in order.
+//   G8     data as W8; groups: pair [K/32][2][16] scales         (Q8_0)
+//   G4     data as W4; groups: the same                          (Q4_0)
+//   G4M    data as W4, nibble = weight; groups: pair [K/32][2 of scales, 2 of minima][16]   (Q4_1)
+#pragma once
+#include "pool.h"
+
+enum Kind : int32_t { BF16 = 0, W8 = 1, W4 = 2, G8 = 3, G4 = 4, G4M = 5 };
+
+constexpr int PAIR = 2 * LANES;    // outputs of a pair of panels
+constexpr int PAD = 64;            // inputs are padded to a multiple of this
+constexpr float TINY = 1e-30f;     // a row whose largest number is below this is zero
+constexpr int FEW = 8;             // rows up to which W4 is multiplied without being widened first
+constexpr int AHEAD = 2048;        // bytes that a stream of weights is fetched ahead
+#if OCTAVO_AVX512
+constexpr int MOST = 12;           // rows whose sums fit the registers
+#else
+constexpr int MOST = 2;
+#endif
+
+// Bytes of a pair of panels, and of its groups.
+constexpr ptrdiff_t pair_bytes(int kind, ptrdiff_t wide) {
+    return wide * PAIR * (kind == BF16 ? 4 : kind == W8 || kind == G8 ? 2 : 1) / 2;
+}
+constexpr ptrdiff_t group_bytes(int kind, ptrdiff_t wide) {
+    return kind == W4 ? wide / 2 : kind == G8 || kind == G4 ? wide * 2 : kind == G4M ? wide * 4 : 0;
+}
+
+constexpr int padded(int inputs) { return (inputs + PAD - 1) / PAD * PAD; }
+
+struct Matrix {
+    int32_t kind, outputs, inputs, rotation;  // outputs: a multiple of PAIR; inputs: as the model has them
+    const uint8_t* data;
+    const uint8_t* groups;  // W4
+    const float* scale;     // W8, W4: one for each output
+    const float* bias;      // or null
+};
+
+// Rows ready to be multiplied. Their values lie `stride` apart: int8 or bf16, padded with zeros.
+struct Rows {
+    uint8_t* data = nullptr;
+    float* scale = nullptr;    // of a row
+    int32_t* sum = nullptr;    // of a row, times 128
+    int32_t* sums = nullptr;   // of each group of 32 of a row, times -8
+    float* scales = nullptr;   // of each group of 32 of a row, for G8, G4 and G4M
+    int inputs = 0;
+
+    ptrdiff_t stride(int kind) const { return (ptrdiff_t)padded(inputs) * (kind == BF16 ? 2 : 1); }
+    const uint8_t* row(int kind, int r) const { return data + r * stride(kind); }
+    float* group_scales(int r) const { return scales + (ptrdiff_t)r * (padded(inputs) / 32); }
+    int32_t* group_sums(int r) const { return sums + (ptrdiff_t)r * (padded(inputs) / 32); }
+};
+
+// Numbers as int8 (to nearest, ties to even); returns their scale, which is NaN where one of them is not finite.
+INLINE float to_int8(const float* values, int count, int8_t* out) {
+    F16 most = f_zero(), nothing = f_zero();
+    for (int i = 0; i < count; i += LANES) {
+        const F16 x = f_load(values + i);
+        most = f_max(most, f_abs(x)), nothing = f_fma(x, f_zero(), nothing);
+    }
+    const float largest = f_most(most), inverse = largest < TINY ? 0.0f : 127.0f / largest;
+    for (int i = 0; i < count; i += LANES) to_s8(out + i, f_mul(f_load(values + i), f_set(inverse)));
+    return (largest < TINY ? 0.0f : largest / 127.0f) + f_sum(nothing);
+}
+
+// values, already padded with zeros, become row r as matrix m wants it; they are lost where m is rotated.
+// spare: as many numbers.
+INLINE void set_row(Rows& rows, const Matrix& m, int r, float* values, float* spare) {
+    const int wide = padded(rows.inputs), kind = m.kind;
+    if (m.rotation) rotate_blocks(values, rows.inputs, m.rotation, spare);
+    uint8_t* out = rows.data + r * rows.stride(kind);
+    if (kind == BF16) {
+        for (int i = 0; i < wide; i += LANES) to_bf16((uint16_t*)out + i, f_load(values + i));
+        return;
+    }
+    if (kind == W8 || kind == W4)
+        rows.scale[r] = to_int8(values, wide, (int8_t*)out);
+    else
+        for (int i = 0; i < wide; i += 32) rows.group_scales(r)[i / 32] = to_int8(values + i, 32, (int8_t*)out + i);
+    int32_t total = 0;
+    for (int g = 0; g < wide / 32; g++) {
+        int32_t sum = 0;
+        for (int i = 0; i < 32; i++) sum += (int8_t)out[32 * g + i];
+        rows.group_sums(r)[g] = -8 * sum;
+        total += sum;
+    }
+    rows.sum[r] = 128 * total;
+}
+
+// The three kernels: R rows times a pair of panels; sums go to out[R][2][16]. They stand alone, so that a compiler keeps
+// all sums in registers.
+#define KERNEL template <int R> __attribute__((noinline)) void
+
+// Where row r begins, as a base that four rows share and a multiple of the stride below four: few registers do.
+#define ROW(r) (base[(r) / 4] + (r) % 4 * stride)
+#define BASES                               \
+    const uint8_t* base[(R + 3) / 4];       \
+    for (int r = 0; r < R; r += 4) base[r / 4] = a + r * stride;
+#define NEXT(bytes) \
+    for (auto& one : base) one += bytes;
+
+// soon: memory that will be read next, of which each round fetches `pace` bytes.
+KERNEL products_u8(const uint8_t* w, const uint8_t* a, ptrdiff_t stride, int inputs, int32_t* out, const uint8_t* soon,
+                   ptrdiff_t pace) {
+    I16 acc[R][2];
+    BASES
+    for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = i_zero();
+    for (int i = 0; i < inputs; i += 4, w += 128, soon += pace) {
+        const Bytes w0 = b_load(w), w1 = b_load(w + 64);
+        __builtin_prefetch(soon), __builtin_prefetch(soon + pace / 2);
+        for (int r = 0; r < R; r++) {
+            const Bytes x = b_set4(ROW(r));
+            acc[r][0] = dot4(acc[r][0], w0, x);
+            acc[r][1] = dot4(acc[r][1], w1, x);
+        }
+        NEXT(4)
+    }
+    for (int r = 0; r < R; r++) i_store(out + r * PAIR, acc[r][0]), i_store(out + r * PAIR + LANES, acc[r][1]);
+}
+
+KERNEL products_u4(const uint8_t* w, const uint8_t* groups, const uint8_t* a, ptrdiff_t stride, const int32_t* sums,
+                   int inputs, int32_t* out) {
+    I16 acc[R][2];
+    BASES
+    for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = i_zero();
+    const int per_row = inputs / 32;
+    for (int i = 0; i < inputs; i += 64, groups += 32) {
+        const I16 both0 = from_u8(groups), both1 = from_u8(groups + 16);
+        __builtin_prefetch(groups + AHEAD / 8);
+        for (int half = 0; half < 2; half++) {
+            I16 dot[R][2];
+            for (int r = 0; r < R; r++) dot[r][0] = dot[r][1] = i_set(sums[r * per_row + i / 32 + half]);
+            for (int j = 0; j < 4; j++, w += 128) {
+                const Bytes w0 = b_load(w), w1 = b_load(w + 64);
+                __builtin_prefetch(w + AHEAD), __builtin_prefetch(w + AHEAD + 64);
+                const Bytes low0 = low_nibbles(w0), low1 = low_nibbles(w1);
+                const Bytes high0 = high_nibbles(w0), high1 = high_nibbles(w1);
+                for (int r = 0; r < R; r++) {
+                    const Bytes x = b_set4(ROW(r)), y = b_set4(ROW(r) + 4);
+                    dot[r][0] = dot4(dot4(dot[r][0], low0, x), high0, y);
+                    dot[r][1] = dot4(dot4(dot[r][1], low1, x), high1, y);
+                }
+                NEXT(8)
+            }
+            const I16 f0 = half ? odd_nibble(both0) : even_nibble(both0);
+            const I16 f1 = half ? odd_nibble(both1) : even_nibble(both1);
+            for (int r = 0; r < R; r++) {
+                acc[r][0] = scale_add(acc[r][0], dot[r][0], f0);
+                acc[r][1] = scale_add(acc[r][1], dot[r][1], f1);
+            }
+        }
+    }
+    for (int r = 0; r < R; r++) i_store(out + r * PAIR, acc[r][0]), i_store(out + r * PAIR + LANES, acc[r][1]);
+}
+
+KERNEL products_bf16(const uint8_t* w, const uint8_t* a, ptrdiff_t stride, int inputs, float* out) {
+    F16 acc[R][2];
+    BASES
+    for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = f_zero();
+    for (int i = 0; i < inputs; i += 2, w += 128) {
+        const Bytes w0 = b_load(w), w1 = b_load(w + 64);
+        __builtin_prefetch(w + AHEAD), __builtin_prefetch(w + AHEAD + 64);
+        for (int r = 0; r < R; r++) {
+            const Bytes x = b_set4(ROW(r));
+            acc[r][0] = dot2(acc[r][0], w0, x);
+            acc[r][1] = dot2(acc[r][1], w1, x);
+        }
+        NEXT(4)
+    }
+    for (int r = 0; r < R; r++) f_store(out + r * PAIR, acc[r][0]), f_store(out + r * PAIR + LANES, acc[r][1]);
+}
+
+// G8, G4 and G4M. R rows; sums of the rows' groups and their scales lie `per_row` apart.
+template <int R, int KIND>
+__attribute__((noinline)) void products_groups(const uint8_t* w, const uint16_t* groups, const uint8_t* a, ptrdiff_t stride,
+                                               const int32_t* sums, const float* scales, int inputs, float* out) {
+    F16 acc[R][2];
+    BASES
+    for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = f_zero();
+    const int per_row = inputs / 32;
+    for (int g = 0; g < per_row; g++, groups += KIND == G4M ? 64 : 32) {
+        I16 dot[R][2];
+        for (int r = 0; r < R; r++)
+            dot[r][0] = dot[r][1] = i_set((KIND == G4M ? 0 : KIND == G4 ? 1 : 16) * sums[r * per_row + g]);
+        __builtin_prefetch((const uint8_t*)groups + AHEAD / 4);
+        for (int j = 0; j < (KIND == G8 ? 8 : 4); j++, w += 128) {
+            const Bytes w0 = b_load(w), w1 = b_load(w + 64);
+            __builtin_prefetch(w + AHEAD), __builtin_prefetch(w + AHEAD + 64);
+            for (int r = 0; r < R; r++) {
+                const Bytes x = b_set4(ROW(r));
+                if (KIND == G8) {
+                    dot[r][0] = dot4(dot[r][0], w0, x), dot[r][1] = dot4(dot[r][1], w1, x);
+                    continue;
+                }
+                const Bytes y = b_set4(ROW(r) + 4);
+                dot[r][0] = dot4(dot4(dot[r][0], low_nibbles(w0), x), high_nibbles(w0), y);
+                dot[r][1] = dot4(dot4(dot[r][1], low_nibbles(w1), x), high_nibbles(w1), y);
+            }
+            NEXT(KIND == G8 ? 4 : 8)
+        }
+        const F16 s0 = from_half(groups), s1 = from_half(groups + 16);
+        for (int r = 0; r < R; r++) {
+            const float scale = scales[r * per_row + g];
+            acc[r][0] = f_fma(to_float(dot[r][0]), f_mul(s0, f_set(scale)), acc[r][0]);
+            acc[r][1] = f_fma(to_float(dot[r][1]), f_mul(s1, f_set(scale)), acc[r][1]);
+            if (KIND != G4M) continue;
+            const F16 sum = f_set(scale * (float)(sums[r * per_row + g] / -8));
+            acc[r][0] = f_fma(from_half(groups + 32), sum, acc[r][0]);
+            acc[r][1] = f_fma(from_half(groups + 48), sum, acc[r][1]);
+        }
+    }
+    for (int r = 0; r < R; r++) f_store(out + r * PAIR, acc[r][0]), f_store(out + r * PAIR + LANES, acc[r][1]);
+}
+
+// A pair of W4 panels as W8: exact, since factor * weight fits int8.
+INLINE void widen_pair(const uint8_t* w, const uint8_t* groups, int inputs, uint8_t* out) {
+    for (int i = 0; i < inputs; i += 64, groups += 32) {
+        const I16 both0 = from_u8(groups), both1 = from_u8(groups + 16);
+        for (int half = 0; half < 2; half++) {
+            const I16 f0 = half ? odd_nibble(both0) : even_nibble(both0);
+            const I16 f1 = half ? odd_nibble(both1) : even_nibble(both1);
+            for (int j = 0; j < 4; j++, w += 128, out += 256) {
+                __builtin_prefetch(w + AHEAD), __builtin_prefetch(w + AHEAD + 64);
+                const Bytes w0 = b_load(w), w1 = b_load(w + 64);
+                const Bytes wide[4] = {widen4(low_nibbles(w0), f0), widen4(low_nibbles(w1), f1),
+                                       widen4(high_nibbles(w0), f0), widen4(high_nibbles(w1), f1)};
+                std::memcpy(out, wide, 256);
+            }
+        }
+    }
+}
+
+// R rows from r0 on, one pair of panels; give(row, first 16 outputs, next 16) gets the finished numbers.
+template <int R, class Give>
+INLINE void rows_of_pair(const Matrix& m, const uint8_t* w, const uint8_t* groups, int kind, const Rows& rows, int r0,
+                         int pair, const uint8_t* soon, Give give) {
+    const ptrdiff_t stride = rows.stride(kind);
+    const int wide = padded(rows.inputs);
+    const uint8_t* a = rows.row(kind, r0);
+    F16 bias[2] = {f_zero(), f_zero()};
+    if (m.bias) bias[0] = f_load(m.bias + pair * PAIR), bias[1] = f_load(m.bias + pair * PAIR + LANES);
+    union {
+        alignas(64) float f[R][PAIR];
+        int32_t i[R][PAIR];
+    } acc;
+    if (kind != W8 && kind != W4) {
+        const uint16_t* halves = (const uint16_t*)groups;
+        if (kind == BF16) {
+            products_bf16<R>(w, a, stride, wide, acc.f[0]);
+        } else {
+            const int32_t* sums = rows.group_sums(r0);
+            const float* scales = rows.group_scales(r0);
+            if (kind == G8)
+                products_groups<R, G8>(w, halves, a, stride, sums, scales, wide, acc.f[0]);
+            else if (kind == G4)
+                products_groups<R, G4>(w, halves, a, stride, sums, scales, wide, acc.f[0]);
+            else
+                products_groups<R, G4M>(w, halves, a, stride, sums, scales, wide, acc.f[0]);
+        }
+        for (int r = 0; r < R; r++)
+            give(r0 + r, f_add(f_load(acc.f[r]), bias[0]), f_add(f_load(acc.f[r] + LANES), bias[1]));
+        return;
+    }
+    if (kind == W4)
+        products_u4<R>(w, groups, a, stride, rows.group_sums(r0), wide, acc.i[0]);
+    else
+        products_u8<R>(w, a, stride, wide, acc.i[0], soon, m.kind == W4 ? 64 : 128);
+    const F16 s0 = f_load(m.scale + pair * PAIR), s1 = f_load(m.scale + pair * PAIR + LANES);
+    for (int r = 0; r < R; r++) {
+        const I16 shift = i_set(kind == W8 ? rows.sum[r0 + r] : 0);
+        const F16 scale = f_set(rows.scale[r0 + r]);
+        const F16 y0 = f_mul(to_float(i_sub(i_load(acc.i[r]), shift)), f_mul(scale, s0));
+        const F16 y1 = f_mul(to_float(i_sub(i_load(acc.i[r] + LANES), shift)), f_mul(scale, s1));
+        give(r0 + r, f_add(y0, bias[0]), f_add(y1, bias[1]));
+    }
+}
+
+// One pair of panels, rows first .. last-1. scratch: 32 * padded(inputs) bytes.
+template <class Give>
+INLINE void pair_of_panels(const Matrix& m, const Rows& rows, int first, int last, int pair, uint8_t* scratch, Give give) {
+    const ptrdiff_t wide = padded(rows.inputs);
+    const ptrdiff_t bytes = pair_bytes(m.kind, wide);
+    const uint8_t *w = m.data + pair * bytes, *groups = m.groups + pair * group_bytes(m.kind, wide);
+    const uint8_t* soon = w + (m.kind == W4 ? bytes : AHEAD);
+    int kind = m.kind, r = first;
+    if (kind == W4 && last - first > FEW) {
+        widen_pair(w, groups, (int)wide, scratch);
+        w = scratch, kind = W8;
+    }
+    for (; kind < G8 && r + MOST <= last; r += MOST) rows_of_pair<MOST>(m, w, groups, kind, rows, r, pair, soon, give);
+#if OCTAVO_AVX512
+    if (kind < G8 && r + 8 <= last) rows_of_pair<8>(m, w, groups, kind, rows, r, pair, soon, give), r += 8;
+    for (; r + 4 <= last; r += 4) rows_of_pair<4>(m, w, groups, kind, rows, r, pair, soon, give);
+    if (r + 2 <= last) rows_of_pair<2>(m, w, groups, kind, rows, r, pair, soon, give), r += 2;
+#endif
+    for (; r < last; r++) rows_of_pair<1>(m, w, groups, kind, rows, r, pair, soon, give);
+}

@@ -1,0 +1,205 @@
+"""Each kernel equals its plain reference, on every instruction set that this machine has."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from octavo.nn.kernels import cpu_flags
+from octavo.nn.kernels.build import TIERS
+from octavo.nn.kernels.library import Library, open_library
+from octavo.nn.packed import (
+    GroupedWeight,
+    PackedMatrix,
+    pack_bf16,
+    pack_grouped,
+    pack_w4,
+    pack_w8,
+    rotated,
+    rotation_of,
+)
+from octavo.nn.quant import Int8Weight, quantise_w4, quantise_w8
+
+HERE = [name for name, tier in TIERS.items() if cpu_flags().issuperset(tier.needs)]
+every_tier = pytest.mark.parametrize("tier", HERE)
+few = settings(max_examples=25, deadline=None)
+
+
+def to_bf16(x: np.ndarray) -> np.ndarray:
+    bits = x.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def from_bf16(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def int8_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    largest = np.abs(x).max(axis=1)
+    inverse = np.where(largest > 0, np.float32(127) / np.where(largest > 0, largest, 1), 0).astype(np.float32)
+    return np.rint(x * inverse[:, None]).astype(np.int64), (largest / np.float32(127)).astype(np.float32)
+
+
+def random_matrix(kind: str, outputs: int, inputs: int, rng: np.random.Generator) -> tuple[PackedMatrix, np.ndarray]:
+    """A packed matrix with a bias, and its whole weights: integers (int64) with their scales left out, or fp32."""
+    bias = rng.standard_normal(outputs).astype(np.float32)
+    scale = rng.uniform(0.001, 0.02, outputs).astype(np.float32)
+    if kind == "bf16":
+        bits = to_bf16(rng.standard_normal((outputs, inputs)))
+        return pack_bf16(bits, bias_N=bias), from_bf16(bits)
+    if kind == "w8":
+        q = rng.integers(-127, 128, (outputs, inputs), dtype=np.int8)
+        return pack_w8(q, scale, bias_N=bias), q.astype(np.int64)
+    q = rng.integers(-8, 8, (outputs, inputs), dtype=np.int8)
+    group = rng.integers(1, 16, (outputs, -(-inputs // 32)), dtype=np.uint8)
+    whole = q.astype(np.int64) * np.repeat(group, 32, axis=1)[:, :inputs]
+    return pack_w4(q, group, scale, bias_N=bias), whole
+
+
+def reference(kind: str, packed: PackedMatrix, weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    bias = packed.bias[: len(weight)]
+    if kind == "bf16":
+        return (from_bf16(to_bf16(x)).astype(np.float64) @ weight.T.astype(np.float64) + bias).astype(np.float32)
+    q, scale = int8_rows(x)
+    exact = (q @ weight.T).astype(np.float32)
+    return exact * (scale[:, None] * packed.scale[: len(weight)]) + bias
+
+
+@every_tier
+@pytest.mark.parametrize("kind", ["bf16", "w8", "w4"])
+@few
+@given(rows=st.integers(1, 40), outputs=st.integers(1, 100), inputs=st.integers(1, 300), seed=st.integers(0, 99))
+def test_a_linear_layer_equals_its_reference(tier: str, kind: str, rows: int, outputs: int, inputs: int, seed: int):
+    rng = np.random.default_rng(seed)
+    packed, weight = random_matrix(kind, outputs, inputs, rng)
+    x = rng.standard_normal((rows, inputs)).astype(np.float32)
+    found = open_library(tier).linear(packed, x)
+    wanted = reference(kind, packed, weight, x)
+    if kind == "bf16":
+        np.testing.assert_allclose(found[:, :outputs], wanted, rtol=1e-4, atol=1e-4 * inputs**0.5)
+    else:
+        np.testing.assert_array_equal(found[:, :outputs], wanted)  # integers: to the bit
+    assert not found[:, outputs:].any()
+
+
+def random_grouped(kind: str, outputs: int, groups: int, rng: np.random.Generator) -> GroupedWeight:
+    scale, minimum = (rng.uniform(-0.02, 0.02, (outputs, groups)).astype(np.float16) for _ in range(2))
+    if kind == "g8":
+        return GroupedWeight("g8", rng.integers(-127, 128, (outputs, 32 * groups), dtype=np.int8), scale)
+    if kind == "g4":
+        return GroupedWeight("g4", rng.integers(-8, 8, (outputs, 32 * groups), dtype=np.int8), scale)
+    return GroupedWeight("g4m", rng.integers(0, 16, (outputs, 32 * groups), dtype=np.uint8), scale, minimum)
+
+
+@every_tier
+@pytest.mark.parametrize("kind", ["g8", "g4", "g4m"])
+@few
+@given(rows=st.integers(1, 13), outputs=st.integers(1, 70), groups=st.integers(1, 9), seed=st.integers(0, 99))
+def test_a_layer_of_gguf_blocks_equals_its_reference(tier: str, kind: str, rows: int, outputs: int, groups: int,
+                                                     seed: int):  # fmt: skip
+    rng = np.random.default_rng(seed)
+    weight = random_grouped(kind, outputs, groups, rng)
+    x = rng.standard_normal((rows, 32 * groups)).astype(np.float32)
+    q, scale = int8_rows(x.reshape(-1, 32))
+    wanted = (q * scale[:, None].astype(np.float64)).reshape(x.shape) @ weight.dense().T.astype(np.float64)
+    found = open_library(tier).linear(pack_grouped(weight), x)
+    np.testing.assert_allclose(found[:, :outputs], wanted, rtol=1e-4, atol=1e-4)
+
+
+@every_tier
+@pytest.mark.parametrize("kind", ["w8", "w4"])
+@pytest.mark.parametrize("inputs", [16, 48, 64, 96, 320, 576, 1024])
+def test_a_rotation_changes_nothing_but_the_rounding(tier: str, kind: str, inputs: int):
+    rng = np.random.default_rng(4)
+    weight = rng.standard_normal((40, inputs)).astype(np.float32)
+    turned = rotated(weight, rotation_of(inputs))
+    np.testing.assert_allclose(rotated(turned, rotation_of(inputs)), weight, atol=1e-5)  # its own inverse
+    x = rng.standard_normal((3, inputs)).astype(np.float32)
+    np.testing.assert_allclose(turned @ rotated(x, rotation_of(inputs)).T, weight @ x.T, atol=1e-4 * inputs)
+    x[:, 5] = 60  # an outlier, which takes most of an int8 where it is not spread
+    rounded = {}
+    for rotation in (0, rotation_of(inputs)):
+        made = (quantise_w8 if kind == "w8" else quantise_w4)(rotated(weight, rotation))
+        packed = pack_w8(made.q_NK, made.scale_N, rotation=rotation) if isinstance(made, Int8Weight) else \
+            pack_w4(made.q_NK, made.group_NG, made.scale_N, rotation=rotation)  # fmt: skip
+        rounded[rotation] = np.abs(open_library(tier).linear(packed, x)[:, :40] - x @ weight.T).mean()
+    if kind == "w8" and inputs >= 64:
+        assert rounded[rotation_of(inputs)] < 0.7 * rounded[0]
+
+
+@every_tier
+@pytest.mark.parametrize("kind", ["bf16", "w8", "w4", "g8", "g4", "g4m"])
+def test_a_row_does_not_depend_on_its_neighbours(tier: str, kind: str):
+    rng = np.random.default_rng(5)
+    grouped = kind.startswith("g")
+    packed = pack_grouped(random_grouped(kind, 96, 10, rng)) if grouped else random_matrix(kind, 96, 320, rng)[0]
+    x, library = rng.standard_normal((37, 320)).astype(np.float32), open_library(tier)
+    whole = library.linear(packed, x)
+    for first, last in [(0, 1), (0, 2), (3, 7), (5, 18), (12, 37), (36, 37)]:
+        np.testing.assert_array_equal(library.linear(packed, x[first:last]), whole[first:last])
+
+
+@every_tier
+@pytest.mark.parametrize("kind", ["w8", "w4"])
+def test_a_row_that_is_not_finite_says_so_and_spoils_no_other(tier: str, kind: str):
+    rng = np.random.default_rng(6)
+    packed, _ = random_matrix(kind, 32, 64, rng)
+    x = rng.standard_normal((3, 64)).astype(np.float32)
+    clean, library = open_library(tier).linear(packed, x), open_library(tier)
+    for bad in (np.nan, np.inf, -np.inf):
+        x[1, 7] = bad
+        found = library.linear(packed, x)
+        assert np.isnan(found[1]).all()
+        np.testing.assert_array_equal(found[[0, 2]], clean[[0, 2]])
+
+
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, group: int, scale: float) -> np.ndarray:
+    """In fp64."""
+    tokens, out = len(k), np.empty(q.shape)
+    for i, row in enumerate(q.astype(np.float64)):
+        seen = tokens - len(q) // group + i // group + 1
+        scores = k[:seen].astype(np.float64) @ row * scale
+        weights = np.exp(scores - scores.max())
+        out[i] = weights @ v[:seen] / weights.sum()
+    return out
+
+
+@every_tier
+@pytest.mark.parametrize(("kind", "bound"), [("bf16", 0.02), ("int8", 0.04)])
+@few
+@given(
+    tokens=st.integers(1, 200), new=st.integers(1, 9), group=st.integers(1, 8),
+    width=st.sampled_from([16, 32, 64, 80, 128, 256]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_attention_equals_its_reference(tier: str, kind: str, bound: float, tokens: int, new: int, group: int,
+                                        width: int, seed: int):  # fmt: skip
+    rng, new = np.random.default_rng(seed), min(new, tokens)
+    k, v = (rng.standard_normal((tokens, width)).astype(np.float32) for _ in range(2))
+    q = rng.standard_normal((new * group, width)).astype(np.float32)
+    scale = width**-0.5
+    found = open_library(tier).attend(q, k, v, group=group, kind=kind, scale=scale)
+    wanted = attention(q, k, v, group=group, scale=scale)
+    assert np.abs(found - wanted).max() < bound * max(1.0, np.abs(wanted).max())
+
+
+@every_tier
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
+def test_a_query_does_not_depend_on_its_chunk(tier: str, kind: str):
+    rng = np.random.default_rng(7)
+    k, v = (rng.standard_normal((150, 64)).astype(np.float32) for _ in range(2))
+    q, library = rng.standard_normal((150 * 3, 64)).astype(np.float32), open_library(tier)
+    whole = library.attend(q, k, v, group=3, kind=kind, scale=0.125)
+    for tokens in (1, 15, 16, 17, 64, 65, 149):
+        alone = library.attend(q[3 * tokens - 3 : 3 * tokens], k[:tokens], v[:tokens], group=3, kind=kind, scale=0.125)
+        np.testing.assert_array_equal(alone, whole[3 * tokens - 3 : 3 * tokens])
+
+
+@pytest.mark.parametrize("flags", [("-fsanitize=undefined", "-fno-sanitize-recover=all", "-static-libubsan")])
+def test_the_sanitizer_finds_nothing(flags: tuple[str, ...]):
+    library, rng = Library(HERE[0], extra_flags=flags), np.random.default_rng(8)
+    for kind in ("bf16", "w8", "w4"):
+        packed, _ = random_matrix(kind, 70, 130, rng)
+        library.linear(packed, rng.standard_normal((29, 130)).astype(np.float32))
+    k, v, q = (rng.standard_normal((70, 48)).astype(np.float32) for _ in range(3))
+    for kind in ("bf16", "int8"):
+        library.attend(q, k, v, group=1, kind=kind, scale=0.1)
