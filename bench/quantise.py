@@ -24,13 +24,9 @@ from octavo.weights.save_quantised import tensors_of
 from octavo.weights.stream import windows
 
 RECIPES = [  # recipe, whether calibration texts are shown to it
-    *((Recipe(format=kind, method="rtn"), False) for kind in ("w8", "w4")),
-    *((Recipe(format=kind, method="mse"), False) for kind in ("w8", "w4")),
-    *((Recipe(format=kind, method="mse"), True) for kind in ("w8", "w4")),
-    *((Recipe(format=kind, method=method, balance=True, rotate=rotate), True)
-      for kind in ("w8", "w4") for method in ("mse", "gptq") for rotate in (False, True)),
-    *((Recipe(format=kind, method="gptq"), True) for kind in ("w8", "w4")),
-    (Recipe(format="w4", method="mse", rotate=True), False),
+    (Recipe(format=kind, method=method), seen)
+    for kind in ("w8", "w4")
+    for method, seen in (("rtn", False), ("mse", False), ("mse", True), ("gptq", True))
 ]  # fmt: skip
 
 
@@ -66,8 +62,7 @@ def main() -> int:
     held = [window for _, measuring in parts for window in measuring[: options.held]]
     rows: list[dict[str, Any]] = []
     for recipe, seen in RECIPES:
-        flags = [recipe.format, recipe.method] + [n for n in ("balance", "rotate") if getattr(recipe, n)]
-        row = {"recipe": " ".join([*flags, "shown" if seen else ""]).strip()}
+        row = {"recipe": f"{recipe.format} {recipe.method} {'shown' if seen else ''}".strip()}
         rows.append(row | measure(model, recipe, shown=shown if seen else [], held=held))
         print("{recipe:32} KL {kl:.5f} 99% {kl_99:.4f} perplexity {perplexity:.3f} of {model's perplexity:.3f} "
               "{bytes:,} bytes {seconds:.0f} s".format(**rows[-1]), flush=True)  # fmt: skip
