@@ -19,15 +19,14 @@ from octavo.models import skeleton
 from octavo.models.decoder import Decoder
 from octavo.weights import load_weights, open_checkpoint
 from octavo.weights.hub import packaged_model
-from octavo.weights.quantise import Recipe, quantise
+from octavo.weights.quantise import Format, Method, Recipe, quantise
 from octavo.weights.save_quantised import tensors_of
 from octavo.weights.stream import windows
 
-RECIPES = [  # recipe, whether calibration texts are shown to it
-    (Recipe(format=kind, method=method), seen)
-    for kind in ("w8", "w4")
-    for method, seen in (("rtn", False), ("mse", False), ("mse", True), ("gptq", True))
-]  # fmt: skip
+METHODS: list[tuple[Method, bool]] = [("rtn", False), ("mse", False), ("mse", True), ("gptq", True)]
+FORMATS: list[Format] = ["w8", "w4"]
+# recipe, whether calibration texts are shown to it
+RECIPES = [(Recipe(format=kind, method=method), seen) for kind in FORMATS for method, seen in METHODS]
 
 
 def measure(model: Decoder, recipe: Recipe, *, shown: list[torch.Tensor], held: list[torch.Tensor]) -> dict[str, Any]:
