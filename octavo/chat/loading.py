@@ -43,8 +43,8 @@ def load(source: str | Path | None = None, *, offline: bool = False, hub: Hub = 
     offline  never touch the network;   hub   where "org/name" comes from
     report   gets lines such as what is loaded and the disk and memory it needs
     kind     how the weights are packed: "bf16"; "w8" or "w4", which are smaller, faster and less exact; "stored": the
-             blocks of a GGUF file, exactly where they are Q8_0, Q4_0 or Q4_1, else as w8; "plain": fp32 in PyTorch;
-             None: stored for GGUF blocks, else bf16
+             blocks of a GGUF file, exactly where they are Q8_0, Q4_0 or Q4_1, else as w8, or exactly what `octavo
+             quantize` wrote; "plain": fp32 in PyTorch; None: stored for quantised weights, else bf16
     draft    a small model of the same vocabulary that guesses tokens ahead; None: texts are looked up in themselves
     Raises HubError, MemoryNeeded, CheckpointError, ConfigError, TokenizerError or FormatError; nothing is half-loaded.
     """
@@ -145,7 +145,7 @@ def choose_backend(checkpoint: Checkpoint, *, kind: AnyKind | None = None, repor
 
 
 def default_kind(checkpoint: Checkpoint) -> Recipe:
-    """Whatever loses least: blocks as they are stored, plain numbers as bf16."""
+    """Whatever loses least: quantised weights as they are stored, plain numbers as bf16."""
     from octavo.weights.numbers import NUMBERS
 
     return "bf16" if all(checkpoint.dtype_name(name) in NUMBERS for name in checkpoint.names) else "stored"

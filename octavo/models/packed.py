@@ -43,7 +43,10 @@ class Weights(Protocol):
         ...
 
     def quantised(self, name: str) -> Stored | None:
-        """A tensor that is stored as small integers with their scales, in a way that the kernels know; else None."""
+        """A tensor that is stored as small integers with their scales, in a way that the kernels know; else None.
+
+        An Int8Weight or Int4Weight is rotated with blocks of `rotation_of` its inputs, a GroupedWeight is not.
+        """
         ...
 
 
@@ -161,21 +164,20 @@ def _pack_linear(name: str, linear: Linear, weights: Weights, *, kind: Kind, kee
     bias_N = join([b[:, None] for b in biases])[:, 0] if biases else None
     stored = [found for source in linear.names if (found := weights.quantised(source)) is not None]
     alike = len(stored) == len(linear.names) and len({(type(s), getattr(s, "kind", "")) for s in stored}) == 1
-    if alike and (keep or not isinstance(stored[0], GroupedWeight)):
+    if alike and (keep or (kind != "bf16" and not isinstance(stored[0], GroupedWeight))):
         matrix = _pack_stored(stored, join, bias_N=bias_N)
     elif kind == "bf16":
         matrix = pack_bf16(join([as_bf16(_whole(weights, source)) for source in linear.names]), bias_N=bias_N)
     else:
         quantise = quantise_w4 if kind == "w4" else quantise_w8
         whole = [as_floats(_whole(weights, source)) for source in linear.names]
-        rotation = rotation_of(whole[0].shape[1])
-        made: list[Stored] = [quantise(rotated(weight_NK, rotation)) for weight_NK in whole]
-        matrix = _pack_stored(made, join, bias_N=bias_N, rotation=rotation)
+        made: list[Stored] = [quantise(rotated(weight_NK, rotation_of(weight_NK.shape[1]))) for weight_NK in whole]
+        matrix = _pack_stored(made, join, bias_N=bias_N)
     arrays = {f"{name}.{part}": getattr(matrix, part) for part in PARTS}
     return Packed(name, arrays, (matrix.kind, matrix.inputs, matrix.rotation))
 
 
-def _pack_stored(parts: Sequence[Stored], join: Join, *, bias_N: Array | None, rotation: int = 0) -> PackedMatrix:
+def _pack_stored(parts: Sequence[Stored], join: Join, *, bias_N: Array | None) -> PackedMatrix:
     q_NK = join([p.q_NK for p in parts])
     if isinstance(parts[0], GroupedWeight):
         grouped = [p for p in parts if isinstance(p, GroupedWeight)]
@@ -184,7 +186,7 @@ def _pack_stored(parts: Sequence[Stored], join: Join, *, bias_N: Array | None, r
         whole = GroupedWeight(grouped[0].kind, q_NK, scale_NG, join(minima) if minima else None)
         return pack_grouped(whole, bias_N=bias_N)
     plain = [p for p in parts if not isinstance(p, GroupedWeight)]
-    scale_N = join([p.scale_N[:, None] for p in plain])[:, 0]
+    scale_N, rotation = join([p.scale_N[:, None] for p in plain])[:, 0], rotation_of(q_NK.shape[1])
     groups = [p.group_NG for p in plain if isinstance(p, Int4Weight)]
     if groups:
         return pack_w4(q_NK, join(groups), scale_N, bias_N=bias_N, rotation=rotation)
@@ -193,7 +195,7 @@ def _pack_stored(parts: Sequence[Stored], join: Join, *, bias_N: Array | None, r
 
 def _whole(weights: Weights, name: str) -> Array:
     stored = weights.quantised(name)
-    return weights.numbers(name) if stored is None else stored.dense()
+    return stored.dense() if isinstance(stored, GroupedWeight) else weights.numbers(name)
 
 
 def _stacked(parts: Sequence[Array]) -> Array:

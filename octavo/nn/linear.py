@@ -115,7 +115,7 @@ class Packing:
         """tied: the head, `model.lm_head`, is packed from the embedding."""
         self.kind: Kind = kind
         self.model, self.tied = model, tied
-        self.groups = {part: group for group in _groups(model) for part in group.parts}
+        self.groups = {part: group for group in groups_of(model) for part in group.parts}
         self.modules = dict(model.named_modules())
         self.waiting: dict[str, Tensor] = {}
 
@@ -166,7 +166,7 @@ def _join(tensors: Iterable[Tensor]) -> Tensor:
     return several[0] if len(several) == 1 else torch.cat(several)
 
 
-def _groups(model: nn.Module) -> Sequence[Group]:
+def groups_of(model: nn.Module) -> Sequence[Group]:
     """What is packed in a model: q, k, v as one; gate and up as one; every other linear alone, but for routers."""
     found: list[Group] = []
     joined: set[str] = set()

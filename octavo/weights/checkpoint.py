@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from octavo.core.errors import CheckpointError
 from octavo.core.strict import read_json_object
+from octavo.nn.quant import Weight
 from octavo.weights.gguf_file import GgufFile
+from octavo.weights.quantised_file import CONFIG, METHOD, QuantisedFile
 from octavo.weights.safetensors_file import SafetensorsFile
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class Source(Protocol):
         ...
 
     def dtype_name(self, name: str) -> str:
-        """How one tensor is stored: a name of `NUMBERS`, or of a kind of quantised blocks such as "Q4_0"."""
+        """How one tensor is stored: a name of `NUMBERS`, else of quantised weights such as "w8" or "Q4_0"."""
         ...
 
     def array(self, name: str) -> NDArray[Any]:
@@ -69,7 +71,7 @@ class Checkpoint:
 
     path               the folder, or the GGUF file
     name               "org/name" where it lies in the hub's cache, else of the folder or file;   chat_name   less org
-    config             as config.json has it
+    config             as config.json has it, less how Octavo's own files are quantised: they give plain weights
     generation_config  as generation_config.json has it; {} where there is none
     tokenizer_source   the folder, or a GGUF file's metadata (key -> plain Python value)
     """
@@ -108,13 +110,13 @@ class Checkpoint:
         return self._home(name).shape(name)
 
     def dtype_name(self, name: str) -> str:
-        """How one tensor is stored: "F32", "BF16" ..., or a kind of quantised blocks such as "Q4_0"."""
+        """How one tensor is stored: "F32", "BF16" ..., or a kind of quantised weights such as "w8" or "Q4_0"."""
         return self._home(name).dtype_name(name)
 
     def array(self, name: str) -> NDArray[Any]:
         """One tensor as NumPy has it: a view of the file where it is stored as such (writes stay in memory), else new.
 
-        NumPy has no bfloat16 and no 8-bit floats: these come as the unsigned integers of their bits. Quantised blocks
+        NumPy has no bfloat16 and no 8-bit floats: these come as the unsigned integers of their bits. Quantised weights
         come as the float32 numbers they stand for.
         """
         return self._home(name).array(name)
@@ -123,8 +125,13 @@ class Checkpoint:
         """One tensor's rows as they are stored, blocks and all, in the official order: (rows, bytes per row)."""
         return self._home(name).raw(name)
 
+    def quantised(self, name: str) -> Weight | None:
+        """A weight that `octavo quantize` wrote, rotated as it was quantised; else None."""
+        home = self._home(name)
+        return home.weight(name) if isinstance(home, QuantisedFile) and name in home.quantised else None
+
     def dtype(self, name: str) -> torch.dtype:
-        """That `read` gives: the file's, or float32 where it holds quantised blocks."""
+        """That `read` gives: the file's, or float32 where it holds quantised weights."""
         from octavo.weights.tensors import torch_dtype
 
         return torch_dtype(self.dtype_name(name))
@@ -168,9 +175,15 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
             return _open_gguf(ggufs[0])
         raise _nothing_to_open(path, ggufs)
     config = read_json_object(path / "config.json", error=CheckpointError, limit_bytes=16 << 20)
+    plain = _open_shards(shards)
+    files: list[Source] = [*plain]
+    how = config.get(CONFIG)
+    if isinstance(how, dict) and how.get("quant_method") == METHOD:
+        files = [QuantisedFile(file) for file in plain]
+        del config[CONFIG]
     generation = path / "generation_config.json"
     return Checkpoint(
-        path, [*_open_shards(shards)], config=config, tokenizer_source=path,
+        path, files, config=config, tokenizer_source=path,
         generation_config=read_json_object(generation, error=CheckpointError) if generation.exists() else {},
     )  # fmt: skip
 

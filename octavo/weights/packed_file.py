@@ -77,10 +77,11 @@ class CheckpointWeights:
         return {"gate": one[:half], "up": one[half:], "down": one}[match[3]]
 
     def quantised(self, name: str) -> Stored | None:
-        """Blocks of a GGUF file that the kernels multiply as they are."""
-        if name not in self.names or self.checkpoint.dtype_name(name) not in GROUPED:
+        """Blocks of a GGUF file that the kernels multiply as they are, and what `octavo quantize` wrote."""
+        if name not in self.names:
             return None
-        return grouped(self.checkpoint.dtype_name(name), self.checkpoint.raw(name))
+        kind = self.checkpoint.dtype_name(name)
+        return grouped(kind, self.checkpoint.raw(name)) if kind in GROUPED else self.checkpoint.quantised(name)
 
 
 def open_packed(checkpoint: Checkpoint, *, recipe: Recipe, head: Kind | None = None,

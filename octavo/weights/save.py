@@ -6,7 +6,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
@@ -51,24 +52,37 @@ def save_checkpoint(folder: Path | str, *, model: nn.Module, config: Mapping[str
     shard_bytes   largest file, but for a single tensor that is larger
     Raises CheckpointError where the folder is taken or cannot be written.
     """
-    folder = Path(folder)
+    with new_folder(Path(folder)) as part:
+        _write_weights(part, model, dtype=dtype, shard_bytes=shard_bytes)
+        kept = {"architectures": [CLASSES[config["model_type"]]]} if config.get("model_type") in CLASSES else {}
+        write_json(part / "config.json", {**kept, **config})
+        if tokenizer is not None:
+            tokenizer.save(part)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Generator[Path]:
+    """A folder to fill, which becomes `folder` once that is done; where it fails, nothing is left.
+
+    Raises CheckpointError where `folder` is taken or cannot be written.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists already and is not empty: name a new folder, or remove it first.")
     part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
     try:
         part.mkdir(parents=True)
-        _write_weights(part, model, dtype=dtype, shard_bytes=shard_bytes)
-        kept = {"architectures": [CLASSES[config["model_type"]]]} if config.get("model_type") in CLASSES else {}
-        text = json.dumps({**kept, **config}, indent=2, ensure_ascii=False)
-        (part / "config.json").write_text(text + "\n", encoding="utf-8")
-        if tokenizer is not None:
-            tokenizer.save(part)
+        yield part
         part.replace(folder)
     except OSError as cause:
         raise CheckpointError(f"{folder} cannot be written ({cause.strerror}): free some space, or choose another "
                               f"place.") from cause  # fmt: skip
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A JSON file as the official ones look."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def official_tensors(model: nn.Module) -> Iterator[Named]:
@@ -98,14 +112,14 @@ def _write_weights(folder: Path, model: nn.Module, *, dtype: torch.dtype | None,
         files = [SINGLE]
     for file, shard in zip(files, shards, strict=True):
         with (folder / file).open("wb") as out:
-            _write_shard(out, shard, dtype=dtype)
+            write_shard(out, shard, dtype=dtype)
     if len(shards) > 1:
         table = {named.name: file for file, shard in zip(files, shards, strict=True) for named in shard}
         index = {"metadata": {"total_size": sum(sizes)}, "weight_map": dict(sorted(table.items()))}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / INDEX, index)
 
 
-def _write_shard(out: BinaryIO, shard: list[Named], *, dtype: torch.dtype | None) -> None:
+def write_shard(out: BinaryIO, shard: list[Named], *, dtype: torch.dtype | None) -> None:
     """One file, tensor by tensor, so that a converted copy of one tensor is all the memory it takes."""
     import torch
 
