@@ -26,7 +26,7 @@ import sys
 from octavo.chat import load
 from octavo.core.messages import Message
 from octavo.core.sampling import Sampling
-chat = load(sys.argv[1], offline=True)
+chat = load(sys.argv[1], offline=True, kind=sys.argv[2] or None)
 reply = chat.stream([Message(role="user", content="Say hello.")], sampling=Sampling(temperature=0, max_tokens=8))
 next(iter(reply))
 """
@@ -43,11 +43,11 @@ model.sample(temp=0.0)
 """
 
 
-def start(python: str, code: str, model: str) -> tuple[float, float]:
+def start(python: str, code: str, model: str, *, weights: str = "") -> tuple[float, float]:
     """Seconds from the start of the process to its first token, and megabytes at their peak until then."""
     begin = time.perf_counter()
     process = subprocess.Popen(
-        [python, "-c", code + PEAK, model], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [python, "-c", code + PEAK, model, weights], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None
     line = next((line for line in process.stdout if line.startswith("first ")), "")
@@ -57,6 +57,12 @@ def start(python: str, code: str, model: str) -> tuple[float, float]:
     if not line:
         raise SystemExit(f"{python} gave no token for {model}: run it by hand to see why")
     return took_s, float(line.split()[1])
+
+
+def title(model: str) -> str:
+    """The last part of a path, with the kind of weights where one is named."""
+    path, _, weights = model.partition("@")
+    return f"{Path(path).name}@{weights}" if weights else Path(path).name
 
 
 def summary(runs: list[tuple[float, float]]) -> dict[str, Any]:
@@ -71,22 +77,23 @@ def summary(runs: list[tuple[float, float]]) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description="Process start to first token.")
-    parser.add_argument("models", nargs="+", help="what Octavo opens; files that end in .gguf go to llama.cpp too")
+    parser.add_argument("models", nargs="+", help="what Octavo opens, PATH or PATH@WEIGHTS; .gguf: llama.cpp too")
     parser.add_argument("--only-llama", nargs="*", default=[], help="GGUF files for llama.cpp alone")
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--rivals", type=Path, default=Path(".rivals"), help="what bench/rivals.sh set up")
     arguments = parser.parse_args()
     python = str(arguments.rivals / "bin" / "python")
-    kinds = [(f"octavo {Path(m).name}", sys.executable, OURS, m) for m in arguments.models]
+    kinds = [(f"octavo {title(m)}", sys.executable, OURS, m) for m in arguments.models]
     ggufs = [m for m in arguments.models if m.endswith(".gguf")] + arguments.only_llama
     kinds += [(f"llama.cpp {Path(m).name}", python, LLAMA, m) for m in ggufs if Path(python).exists()]
     found: dict[str, list[tuple[float, float]]] = {name: [] for name, *_ in kinds}
     before = cpu_ticks()
     for turn in range(arguments.runs + 1):
         for name, interpreter, code, model in kinds:
-            run = start(interpreter, code, model)
+            path, _, weights = model.partition("@")
+            run = start(interpreter, code, path, weights=weights)
             found[name] += [run] if turn else []
-    models = " ".join(Path(model).name for model in arguments.models)
+    models = " ".join(map(title, arguments.models))
     result: dict[str, Any] = {"command": f"python -m bench.startup {models}", "runs": arguments.runs}
     result |= {"machine": facts(), "machine busy": busy_share(before, cpu_ticks())}
     result["starts"] = {name: summary(runs) for name, runs in found.items()}

@@ -29,7 +29,7 @@ HOMES = {
     "exponential_(": ("engine/sampler.py",),
     "scaled_dot_product_attention": ("nn/",),
     "sys.argv": ("cli/",),
-    "subprocess": (),
+    "subprocess": ("nn/kernels/build.py",),  # the compiler
     "\\boxed": (),
     "####": (),
     "trust_" + "remote_code": (),

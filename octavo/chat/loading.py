@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 AnyKind = Literal["bf16", "w8", "w4", "stored", "fp16", "plain"]
 NUMBER_BYTES = {"bf16": 2.0, "w8": 1.01, "w4": 0.65, "stored": 1.1}  # per weight; w4: the head has 8 bits
+SMALL_BYTES = 1 << 30  # in bf16: a GGUF file of so little is unpacked to it
 CACHE_MOST_BYTES = 8 << 30  # of keys and values on a CPU; taken only as they are written
 CACHE_SHARE = 0.5  # of the memory that is left once the weights are there
 CUDA_CACHE_SHARE = 0.8
@@ -44,7 +46,7 @@ def load(source: str | Path | None = None, *, offline: bool = False, hub: Hub = 
     report   gets lines such as what is loaded and the disk and memory it needs
     kind     how the weights are packed: "bf16"; "w8" or "w4", which are smaller, faster and less exact; "stored": the
              blocks of a GGUF file, exactly where they are Q8_0, Q4_0 or Q4_1, else as w8, or exactly what `octavo
-             quantize` wrote; "plain": fp32 in PyTorch; None: stored for quantised weights, else bf16
+             quantize` wrote; "plain": fp32 in PyTorch; None: stored for quantised weights that are not small, else bf16
     draft    a small model of the same vocabulary that guesses tokens ahead; None: texts are looked up in themselves
     Raises HubError, MemoryNeeded, CheckpointError, ConfigError, TokenizerError or FormatError; nothing is half-loaded.
     """
@@ -145,10 +147,18 @@ def choose_backend(checkpoint: Checkpoint, *, kind: AnyKind | None = None, repor
 
 
 def default_kind(checkpoint: Checkpoint) -> Recipe:
-    """Whatever loses least: quantised weights as they are stored, plain numbers as bf16."""
+    """What loses least: bf16, but for large quantised files, which stay as they are stored, and for Octavo's own.
+
+    Quantised weights are multiplied with activations in 8 bits, which small models feel most and need least.
+    """
     from octavo.weights.numbers import NUMBERS
 
-    return "bf16" if all(checkpoint.dtype_name(name) in NUMBERS for name in checkpoint.names) else "stored"
+    kinds = {checkpoint.dtype_name(name) for name in checkpoint.names}
+    if kinds <= NUMBERS.keys():
+        return "bf16"
+    own = bool(kinds & {"w8", "w4"})
+    numbers = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names)
+    return "stored" if own or 2 * numbers > SMALL_BYTES else "bf16"
 
 
 def without_kernels(checkpoint: Checkpoint) -> str:

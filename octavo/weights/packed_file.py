@@ -34,7 +34,7 @@ from octavo.weights.gguf_blocks import GROUPED, grouped
 from octavo.weights.load import plan_load
 
 MAGIC, VERSION = b"OCTAVO1\n", 4  # VERSION: of the kernels' layouts
-TAIL = 8 + 32 + len(MAGIC)
+TAIL = 8 + 32 + 8  # length, hash, magic
 LINE, EDGE = 64, 4096  # bytes
 SAMPLES = 64  # blocks of each file that its name depends on, beside its size
 EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")

@@ -31,11 +31,11 @@ class Tier(NamedTuple):
     flags: tuple[str, ...]
 
 
-_AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
-_AVX512_FLAGS = (*(f"-m{x}" for x in _AVX512), "-mavx512vnni", "-mfma", "-mf16c")
+_AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
+_AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mfma", "-mf16c")
 TIERS: dict[str, Tier] = {  # best first; the last runs everywhere
-    "avx512-bf16": Tier((*_AVX512, "avx512_vnni", "avx512_bf16"), (*_AVX512_FLAGS, "-mavx512bf16")),
-    "avx512": Tier((*_AVX512, "avx512_vnni"), _AVX512_FLAGS),
+    "avx512-bf16": Tier((*_AVX512, "avx512_bf16"), (*_AVX512_FLAGS, "-mavx512bf16")),
+    "avx512": Tier(_AVX512, _AVX512_FLAGS),
     "avx2": Tier(("avx2", "fma", "f16c"), ("-mavx2", "-mfma", "-mf16c")),
     "plain": Tier((), ()),
 }
