@@ -1,5 +1,6 @@
 """The CPU backend equals the torch oracle, and its results depend on nothing but a request's own tokens."""
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.laws import requests, said
 from octavo.core.errors import ConfigError
 from octavo.core.sampling import Sampling
 from octavo.engine.cpu_backend import CpuBackend
@@ -169,3 +171,21 @@ def test_the_engine_runs_on_it():
     engine = Engine(CpuBackend(packed("qwen3"), cache_bytes=1 << 22))
     steps = engine.generate(Request(id="r", tokens=(1, 2, 3), sampling=Sampling(temperature=0, max_tokens=9)))
     assert len([step for step in steps if step.token is not None]) == 9
+
+
+@pytest.mark.parametrize(("family", "recipe", "cache_kind"), [("qwen3", "w8", "bf16"), ("qwen3_moe", "w4", "int8")])
+def test_no_reply_depends_on_the_crowd_preemption_prefixes_or_drafts(family: str, recipe: Recipe, cache_kind: str):
+    """To the bit, sampled replies and log-probabilities too: alone without drafts, and among others with them."""
+    model, asked = packed(family, recipe), requests(random.Random(3), 40)
+    alone = Engine(CpuBackend(model, cache_bytes=1 << 22, cache_kind=cache_kind, threads=1), speculation=None)
+    wanted = [said(alone.generate(request), request) for request in asked]
+    backend = CpuBackend(model, cache_bytes=1 << 22, cache_kind=cache_kind, threads=2)
+    backend.pages = 14
+    crowd, steps = Engine(backend), []
+    for request in asked:
+        crowd.submit(request)
+    while crowd.busy:
+        steps += crowd.step()
+    assert [said(steps, request) for request in asked] == wanted
+    stats = crowd.stats
+    assert stats.preemptions and stats.cached_tokens and stats.drafted and stats.accepted
