@@ -103,11 +103,9 @@ def pack(config: DecoderConfig, weights: Weights, *, recipe: Recipe, head: Kind 
     """
     head, keep = HEADS[recipe] if head is None else head, recipe == "stored"
     kind: Kind = "w8" if recipe == "stored" else recipe
-    vectors = {"norm": "model.norm.weight"}
     for i in range(config.layers):
         yield from _pack_layer(config, weights, layer=i, kind=kind, keep=keep)
-    for name, source in vectors.items():
-        yield Packed(name, {name: padded_row(as_floats(weights.numbers(source)))})
+    yield Packed("norm", {"norm": padded_row(as_floats(weights.numbers("model.norm.weight")))})
     embedding = "model.embed_tokens.weight"
     if not config.tied:
         yield Packed("embedding", {"embedding": as_bf16(_whole(weights, embedding))})
