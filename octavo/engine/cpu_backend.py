@@ -29,7 +29,7 @@ from octavo.nn.kernels.library import (
 )
 from octavo.nn.packed import PAIR, Kind, PackedMatrix
 
-# What one row more costs a pass, in passes of one row: measured with 8 rows on two cores with AVX-512 (bench.rows).
+# What one row more costs a pass, in passes of one row: from decode_8 and decode_1 of bench.cpu on two AVX-512 cores.
 ROW_COST: dict[Kind, float] = {"bf16": 0.03, "w8": 0.07, "w4": 0.19, "g8": 0.1, "g4": 0.19, "g4m": 0.19}
 EXPERTS_ROW_COST = 0.6  # of a sparse model: each row reads experts of its own
 WIDEST_HEAD, WIDEST_GROUP = 256, 64  # what attention.h keeps on its stack
