@@ -1,0 +1,52 @@
+"""The file of packed weights: found again by content, made anew when damaged, done without where it cannot be."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from octavo.weights import open_checkpoint, save_checkpoint
+from octavo.weights.packed_file import open_packed
+from tests.engine.test_cpu_backend import FAMILIES, model_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OCTAVO_CACHE", str(tmp_path / "cache"))
+    save_checkpoint(tmp_path / "m", model=model_of("qwen3_moe"), config=FAMILIES["qwen3_moe"])
+    return tmp_path / "m"
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    return {name: np.array(a) for name, a in open_packed(open_checkpoint(folder), recipe="w4").arrays.items()}
+
+
+def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_it_is_made_once_and_made_anew_when_damaged(folder: Path):
+    made = arrays(folder)
+    (file,) = (folder.parent / "cache/packed").iterdir()
+    whole, written = file.read_bytes(), file.stat().st_mtime_ns
+    assert same(arrays(folder), made) and file.stat().st_mtime_ns == written
+    for damaged in (whole[:-1], whole[: len(whole) // 2], b"", whole[:-60] + b"x" + whole[-59:], b"x" + whole[1:]):
+        file.write_bytes(damaged)
+        assert same(arrays(folder), made) and file.read_bytes() == whole
+
+
+def test_other_weights_have_another_file(folder: Path):
+    arrays(folder)
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    arrays(folder)
+    assert len([*(folder.parent / "cache/packed").iterdir()]) == 2
+
+
+def test_without_a_place_to_keep_it_the_weights_are_packed_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    made = arrays(folder)
+    (folder.parent / "taken").write_text("a file, not a folder")
+    monkeypatch.setenv("OCTAVO_CACHE", str(folder.parent / "taken"))
+    assert same(arrays(folder), made)
