@@ -10,12 +10,13 @@ from weakref import finalize
 
 from octavo.chat.next_turn import Conversation
 from octavo.chat.reader import ReplyReader
+from octavo.core.channel import Markers
 from octavo.core.deltas import Delta, Finished
 from octavo.core.messages import Message, ToolSpec
 from octavo.core.sampling import Sampling, Thinking
 from octavo.core.vocabulary import Vocabulary
 from octavo.engine.engine import Engine
-from octavo.engine.types import Request, Step
+from octavo.engine.types import Request, Rule, Step
 from octavo.text.chat.base import Format
 from octavo.text.tokenizer import Tokenizer
 
@@ -52,26 +53,49 @@ class LocalChat:
         thinking: Thinking = Thinking(),
     ) -> "LocalReply":
         """Begin a reply. sampling None: what the model recommends for the mode. OctavoError comes before any delta."""
-        if sampling is None:
-            sampling = self.form.recommended(self.form.effective_thinking(messages, thinking))
-        spelled = bool(sampling.stop or sampling.choice or sampling.regex is not None or sampling.schema is not None)
         conversation = Conversation(messages=tuple(messages), tools=tuple(tools), thinking=thinking)
-        request = Request(
-            id=f"{self.name}-{next(self.numbers)}",
-            tokens=conversation.tokens(self.form, self.tokenizer),
-            sampling=sampling,
-            markers=self.markers,
-            budget_tokens=thinking.budget_tokens,
-            vocabulary=self.vocabulary if spelled else None,
-        )
-        readers = [
-            ReplyReader(self.form, self.tokenizer, request, index=i, tools=bool(tools)) for i in range(sampling.n)
-        ]
+        request, readers = self.prepare(conversation, sampling=sampling)
         with self.lock:
             self._forget_left()
             self.engine.submit(request)
             self.inboxes[request.id] = deque()
         return LocalReply(self, request, readers, conversation=conversation)
+
+    def prepare(self, conversation: Conversation, *, sampling: Sampling | None = None,
+                rules: Sequence[Rule] = ()) -> tuple[Request, list[ReplyReader]]:  # fmt: skip
+        """What the engine is asked, and who reads its steps: one reader per reply. Raises FormatError, RequestError.
+
+        rules   constraints beside those of the sampling
+        """
+        c = conversation
+        tokens = c.tokens(self.form, self.tokenizer)
+        sampling = sampling or self.recommended(c)
+        request = self._request(tokens, sampling, budget=c.thinking.budget_tokens, rules=rules, space=c.space)
+        many = range(sampling.n)
+        return request, [ReplyReader(self.form, self.tokenizer, request, index=i, tools=bool(c.tools)) for i in many]
+
+    def prepare_text(self, prompt: str | tuple[int, ...], *, sampling: Sampling,
+                     space: str = "") -> tuple[Request, list[ReplyReader]]:  # fmt: skip
+        """As `prepare`, for a prompt that stands as it is, text or tokens, and goes on as text without a format."""
+        known = self.tokenizer
+        bos = (known.bos_id,) if known.adds_bos and known.bos_id is not None else ()
+        tokens = (*bos, *known.encode(prompt, special=True)) if isinstance(prompt, str) else prompt
+        plain = Markers(end=self.markers.end)
+        request = self._request(tokens, sampling, space=space, markers=plain)
+        return request, [ReplyReader(None, self.tokenizer, request, index=i) for i in range(sampling.n)]
+
+    def _request(self, tokens: tuple[int, ...], sampling: Sampling, *, budget: int | None = None,
+                 rules: Sequence[Rule] = (), space: str = "", markers: Markers | None = None) -> Request:  # fmt: skip
+        spelled = bool(sampling.stop or sampling.choice or sampling.regex is not None or sampling.schema is not None)
+        return Request(
+            id=f"{self.name}-{next(self.numbers)}", tokens=tokens, sampling=sampling, markers=markers or self.markers,
+            budget_tokens=budget, vocabulary=self.vocabulary if spelled else None, rules=tuple(rules), space=space,
+        )  # fmt: skip
+
+    def recommended(self, conversation: Conversation) -> Sampling:
+        """The sampling that the model's makers recommend for what comes next."""
+        thinks = self.form.effective_thinking(conversation.messages, conversation.thinking)
+        return self.form.recommended(thinks)
 
     def idle(self) -> bool:
         """A little of what the next turns will need, where nobody waits for a reply; False: there is no more to do now.
@@ -84,9 +108,10 @@ class LocalChat:
             if self.engine.busy:
                 return False
             if self.ended:
-                tokens = self.ended.popleft().history(self.form, self.tokenizer)
+                ended = self.ended.popleft()
+                tokens = ended.history(self.form, self.tokenizer)
                 if 0 < len(tokens) < self.context_tokens:
-                    self.engine.warm(tokens)
+                    self.engine.warm(tokens, space=ended.space)
             elif self.engine.warming:
                 self._deliver(self.engine.step())
             return bool(self.ended) or self.engine.warming

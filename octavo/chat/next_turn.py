@@ -15,11 +15,12 @@ SAID = ("a", "\n")
 
 
 class Conversation(Struct, frozen=True, kw_only=True):
-    """What a prompt is rendered from."""
+    """What a prompt is rendered from.   space: whose cached prompts it may meet, see `Request`"""
 
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
     thinking: Thinking = Thinking()
+    space: str = ""
 
     def saying(self, message: Message) -> "Conversation":
         """With one more message."""

@@ -18,20 +18,26 @@ from octavo.core.messages import Message, ToolCall
 from octavo.engine.channels import start_channel
 from octavo.engine.types import Request, Step
 from octavo.text.chat.base import Format
-from octavo.text.chat.parser import Event, Tag
+from octavo.text.chat.parser import Event, Tag, TagParser, Tags
 from octavo.text.tokenizer import Tokenizer
 
 
 class ReplyReader:
-    """Reads the steps of reply `index` of a request."""
+    """Reads the steps of reply `index` of a request.
 
-    def __init__(self, form: Format, tokenizer: Tokenizer, request: Request, *, index: int, tools: bool) -> None:
+    form    None: the reply is text as it stands, of no chat format;   tools   whether tools were offered
+    """
+
+    def __init__(self, form: Format | None, tokenizer: Tokenizer, request: Request, *, index: int = 0,
+                 tools: bool = False) -> None:  # fmt: skip
         opens_thinking = start_channel(request.tokens, request.markers) is Channel.THINKING
         self.request, self.index, self.tokenizer = request, index, tokenizer
-        self.parser = form.parser(thinking_open=opens_thinking, tools=tools)
+        plain = TagParser(Tags(), thinking_open=False, tools=False)
+        self.parser = form.parser(thinking_open=opens_thinking, tools=tools) if form else plain
         self.answer = AnswerText(tokenizer, request.sampling.stop)
         self.thought = tokenizer.detokenizer(skip_special=True)
-        spelled: dict[Tag, int | None] = {tag: tokenizer.id_of(text) for tag, text in form.tags.spelled().items()}
+        tags = (form.tags if form else Tags()).spelled()
+        spelled: dict[Tag, int | None] = {tag: tokenizer.id_of(text) for tag, text in tags.items()}
         self.tags: dict[int, Tag] = {}
         for tag, id in spelled.items():
             if id is not None:
@@ -40,7 +46,8 @@ class ReplyReader:
         self.tokens: list[int] = []
         self.logprobs: list[TokenLogprob] = []
         self.text, self.thinking, self.calls = "", "" if opens_thinking else None, list[ToolCall]()
-        self.thinking_tokens = self.forced_tokens = 0
+        self.thinking_tokens = self.closing_tokens = self.forced_tokens = 0
+        self.stop = ""
         self.first_s = 0.0
 
     def read(self, step: Step, *, after_s: float) -> Iterator[Delta]:
@@ -51,10 +58,12 @@ class ReplyReader:
             self.first_s = self.first_s if self.tokens else after_s
             self.tokens.append(step.token)
             self.thinking_tokens += step.channel in (Channel.THINKING, Channel.CLOSING)
+            self.closing_tokens += step.channel is Channel.CLOSING
             self.forced_tokens += step.forced
             if self.request.sampling.logprobs is not None:
-                text = self.tokenizer.decode([step.token])
-                self.logprobs.append(TokenLogprob(token=step.token, text=text, logprob=step.logprob, top=step.top))
+                top = tuple((id, self.tokenizer.token_bytes(id), value) for id, value in step.top)
+                data = self.tokenizer.token_bytes(step.token)
+                self.logprobs.append(TokenLogprob(token=step.token, data=data, logprob=step.logprob, top=top))
             yield from self._deltas(self._events(step, step.token), forced=step.forced)
         if step.finish is not None:
             yield from self._deltas(self._end(step), forced=False)
@@ -77,6 +86,7 @@ class ReplyReader:
 
     def _end(self, step: Step) -> Iterator[Event]:
         if step.keep_bytes is not None:
+            self.stop = self.answer.stop_at(step.keep_bytes)
             yield from self.parser.feed(self.answer.rest_before(step.keep_bytes), literal=self.literal)
         else:
             yield from self._flush()
@@ -100,13 +110,13 @@ class ReplyReader:
         usage = Usage(
             prompt_tokens=len(self.request.tokens), cached_tokens=step.cached_tokens,
             completion_tokens=len(self.tokens), thinking_tokens=self.thinking_tokens,
-            forced_tokens=self.forced_tokens, prefill_s=self.first_s or after_s,
+            closing_tokens=self.closing_tokens, forced_tokens=self.forced_tokens, prefill_s=self.first_s or after_s,
             decode_s=after_s - (self.first_s or after_s), thinking_stop=step.thinking_stop,
         )  # fmt: skip
         message = Message(role="assistant", content=self.text, thinking=self.thinking, tool_calls=tuple(self.calls))
         return Finished(
-            message=message, reason=reason, usage=usage, tokens=tuple(self.tokens), logprobs=tuple(self.logprobs),
-            index=self.index,
+            message=message, reason=reason, usage=usage, stop=self.stop, tokens=tuple(self.tokens),
+            logprobs=tuple(self.logprobs), index=self.index,
         )  # fmt: skip
 
 
@@ -115,6 +125,7 @@ class AnswerText:
 
     def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
         self.tokenizer, self.detokenizer = tokenizer, tokenizer.detokenizer(skip_special=True)
+        self.stops = tuple(text.encode() for text in stop)
         self.reach = max((len(text) for text in stop), default=1) - 1  # characters
         self.data, self.held, self.given = bytearray(), "", 0
 
@@ -132,6 +143,11 @@ class AnswerText:
         """All that was held back: the answer stops here, or is interrupted by a tag."""
         self.held += self.detokenizer.finish()
         return self._give(len(self.held))
+
+    def stop_at(self, keep_bytes: int) -> str:
+        """The stop string that begins after the answer's first `keep_bytes` bytes."""
+        rest = bytes(self.data[keep_bytes:])
+        return next((stop.decode() for stop in self.stops if rest.startswith(stop)), "")
 
     def rest_before(self, keep_bytes: int) -> str:
         """What is left of the answer's first `keep_bytes` bytes, after which a stop string begins."""

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from octavo import __version__
-from octavo.cli import bench, chat, doctor, models, quantize
+from octavo.cli import bench, chat, doctor, models, quantize, serve
 from octavo.cli import run as run_verb
 from octavo.cli.clean import clean
 from octavo.core.errors import OctavoError
@@ -26,6 +26,7 @@ VERBS: dict[str, Verb] = {
     "doctor": doctor.doctor,
     "bench": bench.bench,
     "quantize": quantize.quantize,
+    "serve": serve.serve,
 }
 GROUPS: dict[str, tuple[str, dict[str, Verb]]] = {
     "models": (models.__doc__ or "", models.VERBS),

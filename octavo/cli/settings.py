@@ -5,12 +5,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from octavo.core.chat import Chat
 from octavo.core.errors import RequestError
 from octavo.core.messages import Message
-from octavo.core.sampling import Sampling, Thinking
+from octavo.core.sampling import Sampling, Thinking, overridden
 
 NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
            "max_tokens", "seed")  # fmt: skip
@@ -74,10 +74,7 @@ def checked(fields: dict[str, Any], *, base: Sampling) -> Sampling:
     unknown = sorted(set(fields) - set(SETTABLE))
     if unknown:
         raise RequestError(f"{unknown[0]} cannot be set: choose one of {', '.join(SETTABLE)}.")
-    try:
-        return msgspec.convert({**asdict(base), **fields}, Sampling)
-    except msgspec.ValidationError as cause:
-        raise RequestError(f"A setting is not of the right kind: {cause}.") from cause
+    return overridden(base, fields)
 
 
 def with_value(settings: Settings, name: str, value: str) -> Settings:

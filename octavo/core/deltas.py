@@ -12,6 +12,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 class Usage(Struct, frozen=True, kw_only=True):
     """Tokens of one reply. cached is part of prompt; thinking (closing included) and forced are part of completion.
 
+    closing_tokens: of thinking, what closes it: the tag, forced text, the gap. The rest is what a budget counts.
     prefill_s: seconds from submission to the first token; decode_s: from then to the last.
     thinking_stop: how the thinking ended; None where there was none or it never ended.
     """
@@ -20,6 +21,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     completion_tokens: int = 0
     thinking_tokens: int = 0
+    closing_tokens: int = 0
     forced_tokens: int = 0
     prefill_s: float = 0.0
     decode_s: float = 0.0
@@ -27,12 +29,15 @@ class Usage(Struct, frozen=True, kw_only=True):
 
 
 class TokenLogprob(Struct, frozen=True, kw_only=True):
-    """A chosen token's log-probability in nats (None where the token was forced), and the likeliest beside it."""
+    """A chosen token's log-probability in nats (None where the token was forced), and the likeliest beside it.
+
+    data   the token's bytes, perhaps part of a character;   top   of each: token, bytes, log-probability
+    """
 
     token: int
-    text: str
+    data: bytes
     logprob: float | None
-    top: tuple[tuple[int, float], ...] = ()
+    top: tuple[tuple[int, bytes, float], ...] = ()
 
 
 class ThinkingDelta(Struct, frozen=True, kw_only=True, tag="thinking"):
@@ -58,11 +63,15 @@ class ToolCallDelta(Struct, frozen=True, kw_only=True, tag="tool_call"):
 
 
 class Finished(Struct, frozen=True, kw_only=True, tag="finished"):
-    """The last delta of each reply: the whole message, why it ended, what it used, and the tokens behind it."""
+    """The last delta of each reply: the whole message, why it ended, what it used, and the tokens behind it.
+
+    stop: the stop string that ended it; "" where none did
+    """
 
     message: Message
     reason: FinishReason
     usage: Usage
+    stop: str = ""
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     index: int = 0

@@ -1,8 +1,11 @@
 """How a reply is chosen, and how much the model may think first."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from octavo.core.errors import RequestError
 
@@ -54,6 +57,17 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise RequestError('stop has an empty string "": every reply would end at once. Remove it.')
         if (self.schema is not None) + (self.regex is not None) + bool(self.choice) > 1:
             raise RequestError("schema, regex and choice exclude each other: give one of them.")
+
+
+def overridden(base: Sampling, fields: Mapping[str, Any]) -> Sampling:
+    """`base` with `fields` in it. Raises RequestError for a field that is unknown or holds what it may not."""
+    unknown = sorted(set(fields) - set(Sampling.__struct_fields__))
+    if unknown:
+        raise RequestError(f"{unknown[0]} is no sampling option: choose of {', '.join(Sampling.__struct_fields__)}.")
+    try:
+        return msgspec.convert({**asdict(base), **fields}, Sampling)
+    except msgspec.ValidationError as cause:
+        raise RequestError(f"A setting is not of the right kind: {cause}.") from cause
 
 
 class Thinking(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

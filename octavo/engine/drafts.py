@@ -19,13 +19,14 @@ CATCH_UP = 512  # tokens of a prompt that a draft model computes at a time, so t
 class Ask:
     """A wish for a draft. tokens: prompt and reply so far, which only grow; between `least` and `most` tokens, or none.
 
-    reply   names the reply: what a drafter keeps is kept under it
+    reply   names the reply: what a drafter keeps is kept under it;   space   whose texts it may meet, see `Request`
     """
 
     reply: Hashable
     tokens: Sequence[int]
     least: int = 1
     most: int
+    space: str = ""
 
 
 class Drafter(Protocol):
@@ -147,7 +148,7 @@ class ModelDrafter:
         if len(tokens) + ask.most > self.longest:
             return None
         if held is None:
-            pages, _ = self.pool.match(tokens, parts=False)
+            pages, _ = self.pool.match(tokens, parts=False, space=ask.space)
             known = len(pages) * size
             held = self.held[ask.reply] = _Held(pages, list(tokens[:known]), known)
         before = held.sure // size
@@ -157,7 +158,7 @@ class ModelDrafter:
         held.draft = []
         if held.sure // size > before:
             full = held.sure // size
-            held.pages[:full] = self.pool.publish(held.tokens[: full * size], held.pages[:full])
+            held.pages[:full] = self.pool.publish(held.tokens[: full * size], held.pages[:full], space=ask.space)
         short = -(-(len(tokens) + ask.most) // size) - len(held.pages)
         more = self.pool.take(short, after=held.pages[-1] if held.pages else None) if short > 0 else []
         if more is None:

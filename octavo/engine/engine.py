@@ -118,12 +118,12 @@ class Engine:
             if sequence.finish is None:
                 self.scheduler.add(sequence)
 
-    def warm(self, tokens: tuple[int, ...]) -> None:
+    def warm(self, tokens: tuple[int, ...], *, space: str = "") -> None:
         """Have a prompt that is expected to come in the cache, computed in steps for which nobody waits.
 
         Raises RequestError for one that cannot come. It is dropped where pages run out, and of too many the first.
         """
-        request = Request(id="", tokens=tokens, sampling=Sampling(max_tokens=1))
+        request = Request(id="", tokens=tokens, sampling=Sampling(max_tokens=1), space=space)
         self._check(request)
         self.scheduler.warm(Sequence(
             request=request, index=0, rules=self._rules(request), limit=len(tokens), seed=0, tokens=list(tokens),

@@ -24,6 +24,7 @@ class Node:
     tokens     what it is known to hold, from its beginning on: all page_tokens, or fewer in a leaf
     users      running sequences that hold it; who holds a node holds its parents
     children   sorted by their tokens: the one most like a text stands beside its place
+    space      of a root: whose texts begin there
     """
 
     page: int
@@ -31,6 +32,7 @@ class Node:
     tokens: tuple[int, ...]
     users: int = 0
     children: "list[Node]" = field(default_factory=list["Node"])
+    space: str = ""
 
     def place(self, tokens: tuple[int, ...]) -> int:
         """Where among the children these tokens stand, or would stand."""
@@ -51,21 +53,23 @@ class PagePool:
     def __init__(self, *, pages: int, page_tokens: int) -> None:
         self.size, self.page_tokens = pages, page_tokens
         self.free, self.private = FreePages(pages), set[int]()
-        self.root = Node(page=-1, parent=None, tokens=())
+        self.roots: dict[str, Node] = {}  # by space; those with children
         self.nodes: dict[int, Node] = {}  # by page
         self.idle = OrderedDict[int, None]()  # published pages without users, longest unused first, children first
 
-    def match(self, tokens: Sequence[int], *, parts: bool = True) -> tuple[list[int], Part | None]:
+    def match(self, tokens: Sequence[int], *, parts: bool = True,
+              space: str = "") -> tuple[list[int], Part | None]:  # fmt: skip
         """Take the longest published beginning of `tokens`: whole pages, in order, and the part of one that goes on.
 
-        parts: whether a part is wanted. Who takes one holds its page, and gives it back when it is copied.
+        space: who shares what was published.   parts: whether a part is wanted. Who takes one holds its page, and gives it back when it is copied.
         """
-        pages, node = list[int](), self.root
+        root = self.roots.get(space, Node(page=-1, parent=None, tokens=()))
+        pages, node = list[int](), root
         while True:
             key = tuple(tokens[len(pages) * self.page_tokens : (len(pages) + 1) * self.page_tokens])
             place = node.place(key)
             nearest = max(node.children[max(0, place - 1) : place + 1], key=lambda n: common(n.tokens, key),
-                          default=self.root)  # fmt: skip
+                          default=root)  # fmt: skip
             same = common(nearest.tokens, key)
             if same < self.page_tokens:
                 break
@@ -93,13 +97,16 @@ class PagePool:
         self.private.update(pages)
         return pages
 
-    def publish(self, tokens: Sequence[int], pages: Sequence[int]) -> list[int]:
+    def publish(self, tokens: Sequence[int], pages: Sequence[int], *, space: str = "") -> list[int]:
         """Enter the pages of a sequence, which hold `tokens`; the last may be partly filled if nobody writes there.
 
         Returns the pages to hold instead: where the tree has one with the same tokens, that one, and ours is free.
         """
         done = next((i for i in range(len(pages), 0, -1) if pages[i - 1] in self.nodes), 0)
-        node, held = self.nodes[pages[done - 1]] if done else self.root, list(pages[:done])
+        if not pages:
+            return []
+        root = self.roots.setdefault(space, Node(page=-1, parent=None, tokens=(), space=space))
+        node, held = self.nodes[pages[done - 1]] if done else root, list(pages[:done])
         for i in range(done, len(pages)):
             key = tuple(tokens[i * self.page_tokens : (i + 1) * self.page_tokens])
             place = node.place(key)
@@ -152,6 +159,8 @@ class PagePool:
     def _drop(self, node: Node) -> None:
         assert node.parent is not None and not node.children, "a page goes after those that follow it"
         del node.parent.children[node.parent.place(node.tokens)], self.nodes[node.page], self.idle[node.page]
+        if node.parent.parent is None and not node.parent.children:
+            del self.roots[node.parent.space]
         self.free.give(node.page)
 
 

@@ -94,7 +94,7 @@ class Scheduler:
                 sequence.part = None
             full = self._known(sequence) // self.pool.page_tokens
             if full > chunk.start // self.pool.page_tokens:
-                sequence.pages[:full] = self.pool.publish(sequence.tokens, sequence.pages[:full])
+                sequence.pages[:full] = self._publish(sequence, sequence.tokens, full)
             if sequence.warms:
                 if sequence.computed == len(sequence.tokens):
                     self.warming.remove(sequence)
@@ -118,7 +118,9 @@ class Scheduler:
     def _begin(self, sequence: Sequence, left: int, *, parts: bool) -> int:
         """parts: take the beginning of a page too. That holds one page more, which may be the one that is missing."""
         if not sequence.scores:
-            sequence.pages, sequence.part = self.pool.match(sequence.tokens[:-1], parts=parts)
+            sequence.pages, sequence.part = self.pool.match(
+                sequence.tokens[:-1], parts=parts, space=sequence.request.space
+            )
         copied = 0 if sequence.part is None else sequence.part.tokens
         sequence.computed = len(sequence.pages) * self.pool.page_tokens + copied
         new = self._chunk_size(sequence, left)
@@ -168,9 +170,12 @@ class Scheduler:
             self.pool.give([sequence.part.page])
         known = self._known(sequence)
         count = -(-known // self.pool.page_tokens)
-        sequence.pages[:count] = self.pool.publish(sequence.tokens[:known], sequence.pages[:count])
+        sequence.pages[:count] = self._publish(sequence, sequence.tokens[:known], count)
         self.pool.give(sequence.pages)
         sequence.pages, sequence.part, sequence.computed = [], None, 0
+
+    def _publish(self, sequence: Sequence, tokens: list[int], count: int) -> list[int]:
+        return self.pool.publish(tokens, sequence.pages[:count], space=sequence.request.space)
 
     def _copy(self, sequence: Sequence, part: Part) -> Copy:
         target = sequence.pages[sequence.computed // self.pool.page_tokens]

@@ -100,7 +100,8 @@ class Speculator:
         for i, (sequence, least, most) in enumerate(wishes):
             most = min(most, -(-room // (len(wishes) - i)))  # an even share of what is left
             if most >= least:
-                asks.append(Ask(reply=sequence, tokens=sequence.tokens, least=least, most=most))
+                space = sequence.request.space
+                asks.append(Ask(reply=sequence, tokens=sequence.tokens, least=least, most=most, space=space))
                 asked.append(sequence)
                 room -= most
         drafts = self.drafter.propose(asks) if asks else []

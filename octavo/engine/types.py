@@ -22,6 +22,7 @@ class Request:
     markers         borders of the channels; the start channel is read from `tokens`
     budget_tokens   thinking tokens sampled at most, over all thinking of the reply; None: no limit
     vocabulary      needed for stop strings and grammars
+    space           prompts are found again within one space only: who measures times learns nothing of other spaces
     rules           constraints beside those that sampling and budget ask for; each reply gets clones of them
     """
 
@@ -31,6 +32,7 @@ class Request:
     markers: Markers = field(default_factory=Markers)
     budget_tokens: int | None = None
     vocabulary: Vocabulary | None = None
+    space: str = ""
     rules: "tuple[Rule, ...]" = ()
 
 

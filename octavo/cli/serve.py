@@ -1,0 +1,34 @@
+"""`octavo serve`: models behind one address."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from octavo.cli.settings import DRAFT, WEIGHTS, Weights
+
+
+def serve(
+    models: Annotated[list[str], typer.Argument(help="Folder, GGUF file, org/name, or URL of another server; NAME= "
+                                                "before it says what to call it.")],
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    weights: Annotated[Weights | None, typer.Option(help=WEIGHTS)] = None,
+    draft: Annotated[str | None, typer.Option(help=DRAFT)] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")] = False,
+) -> None:  # fmt: skip
+    """Serve models to OpenAI, Anthropic and other clients, and a web page to talk to them."""
+    from octavo.serve.link import Open
+    from octavo.serve.run import Place, serve_forever
+
+    openings = [Open(source, name, weights, draft, offline) for name, source in map(named, models)]
+    sys.exit(serve_forever(openings, Place(host=host, port=port)))
+
+
+def named(text: str) -> tuple[str, str]:
+    """Name and source of NAME=SOURCE; without a name, the last part of the source."""
+    name, equals, source = text.partition("=")
+    if equals and "/" not in name and ":" not in name:
+        return name, source
+    return text.rstrip("/").rpartition("#")[2].rpartition("/")[2], text

@@ -1,0 +1,1 @@
+"""One small pure file per wire: bytes -> `Asked`, events -> bytes."""

@@ -1,0 +1,40 @@
+"""What a client is told when its request cannot be done: one table of kinds, one exception."""
+
+from octavo.core.errors import OctavoError
+
+STATUS = {  # kind, as OpenAI's API calls it -> HTTP status
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "insufficient_quota": 429,
+    "server_error": 500,
+    "overloaded": 503,
+}
+
+
+class Refusal(OctavoError):
+    """A request that is not done.
+
+    kind          a key of STATUS;   param   the field it is about, "" for none;   code   for programs, "" for none
+    retry_after_s   when to come again; None: the client need not try
+    """
+
+    def __init__(self, message: str, *, kind: str = "invalid_request_error", param: str = "", code: str = "",
+                 retry_after_s: float | None = None) -> None:  # fmt: skip
+        super().__init__(message)
+        self.kind, self.param, self.code, self.retry_after_s = kind, param, code, retry_after_s
+
+    @property
+    def status(self) -> int:
+        """Of the HTTP response."""
+        return STATUS[self.kind]
+
+    def headers(self) -> dict[str, str]:
+        """When and whether to try again, in all three spellings that clients read."""
+        if self.retry_after_s is None:
+            return {"x-should-retry": "false"} if self.status in (429, 503) else {}
+        wait_s = max(0.0, self.retry_after_s)
+        return {"retry-after": str(int(-(-wait_s // 1))), "retry-after-ms": str(int(wait_s * 1000))}

@@ -1,0 +1,71 @@
+"""Who may do how much, and when: what the server asks before it has a job done. `OpenGate` lets everybody in."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from msgspec import Struct
+
+from octavo.serve.events import Usage
+from octavo.serve.job import Job
+
+
+class Tenant(Struct, frozen=True, kw_only=True):
+    """Who asks.   key   id of the API key, "" without keys;   space   whose cached prompts it meets"""
+
+    key: str = ""
+    workspace: str = ""
+    space: str = ""
+    priority: int = 0
+
+
+class Ticket(Protocol):
+    """The right to have one job done. `settle` is called exactly once, whatever happens.
+
+    headers   for the response: what is left of the tenant's limits
+    """
+
+    headers: Mapping[str, str]
+
+    def began(self) -> None:
+        """Its first token has come."""
+        ...
+
+    def settle(self, usage: Usage, *, finish: str) -> None:
+        """It is over: what it used, and why it ended ("stop", "length", "tool_calls", "cancelled" or "error")."""
+        ...
+
+
+class Gate(Protocol):
+    """Decides who may have what done."""
+
+    def identify(self, headers: Mapping[str, str]) -> Tenant:
+        """Who sends these headers (names in lower case). Raises Refusal: authentication_error."""
+        ...
+
+    async def enter(self, tenant: Tenant, job: Job, *, dialect: str) -> Ticket:
+        """Wait for its turn. Raises Refusal: rate_limit_error, insufficient_quota or overloaded."""
+        ...
+
+
+class OpenTicket:
+    """Counts nothing."""
+
+    headers: Mapping[str, str] = {}
+
+    def began(self) -> None:
+        """Noted by nobody."""
+
+    def settle(self, usage: Usage, *, finish: str) -> None:
+        """Noted by nobody."""
+
+
+class OpenGate:
+    """Everybody may do everything at once: a server on one's own machine, without keys."""
+
+    def identify(self, headers: Mapping[str, str]) -> Tenant:
+        """Nobody in particular."""
+        return Tenant()
+
+    async def enter(self, tenant: Tenant, job: Job, *, dialect: str) -> Ticket:
+        """At once."""
+        return OpenTicket()

@@ -1,0 +1,226 @@
+"""The engine's process: one model, one thread that computes, one socket (its standard input) to the gateway.
+
+Orders are read between steps; all events of a step leave in one frame. While there is nothing to do, next turns are
+prepared. When the gateway is gone, so is this process.
+"""
+
+import os
+import secrets
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable
+from threading import Event as Flag
+from threading import Lock, Thread
+from typing import Any
+
+from octavo.chat.local import LocalChat
+from octavo.chat.next_turn import Conversation
+from octavo.chat.reader import ReplyReader
+from octavo.core.deltas import Delta, Finished, TextDelta, ThinkingDelta, ToolCallDelta
+from octavo.core.errors import OctavoError, RequestError
+from octavo.core.sampling import Sampling, overridden
+from octavo.engine.types import Step
+from octavo.serve import answers, events, link
+from octavo.serve.job import Job
+
+BEAT_S = 0.25
+READ_BYTES = 1 << 18
+
+
+class Wire:
+    """The socket to the gateway.   gone: the other side has closed it"""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.gone, self.lock = sock, False, Lock()
+        self.unframer: link.Unframer[link.Order] = link.Unframer(link.Order)
+
+    def send(self, word: link.Word) -> None:
+        """To the gateway, whole."""
+        try:
+            with self.lock:
+                self.sock.sendall(link.framed(word))
+        except OSError:
+            self.gone = True
+
+    def receive(self, *, wait_s: float | None) -> list[link.Order]:
+        """Orders that are here, or come within a time; None: however long it takes."""
+        if not select.select([self.sock], [], [], wait_s)[0]:
+            return []
+        try:
+            data = self.sock.recv(READ_BYTES)
+        except OSError:
+            data = b""
+        self.gone = self.gone or not data
+        return self.unframer.push(data)
+
+
+class Running:
+    """A job at work: its readers, and its events so far."""
+
+    def __init__(self, id: str, readers: list[ReplyReader], *, conversation: Conversation | None) -> None:
+        self.id, self.readers, self.conversation = id, readers, conversation
+        self.started_s = time.perf_counter()
+        self.open, self.calls, self.told = len(readers), [0] * len(readers), [0] * len(readers)
+        self.finished: list[Finished] = []
+
+    def read(self, step: Step) -> list[events.Event]:
+        """The events of one step. Raises RequestError for a reply that cannot go on."""
+        reader, found = self.readers[step.index], list[events.Event]()
+        for delta in reader.read(step, after_s=time.perf_counter() - self.started_s):
+            found += self._events(delta, reader)
+        if step.finish is not None:
+            self.open -= 1
+            if not self.open:
+                found.append(self._usage())
+        return found
+
+    def _events(self, delta: Delta, reader: ReplyReader) -> list[events.Event]:
+        i = delta.index
+        match delta:
+            case ThinkingDelta():
+                return [events.Reasoning(delta.text, i, self._logprobs(reader))]
+            case TextDelta():
+                return [events.Text(delta.text, i, self._logprobs(reader))]
+            case ToolCallDelta():
+                call, self.calls[i] = self.calls[i], self.calls[i] + 1
+                id = f"call_{secrets.token_hex(12)}"
+                start = events.ToolStart(id, delta.call.name, call, i)
+                return [start, events.ToolArgs(delta.call.arguments, call, i), events.ToolEnd(call, i)]
+            case Finished():
+                self.finished.append(delta)
+                left = self._logprobs(reader)
+                rest: list[events.Event] = [events.Text("", i, left)] if left else []
+                return [*rest, events.Finish(delta.reason, i, delta.stop, delta.tokens)]
+
+    def _logprobs(self, reader: ReplyReader) -> Any:
+        start, self.told[reader.index] = self.told[reader.index], len(reader.logprobs)
+        return tuple(reader.logprobs[start:])
+
+    def _usage(self) -> events.Usage:
+        all_of = [finished.usage for finished in self.finished]
+        return events.Usage(
+            prompt_tokens=all_of[0].prompt_tokens, cached_tokens=all_of[0].cached_tokens,
+            completion_tokens=sum(u.completion_tokens for u in all_of),
+            reasoning_tokens=sum(u.thinking_tokens - u.closing_tokens for u in all_of),
+            prefill_s=min(u.prefill_s for u in all_of), decode_s=max(u.decode_s for u in all_of),
+            thinking_stop=all_of[0].thinking_stop or "",
+        )  # fmt: skip
+
+
+class Host:
+    """Runs one model for the gateway."""
+
+    def __init__(self, chat: LocalChat, wire: Wire) -> None:
+        self.chat, self.wire = chat, wire
+        self.running: dict[str, Running] = {}  # by the engine's request id
+        self.ids: dict[str, str] = {}  # the gateway's id -> the engine's
+        self.step_began_s: float | None = None
+
+    def run(self) -> None:
+        """Until the gateway is gone."""
+        more_to_prepare = False
+        while not self.wire.gone:
+            wait_s = 0 if self.chat.engine.busy or more_to_prepare else None
+            orders = self.wire.receive(wait_s=wait_s)
+            for order in orders:
+                self._obey(order)
+            if self.chat.engine.busy:
+                self.step_began_s = time.perf_counter()
+                self._tell(self.chat.engine.step())
+                self.step_began_s, more_to_prepare = None, True
+            elif more_to_prepare:
+                more_to_prepare = self.chat.idle()
+
+    def beat(self, over: Flag) -> None:
+        """Say twice and again, in a thread of its own, that the process lives."""
+        while not over.wait(BEAT_S) and not self.wire.gone:
+            began_s, s = self.step_began_s, self.chat.engine.stats
+            age_s = 0.0 if began_s is None else time.perf_counter() - began_s
+            stats = {name: float(getattr(s, name)) for name in s.__struct_fields__}
+            self.wire.send(link.Beat(age_s, stats))
+
+    def _obey(self, order: link.Order) -> None:
+        match order:
+            case link.Submit():
+                self._refusing(order.id, lambda: self._submit(order.id, order.job))
+            case link.Cancel():
+                if order.id in self.ids:
+                    self._tell(self.chat.engine.cancel(self.ids[order.id]))
+            case link.EndThinking():
+                if order.id in self.ids:
+                    self.chat.engine.end_thinking(self.ids[order.id])
+            case link.Question():
+                self.wire.send(answers.answer(self.chat, order))
+            case link.Open():
+                assert False, "one model per process"
+
+    def _refusing(self, id: str, work: Callable[[], None]) -> None:
+        """Do something for a job; what its client can cause is told to it alone."""
+        try:
+            work()
+        except RequestError as error:
+            self._send(id, [events.Error(str(error), "invalid_request_error")])
+        except OctavoError as error:
+            self._send(id, [events.Error(str(error), "invalid_request_error")])
+
+    def _submit(self, id: str, job: Job) -> None:
+        request, readers, conversation = answers.prepared(self.chat, job)
+        self.chat.engine.submit(request)
+        self.running[request.id] = Running(id, readers, conversation=conversation)
+        self.ids[id] = request.id
+        self._send(id, [events.Start(len(request.tokens))])
+
+    def _tell(self, steps: list[Step]) -> None:
+        """One frame for all events of these steps."""
+        told: list[tuple[str, events.Event]] = []
+        for step in steps:
+            run = self.running.get(step.id)
+            if run is None:
+                continue
+            try:
+                told += [(run.id, event) for event in run.read(step)]
+            except RequestError as error:
+                told.append((run.id, events.Error(str(error), "invalid_request_error")))
+                self.chat.engine.cancel(step.id)
+                run.open = 0
+            if not run.open:
+                self._forget(step.id, run)
+        if told:
+            self.wire.send(link.Frame(tuple(told)))
+
+    def _forget(self, request_id: str, run: Running) -> None:
+        del self.running[request_id], self.ids[run.id]
+        if run.conversation is not None and len(run.finished) == 1:  # of several, it is open which goes on
+            self.chat.ended.append(run.conversation.saying(run.finished[0].message))
+
+    def _send(self, id: str, told: list[events.Event]) -> None:
+        self.wire.send(link.Frame(tuple((id, event) for event in told)))
+
+
+def main() -> int:
+    """Load the model that the first order names, and run it. Exit code 1 where it cannot be loaded."""
+    wire = Wire(socket.socket(fileno=os.dup(0)))
+    first: list[link.Order] = []
+    while not first and not wire.gone:
+        first = wire.receive(wait_s=None)
+    if not first or not isinstance(first[0], link.Open):
+        return 1
+    try:
+        chat = answers.opened(first[0])
+    except OctavoError as error:
+        wire.send(link.Failed(str(error)))
+        return 1
+    wire.send(link.Ready(chat.name, chat.context_tokens, answers.facts(chat)))
+    host, over = Host(chat, wire), Flag()
+    Thread(target=host.beat, args=(over,), daemon=True).start()
+    for order in first[1:]:
+        host._obey(order)
+    host.run()
+    over.set()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

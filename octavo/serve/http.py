@@ -1,0 +1,222 @@
+"""One job over HTTP: decoded, admitted, done, written; cancelled when the client goes away."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from octavo.serve import events
+from octavo.serve.errors import Refusal
+from octavo.serve.gate import Gate, Tenant, Ticket
+from octavo.serve.job import Job
+from octavo.serve.models import Models
+from octavo.serve.stream import Collected, Stream
+from octavo.serve.wire import KEEP_ALIVE, Asked, Head, Writer
+
+KEEP_ALIVE_S = 15.0
+STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache",
+                  "x-accel-buffering": "no"}  # fmt: skip
+T = TypeVar("T")
+ErrorBody = Callable[[Refusal, str], Any]
+
+
+class Dialect(NamedTuple):
+    """A wire.   error   the JSON value of a refusal, given the request's id"""
+
+    name: str
+    path: str
+    decode: Callable[[bytes], Asked]
+    error: ErrorBody
+
+
+def openai_error(refusal: Refusal, request_id: str) -> Any:
+    """As OpenAI's API has it."""
+    return {"error": {"message": str(refusal), "type": refusal.kind, "param": refusal.param or None,
+                      "code": refusal.code or None}}  # fmt: skip
+
+
+def refused(refusal: Refusal, *, request_id: str, error: ErrorBody = openai_error) -> Response:
+    """The response to a request that is not done."""
+    body = msgspec.json.encode(error(refusal, request_id))
+    headers = {**refusal.headers(), "x-request-id": request_id}
+    return Response(body, status_code=refusal.status, headers=headers, media_type="application/json")
+
+
+def as_json(value: Any, *, headers: dict[str, str] | None = None, status: int = 200) -> Response:
+    """A JSON response."""
+    return Response(msgspec.json.encode(value), status_code=status, headers=headers, media_type="application/json")
+
+
+@dataclass(eq=False, slots=True)
+class Doing:
+    """A job that is being done, for live control and for metrics."""
+
+    stream: Stream
+    ticket: Ticket
+    tenant: Tenant
+    job: Job
+    dialect: str
+    started_s: float
+    first_s: float = 0.0  # when the first token came
+
+
+class Watch(Protocol):
+    """Sees every job begin and end: metrics, logs, traces."""
+
+    def began(self, doing: Doing) -> None:
+        """A job was given to an engine."""
+        ...
+
+    def ended(self, doing: Doing, usage: events.Usage, *, finish: str) -> None:
+        """It is over."""
+        ...
+
+
+class Desk:
+    """Has jobs done: the one way from a dialect to an engine and back.   doing: by request id"""
+
+    def __init__(self, models: Models, gate: Gate, watches: Sequence[Watch] = ()) -> None:
+        self.models, self.gate, self.watches = models, gate, tuple(watches)
+        self.doing: dict[str, Doing] = {}
+
+    async def begin(self, asked: Asked, tenant: Tenant, *, dialect: str, request_id: str) -> Doing:
+        """Admit a job and give it to its engine; back when its first event is there. Raises Refusal."""
+        job = msgspec.structs.replace(asked.job, space=f"{tenant.space}/{asked.job.space}")
+        model = self.models.find(job.model)
+        ticket = await self.gate.enter(tenant, job, dialect=dialect)
+        try:
+            await model.start()
+            doing = Doing(model.submit(request_id, job), ticket, tenant, job, dialect, time.perf_counter())
+            await doing.stream.first()
+        except BaseException:
+            ticket.settle(events.Usage(), finish="error")
+            raise
+        self.doing[request_id] = doing
+        for watch in self.watches:
+            watch.began(doing)
+        return doing
+
+    def saw(self, doing: Doing, batch: Sequence[events.Event]) -> None:
+        """A batch on its way to the client: note the first token."""
+        if not doing.first_s and any(not isinstance(one, events.Start) for one in batch):
+            doing.first_s = time.perf_counter()
+            doing.ticket.began()
+
+    def end(self, doing: Doing, collected: Collected) -> None:
+        """Over, one way or another."""
+        doing.stream.cancel()
+        del self.doing[doing.stream.id]
+        whole = doing.stream.done and collected.error is None
+        finish = collected.replies[0].reason if whole else "error" if collected.error else "cancelled"
+        doing.ticket.settle(collected.usage, finish=finish)
+        for watch in self.watches:
+            watch.ended(doing, collected.usage, finish=finish)
+
+
+class Endpoint:
+    """One dialect's endpoint."""
+
+    def __init__(self, desk: Desk, dialect: Dialect) -> None:
+        self.desk, self.dialect = desk, dialect
+
+    async def answer(self, request: Request) -> Response:
+        """Do what the request asks."""
+        request_id = uuid.uuid4().hex
+        try:
+            tenant = self.desk.gate.identify(request.headers)
+            asked = self.dialect.decode(await request.body())
+            doing = await self._begin(request, asked, tenant, request_id)
+        except Refusal as refusal:
+            return refused(refusal, request_id=request_id, error=self.dialect.error)
+        head = Head(request_id, int(time.time()), self.desk.models.find(asked.job.model).name)
+        headers = {"x-request-id": request_id, **doing.ticket.headers}
+        if asked.ignored:
+            headers["x-ignored-fields"] = ", ".join(asked.ignored)[:1000].encode("ascii", "replace").decode()
+        writer = asked.writer(head)
+        if asked.stream:
+            return Streamed(self.desk, doing, writer, headers)
+        return await self._whole(request, doing, writer, headers)
+
+    async def _begin(self, request: Request, asked: Asked, tenant: Tenant, request_id: str) -> Doing:
+        begin = self.desk.begin(asked, tenant, dialect=self.dialect.name, request_id=request_id)
+        return await unless_gone(request.receive, begin)
+
+    async def _whole(self, request: Request, doing: Doing, writer: Writer, headers: dict[str, str]) -> Response:
+        collected = Collected(replies=doing.job.replies)
+
+        async def collect() -> None:
+            async for batch in doing.stream:
+                self.desk.saw(doing, batch)
+                collected.add(batch)
+
+        try:
+            await unless_gone(request.receive, collect())
+        finally:
+            self.desk.end(doing, collected)
+        if collected.error is not None:
+            failed = Refusal(collected.error.message, kind=collected.error.kind)
+            return refused(failed, request_id=doing.stream.id, error=self.dialect.error)
+        return as_json(writer.whole(collected), headers=headers)
+
+
+async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
+    """The work's result; the work is cancelled, and ClientDisconnect raised, where the client goes away before."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue
+
+
+class Streamed(Response):
+    """A response written as its events come. It ends early where the client goes away, and the engine then stops."""
+
+    def __init__(self, desk: Desk, doing: Doing, writer: Writer, headers: dict[str, str]) -> None:
+        super().__init__(headers={**STREAM_HEADERS, **headers})
+        del self.headers["content-length"]
+        self.desk, self.doing, self.writer = desk, doing, writer
+        self.sent_s = time.perf_counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write it."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        collected, watcher = Collected(replies=self.doing.job.replies), asyncio.ensure_future(_gone(receive))
+        watcher.add_done_callback(lambda task: None if task.cancelled() else self.doing.stream.cancel())
+        ticker = asyncio.ensure_future(self._keep_alive(send))
+        try:
+            async for batch in self.doing.stream:
+                self.desk.saw(self.doing, batch)
+                collected.add(batch)
+                if data := self.writer.write(batch):
+                    self.sent_s = time.perf_counter()
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+        finally:
+            watcher.cancel()
+            ticker.cancel()
+            self.desk.end(self.doing, collected)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _keep_alive(self, send: Send) -> None:
+        while True:
+            await asyncio.sleep(KEEP_ALIVE_S)
+            if time.perf_counter() - self.sent_s >= KEEP_ALIVE_S:
+                await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})

@@ -1,0 +1,47 @@
+"""`Job`: what a client wants of a model, whatever dialect it was said in. Dialects make it, engines do it."""
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from octavo.core.messages import Message, ToolSpec
+from octavo.core.sampling import Thinking
+
+
+class ToolChoice(Struct, frozen=True, kw_only=True):
+    """Whether the reply must, may or must not call tools.
+
+    only       names that may be called; empty: all
+    parallel   whether it may make several calls
+    strict     tools whose arguments must match their schema even where a call is not forced
+    """
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    only: tuple[str, ...] = ()
+    parallel: bool = True
+    strict: tuple[str, ...] = ()
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """One request to a model.
+
+    prompt     text as it stands, without a chat format, or its tokens; None: `messages` are asked
+    sampling   only the options that the client set; the rest is what the model recommends
+    resume     go on with the last message, an assistant's, instead of answering it
+    space      whose cached prompts it may meet: one per tenant, see `octavo.engine.types.Request`
+    """
+
+    model: str
+    messages: tuple[Message, ...] = ()
+    prompt: str | tuple[int, ...] | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    choice: ToolChoice = ToolChoice()
+    sampling: dict[str, Any] = {}
+    thinking: Thinking = Thinking()
+    resume: bool = False
+    space: str = ""
+
+    @property
+    def replies(self) -> int:
+        """How many replies it asks for."""
+        return int(self.sampling.get("n", 1))

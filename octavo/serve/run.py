@@ -1,0 +1,39 @@
+"""The server on a socket: started, announced, drained."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+from msgspec import Struct
+
+from octavo.core.errors import ConfigError
+from octavo.serve.app import application
+from octavo.serve.link import Open
+from octavo.serve.models import Models
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+DRAIN_S = 120  # for running requests, once the server is told to stop
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """Where to listen.   port   0: any that is free"""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+
+def serve_forever(openings: Sequence[Open], place: Place) -> int:
+    """Serve until told to stop. Returns the exit code. Raises ConfigError where it cannot listen there."""
+    try:
+        sock = socket.create_server((place.host, place.port), reuse_port=False)
+    except OSError as cause:
+        raise ConfigError(f"{place.host}:{place.port} cannot be listened on ({cause.strerror}): choose another with "
+                          f"--host and --port.") from cause  # fmt: skip
+    app = application(Models(openings))
+    config = uvicorn.Config(app, http="httptools", ws="none", lifespan="on", log_level="warning", access_log=False,
+                            server_header=False, timeout_graceful_shutdown=DRAIN_S)  # fmt: skip
+    print(f"Octavo serves on http://{place.host}:{sock.getsockname()[1]}", file=sys.stderr, flush=True)
+    asyncio.run(uvicorn.Server(config).serve(sockets=[sock]))
+    return 0
