@@ -1,6 +1,7 @@
 """Chat Completions. Source: OpenAI's API reference; reasoning fields as vLLM and SGLang name them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -106,7 +107,7 @@ def decode(body: bytes) -> Asked:
         choice=_choice(request, [tool.name for tool in tools], strict), sampling=_sampling(request),
         thinking=thinking_of(request), resume=bool(request.continue_final_message), space=request.cache_salt or "",
     )  # fmt: skip
-    return Asked(checked(job), request.stream, lambda head: Writer(request, head), ignored)
+    return Asked(checked(job), request.stream, partial(Writer, request), ignored)
 
 
 def messages(said: Sequence[_Said]) -> tuple[Message, ...]:
@@ -326,7 +327,8 @@ def timings(used: events.Usage) -> dict[str, Any]:
 def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
     """Log-probabilities in nats. A token that was forced has none: 0, as it was certain."""
     content = [
-        {**logprob(t.data, t.logprob), "top_logprobs": [logprob(data, value) for _, data, value in t.top]} for t in tokens
+        {**logprob(t.data, t.logprob), "top_logprobs": [logprob(data, value) for _, data, value in t.top]}
+        for t in tokens
     ]
     return {"content": content, "refusal": None}
 
