@@ -45,6 +45,7 @@ class LocalModel:
         self.used_s = time.monotonic()
         self.process: asyncio.subprocess.Process | None = None
         self.transport: asyncio.Transport | None = None
+        self.ear: _Ear | None = None  # of the present process; those of earlier ones are not listened to any more
         self.loaded: asyncio.Future[None] | None = None
         self.numbers, self.falls, self.started_s = count(), 0, 0.0
         self.wanted = self.short_of_memory = False
@@ -57,6 +58,7 @@ class LocalModel:
         if self.loaded is None:
             self.loaded, self.wanted = asyncio.get_running_loop().create_future(), True
             self._set("loading")
+            await self.stop()  # one that could not load the model may not have left yet
             await self._spawn({} if memory_bytes is None else {LIMIT: str(memory_bytes)})
         await asyncio.shield(self.loaded)
 
@@ -88,7 +90,8 @@ class LocalModel:
             theirs.close()
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        self.transport, _ = await loop.connect_accepted_socket(lambda: _Ear(self), ours)
+        ear = self.ear = _Ear(self)
+        self.transport, _ = await loop.connect_accepted_socket(lambda: ear, ours)
         self._order(self.opening)
 
     async def stop(self) -> None:
@@ -192,7 +195,9 @@ class _Ear(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         for word in self.unframer.push(data):
-            self.model.heard(word)
+            if self.model.ear is self:
+                self.model.heard(word)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.model.lost()
+        if self.model.ear is self:
+            self.model.lost()

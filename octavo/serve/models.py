@@ -62,7 +62,7 @@ class Models:
             while True:
                 if model.state == "failed" and time.monotonic() - model.started_s > REST_S:
                     model.forget()
-                await model.start(memory_bytes=self._left())
+                await model.start(memory_bytes=self._left(model))
                 if model.loads:
                     return
                 idle = [m for m in self.locals if m.state == "ready" and not m.busy] if model.short_of_memory else []
@@ -97,11 +97,11 @@ class Models:
         for model in self.all.values():
             await model.stop()
 
-    def _left(self) -> int | None:
-        """Bytes that one more model may take."""
+    def _left(self, model: LocalModel) -> int | None:
+        """Bytes that a model may take beside the others."""
         if self.care.memory_bytes is None:
             return None
-        return max(1, self.care.memory_bytes - sum(model.resident_bytes() for model in self.locals))
+        return max(1, self.care.memory_bytes - sum(m.resident_bytes() for m in self.locals if m is not model))
 
     async def _let_go(self, model: LocalModel) -> None:
         model.wanted = False

@@ -91,7 +91,8 @@ def test_models_make_room_for_each_other(tmp_path: Path):
     with serving(names, folder=tmp_path, options=["--memory", "0.62"]) as served:
         states = lambda: {m["id"]: m["state"] for m in served.client.get("/v1/models").json()["data"]}  # noqa: E731
         assert states() == {"one": "ready", "two": "cold"}
-        assert served.client.post("/v1/chat/completions", json={**body, "model": "two"}).json()["model"] == "two"
+        answer = served.client.post("/v1/chat/completions", json={**body, "model": "two"})
+        assert answer.is_success, answer.text
         assert states() == {"one": "cold", "two": "ready"}
         assert served.client.post("/v1/chat/completions", json={**body, "model": "one"}).json()["model"] == "one"
         assert served.client.post("/v1/chat/completions", json={**body, "model": "three"}).status_code == 404
