@@ -58,6 +58,7 @@ class LocalModel:
         if self.loaded is None:
             self.loaded, self.wanted = asyncio.get_running_loop().create_future(), True
             self._set("loading")
+            self.ear = None
             await self.stop()  # one that could not load the model may not have left yet
             await self._spawn({} if memory_bytes is None else {LIMIT: str(memory_bytes)})
         await asyncio.shield(self.loaded)
