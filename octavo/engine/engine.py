@@ -215,13 +215,15 @@ class Engine:
         others: list[Rule] = [EndRule(m.end), *request.rules]
         if s.stop:
             others.append(StopRule(s.stop, self._vocabulary(request)))
-        if s.schema is not None or s.regex is not None or s.choice:
+        if request.calls is not None or s.schema is not None or s.regex is not None or s.choice:
+            from octavo.engine.tool_rule import answer_rules
+
             may_think = m.think_open is not None and not automaton.reasoned
-            others.append(self.grammars.rule(s, self._vocabulary(request), markers=m, may_think=may_think))
+            others += answer_rules(request, self._vocabulary(request), self.grammars, may_think=may_think)
         return Rules(automaton, BudgetRule(m, budget=request.budget_tokens, vocab_size=self.backend.vocab_size), others)
 
     def _vocabulary(self, request: Request) -> Vocabulary:
-        assert request.vocabulary is not None, "stop strings and grammars need the request's vocabulary"
+        assert request.vocabulary is not None, "stop strings, grammars and calls need the request's vocabulary"
         return request.vocabulary
 
     def _check(self, request: Request) -> None:
