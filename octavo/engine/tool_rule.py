@@ -12,23 +12,22 @@ from numpy.typing import NDArray
 
 from octavo.core.channel import Channel, Markers
 from octavo.core.errors import RequestError
-from octavo.core.vocabulary import Vocabulary
 from octavo.engine.grammar import GrammarRule, Grammars, answer_lark, first_line, json_lark, quoted
 from octavo.engine.rules import allow, forbid
-from octavo.engine.types import CallForm, Calls, Request, Rule
+from octavo.engine.types import CallForm, Calls, Request, Rule, vocabulary_of
 
 
-def answer_rules(request: Request, vocabulary: Vocabulary, grammars: Grammars, *, may_think: bool) -> list[Rule]:
+def answer_rules(request: Request, grammars: Grammars, *, may_think: bool) -> list[Rule]:
     """What holds the answer and the calls of a request. may_think: the model may open a thinking before its answer.
 
     Raises RequestError for a grammar that cannot be compiled, saying why; of a call, naming its function.
     """
-    s, m, calls = request.sampling, request.markers, request.calls
+    s, m, calls, vocabulary = request.sampling, request.markers, request.calls, vocabulary_of(request)
     shaped = s.schema is not None or s.regex is not None or bool(s.choice)
     tagged = calls is not None and m.tool_open is not None and m.tool_close is not None
     text, rules = "", list[Rule]()
     if calls is not None and tagged:
-        body = _matcher(f"start: call\n{calls_lark(calls.forms)}", calls, vocabulary, grammars)
+        body = _matcher(f"start: call\n{calls_lark(calls.forms)}", request, grammars)
         rules.append(ToolRule(body, m, calls, may_think=may_think, end=vocabulary.end,
                               vocab_size=len(vocabulary.tokens)))  # fmt: skip
         text = "" if calls.required or not shaped else f"start: answer\n{answer_lark(s)}"
@@ -38,7 +37,7 @@ def answer_rules(request: Request, vocabulary: Vocabulary, grammars: Grammars, *
     elif shaped:
         text = f"start: answer\n{answer_lark(s)}"
     if text:
-        matcher = _matcher(text, calls, vocabulary, grammars)
+        matcher = _matcher(text, request, grammars)
         rules.append(GrammarRule(matcher, m, may_think=may_think, may_call=tagged, end=vocabulary.end,
                                  vocab_size=len(vocabulary.tokens)))  # fmt: skip
     return rules
@@ -59,12 +58,13 @@ def _other_text(forms: Sequence[CallForm]) -> str:
     return f'answer: "" | /[^{first}\\s](.|\\n)*/'
 
 
-def _matcher(text: str, calls: Calls | None, vocabulary: Vocabulary, grammars: Grammars) -> llguidance.LLMatcher:
+def _matcher(text: str, request: Request, grammars: Grammars) -> llguidance.LLMatcher:
     """The grammar's matcher. Raises RequestError naming the function whose schema is at fault."""
+    vocabulary = vocabulary_of(request)
     try:
         return grammars.matcher(text, vocabulary)
     except RequestError:
-        for form in calls.forms if calls is not None else ():
+        for form in request.calls.forms if request.calls is not None else ():
             problem = llguidance.LLMatcher.validate_grammar("start: " + json_lark(form.schema))
             if problem:
                 raise RequestError(f"the parameters of the tool {form.name!r} cannot be used: {first_line(problem)}. "

@@ -15,7 +15,7 @@ EngineFinish = Literal["stop", "length", "cancelled", "error"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallForm:
-    """How a call of one function is written: `before`, arguments that match a JSON schema, `after`.   name: for errors"""
+    """How a call of one function is written: `before`, arguments by a JSON schema, `after`.   name: for errors"""
 
     name: str
     before: str
@@ -62,6 +62,12 @@ class Request:
     space: str = ""
     calls: Calls | None = None
     rules: "tuple[Rule, ...]" = ()
+
+
+def vocabulary_of(request: Request) -> Vocabulary:
+    """What a request's tokens spell, where it asks for something that needs it."""
+    assert request.vocabulary is not None, "stop strings, grammars and calls need the request's vocabulary"
+    return request.vocabulary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
