@@ -14,6 +14,7 @@ from octavo.serve.stream import Collected
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
+MISSING = "missing required field `"  # as msgspec says it
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -68,6 +69,10 @@ def convert(value: Any, kind: type[T], *, at: str = "") -> T:
     except msgspec.ValidationError as cause:
         what, _, where = str(cause).partition(" - at `$")
         path = (at + where.rstrip("`")).lstrip(".")
+        missing = what.partition(MISSING)[2].rstrip("`")
+        if missing:
+            path = f"{path}.{missing}".lstrip(".")
+            raise Refusal(f"{path} is missing.", param=path) from cause
         raise Refusal(f"{path or 'the body'}: {what}.", param=path) from cause
     except OctavoError as cause:
         raise Refusal(f"{at + ': ' if at else ''}{cause}", param=at) from cause
