@@ -13,7 +13,7 @@ from octavo.serve.errors import Refusal
 from octavo.serve.job import Job, ToolChoice
 from octavo.serve.stream import Collected, Reply
 from octavo.serve.thinking import Switches, thinking_of
-from octavo.serve.wire import DONE, Asked, Head, checked, convert, event, read
+from octavo.serve.wire import DONE, Asked, Head, checked, convert, event, on_one_line, read
 
 PATH = "/v1/chat/completions"
 # Fields that mean the same here as in `Sampling`.
@@ -280,7 +280,7 @@ class Writer:
                reason: str | None = None, more: dict[str, Any] | None = None) -> bytes:  # fmt: skip
         choice = {"index": index, "delta": delta, "logprobs": _logprobs(logprobs) if logprobs else None,
                   "finish_reason": reason, **(more or {})}  # fmt: skip
-        return b"data: " + self.base + b',"choices":[' + msgspec.json.encode(choice) + b"]}\n\n"
+        return b"data: " + self.base + b',"choices":[' + on_one_line(msgspec.json.encode(choice)) + b"]}\n\n"
 
     def _usage(self, used: events.Usage) -> bytes:
         if not self.usage_wanted:
