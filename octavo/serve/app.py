@@ -57,8 +57,9 @@ def asides(desk: Desk, endpoints: Sequence[Endpoint]) -> list[Route]:
     kept = "/v1/responses/{id}"
     works: list[tuple[str, Work, str]] = [
         ("POST", counting(desk, responses.decode, object="response.input_tokens"), "/v1/responses/input_tokens"),
-        ("GET", responses.retrieve, kept), ("DELETE", responses.delete, kept),
-        ("POST", responses.cancel, f"{kept}/cancel"), ("GET", responses.items, f"{kept}/input_items"),
+        ("POST", responses.compact, "/v1/responses/compact"), ("GET", responses.retrieve, kept),
+        ("DELETE", responses.delete, kept), ("POST", responses.cancel, f"{kept}/cancel"),
+        ("GET", responses.items, f"{kept}/input_items"),
         ("POST", tokens.tokenize, "/tokenize"), ("POST", tokens.detokenize, "/detokenize"),
         ("POST", control.cancel, "/v1/requests/{id}/cancel"),
         ("POST", control.end_thinking, "/v1/requests/{id}/end_thinking"),

@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -36,23 +36,31 @@ class Aside:
             return refused(refusal, request_id=request_id, error=self.error)
 
 
+async def ask(desk: Desk, what: Literal["render", "count", "tokenize", "detokenize"], about: Any, *, model: str) -> Any:
+    """What a model says to a question, loaded first where it is not. Raises Refusal."""
+    found = desk.models.find(model)
+    await desk.models.start(found)
+    return await found.ask(what, about)
+
+
 def rendering(desk: Desk, decode: Decode) -> Work:
     """The prompt of a request, as text and as tokens; nothing is generated."""
 
     async def work(request: Request, tenant: Tenant) -> Any:
         job = decode(await request.body(), tenant).job
-        found = await desk.models.find(job.model).ask("render", job)
+        found = await ask(desk, "render", job, model=job.model)
         return {"prompt": found["prompt"], "token_ids": found["tokens"], "count": len(found["tokens"])}
 
     return work
 
 
-def counting(desk: Desk, decode: Decode, **more: str) -> Work:
-    """The length of a request's prompt; `more` stands beside it."""
+def counting(desk: Desk, decode: Decode, *, object: str = "") -> Work:
+    """The length of a request's prompt.   object   what the answer calls itself, "": nothing"""
+    more = {"object": object} if object else {}
 
     async def work(request: Request, tenant: Tenant) -> Any:
         job = decode(await request.body(), tenant).job
-        return {**more, "input_tokens": await desk.models.find(job.model).ask("count", job)}
+        return {**more, "input_tokens": await ask(desk, "count", job, model=job.model)}
 
     return work
 
@@ -79,22 +87,22 @@ class Tokens:
         """The tokens of a text, or of a conversation."""
         body = await request.body()
         asked, _ = read(body, _Tokenize)
-        model = self.desk.models.find(asked.model)
+        desk, model = self.desk, asked.model
         if asked.messages is not None:
-            tokens = (await model.ask("render", chat.decode(body).job))["tokens"]
+            tokens = (await ask(desk, "render", chat.decode(body).job, model=model))["tokens"]
         elif asked.prompt is None:
             raise Refusal("prompt is missing: give text, or messages.", param="prompt")
         elif asked.add_special_tokens and asked.prompt:
-            tokens = (await model.ask("render", Job(model=asked.model, prompt=asked.prompt)))["tokens"]
+            tokens = (await ask(desk, "render", Job(model=model, prompt=asked.prompt), model=model))["tokens"]
         else:
-            tokens = await model.ask("tokenize", {"text": asked.prompt, "special": True})
-        longest = model.facts.get("context_tokens")
+            tokens = await ask(desk, "tokenize", {"text": asked.prompt, "special": True}, model=model)
+        longest = desk.models.find(model).facts.get("context_tokens")
         return {"count": len(tokens), "max_model_len": longest, "tokens": tokens, "token_strs": None}
 
     async def detokenize(self, request: Request, tenant: Tenant) -> Any:
         """The text of tokens."""
         asked, _ = read(await request.body(), _Detokenize)
-        return {"prompt": await self.desk.models.find(asked.model).ask("detokenize", asked.tokens)}
+        return {"prompt": await ask(self.desk, "detokenize", asked.tokens, model=asked.model)}
 
 
 class _Control(Struct):

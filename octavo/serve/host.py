@@ -19,8 +19,7 @@ from octavo.chat.local import LocalChat
 from octavo.chat.next_turn import Conversation
 from octavo.chat.reader import ReplyReader
 from octavo.core.deltas import Delta, Finished, TextDelta, ThinkingDelta, ToolCallDelta
-from octavo.core.errors import OctavoError, RequestError
-from octavo.core.sampling import Sampling, overridden
+from octavo.core.errors import MemoryNeeded, OctavoError, RequestError
 from octavo.engine.types import Step
 from octavo.serve import answers, events, link
 from octavo.serve.job import Job
@@ -125,7 +124,7 @@ class Host:
             wait_s = 0 if self.chat.engine.busy or more_to_prepare else None
             orders = self.wire.receive(wait_s=wait_s)
             for order in orders:
-                self._obey(order)
+                self.obey(order)
             if self.chat.engine.busy:
                 self.step_began_s = time.perf_counter()
                 self._tell(self.chat.engine.step())
@@ -141,7 +140,8 @@ class Host:
             stats = {name: float(getattr(s, name)) for name in s.__struct_fields__}
             self.wire.send(link.Beat(age_s, stats))
 
-    def _obey(self, order: link.Order) -> None:
+    def obey(self, order: link.Order) -> None:
+        """Do what an order says."""
         match order:
             case link.Submit():
                 self._refusing(order.id, lambda: self._submit(order.id, order.job))
@@ -154,14 +154,12 @@ class Host:
             case link.Question():
                 self.wire.send(answers.answer(self.chat, order))
             case link.Open():
-                assert False, "one model per process"
+                raise AssertionError("one model per process")
 
     def _refusing(self, id: str, work: Callable[[], None]) -> None:
         """Do something for a job; what its client can cause is told to it alone."""
         try:
             work()
-        except RequestError as error:
-            self._send(id, [events.Error(str(error), "invalid_request_error")])
         except OctavoError as error:
             self._send(id, [events.Error(str(error), "invalid_request_error")])
 
@@ -210,13 +208,13 @@ def main() -> int:
     try:
         chat = answers.opened(first[0])
     except OctavoError as error:
-        wire.send(link.Failed(str(error)))
+        wire.send(link.Failed(str(error), isinstance(error, MemoryNeeded)))
         return 1
     wire.send(link.Ready(chat.name, chat.context_tokens, answers.facts(chat)))
     host, over = Host(chat, wire), Flag()
     Thread(target=host.beat, args=(over,), daemon=True).start()
     for order in first[1:]:
-        host._obey(order)
+        host.obey(order)
     host.run()
     over.set()
     return 0

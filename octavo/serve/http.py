@@ -92,7 +92,7 @@ class Desk:
         model = self.models.find(job.model)
         ticket = await self.gate.enter(tenant, job, dialect=dialect)
         try:
-            await model.start()
+            await self.models.start(model)
             doing = Doing(model.submit(request_id, job), ticket, tenant, job, dialect, time.perf_counter())
             await doing.stream.first()
         except BaseException:

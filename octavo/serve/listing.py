@@ -6,9 +6,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from octavo.serve.dialects import messages
-from octavo.serve.engines import LocalModel
 from octavo.serve.errors import Refusal
 from octavo.serve.http import Desk, as_json, openai_error, refused
+from octavo.serve.models import Model
 
 
 class Listing:
@@ -45,7 +45,7 @@ class Listing:
         return as_json({"status": "ok" if ready else "not ready", "models": states}, status=200 if ready else 503)
 
 
-def described(model: LocalModel) -> dict[str, Any]:
+def described(model: Model) -> dict[str, Any]:
     """One model, with what it can do under "capabilities"."""
     return {
         "id": model.name, "object": "model", "created": 0, "owned_by": "octavo", "state": model.state,
@@ -53,7 +53,7 @@ def described(model: LocalModel) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def described_to_anthropic(model: LocalModel) -> dict[str, Any]:
+def described_to_anthropic(model: Model) -> dict[str, Any]:
     """One model, as Anthropic's clients read it."""
     longest = model.facts.get("context_tokens")
     return {

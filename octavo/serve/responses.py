@@ -33,6 +33,10 @@ class Responses(Endpoint):
         """A request, which may go on from the tenant's responses."""
         return responses.decode(body, TenantShelf(self.store, tenant))
 
+    async def compact(self, request: Request, tenant: Tenant) -> Any:
+        """Refused: no model here was trained to read a conversation that was made smaller."""
+        raise Refusal("conversations are not compacted here: send their items.", kind="not_found_error")
+
     async def retrieve(self, request: Request, tenant: Tenant) -> Any:
         """A response that was stored."""
         return self._kept(request, tenant).response

@@ -1,9 +1,11 @@
 """The server on a socket: started, announced, drained."""
 
 import asyncio
+import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 import uvicorn
 from msgspec import Struct
@@ -11,7 +13,7 @@ from msgspec import Struct
 from octavo.core.errors import ConfigError
 from octavo.serve.app import application
 from octavo.serve.link import Open
-from octavo.serve.models import Models
+from octavo.serve.models import Care, Models
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DRAIN_S = 120  # for running requests, once the server is told to stop
@@ -24,16 +26,30 @@ class Place(Struct, frozen=True, kw_only=True):
     port: int = 8000
 
 
-def serve_forever(openings: Sequence[Open], place: Place) -> int:
+class _Server(uvicorn.Server):
+    """Told to stop by a signal, it finishes what it began and leaves with 0; told twice, at once."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Meanwhile SIGINT and SIGTERM end the serving, not the process."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def serve_forever(openings: Sequence[Open], place: Place, *, care: Care = Care()) -> int:
     """Serve until told to stop. Returns the exit code. Raises ConfigError where it cannot listen there."""
     try:
         sock = socket.create_server((place.host, place.port), reuse_port=False)
     except OSError as cause:
         raise ConfigError(f"{place.host}:{place.port} cannot be listened on ({cause.strerror}): choose another with "
                           f"--host and --port.") from cause  # fmt: skip
-    app = application(Models(openings))
+    app = application(Models(openings, care=care))
     config = uvicorn.Config(app, http="httptools", ws="none", lifespan="on", log_level="warning", access_log=False,
                             server_header=False, timeout_graceful_shutdown=DRAIN_S)  # fmt: skip
     print(f"Octavo serves on http://{place.host}:{sock.getsockname()[1]}", file=sys.stderr, flush=True)
-    asyncio.run(uvicorn.Server(config).serve(sockets=[sock]))
+    asyncio.run(_Server(config).serve(sockets=[sock]))
     return 0

@@ -118,7 +118,8 @@ def test_every_way_to_choose_tools_is_understood(dialect: str, fields: dict[str,
 
 
 SAMPLINGS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-    ("responses", {"max_output_tokens": 5, "top_p": 0.5, "top_logprobs": 2}, {"max_tokens": 5, "top_p": 0.5, "logprobs": 2}),
+    ("responses", {"max_output_tokens": 5, "top_p": 0.5}, {"max_tokens": 5, "top_p": 0.5}),
+    ("responses", {"top_logprobs": 2}, {"logprobs": 2}),
     ("responses", {"include": ["message.output_text.logprobs"]}, {"logprobs": 0}),
     ("responses", {"text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}}, {"schema": SCHEMA}),
     ("responses", {"text": {"format": {"type": "json_object"}}}, {"schema": {"type": "object"}}),
@@ -149,13 +150,17 @@ def test_every_dialects_switch_for_thinking_is_understood(dialect: str, fields: 
     assert decode(dialect, {**LEAST[dialect], **fields}).job.thinking == thinking
 
 
+def said(role: str, block: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": [block]}]}
+
+
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("chat", {"model": None}, "model"), ("responses", {"model": None}, "model"), ("messages", {"model": None}, "model"),
     ("messages", {"max_tokens": None}, "max_tokens"), ("messages", {"max_tokens": 0}, "max_tokens"),
     ("messages", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
-    ("messages", {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages[0].content[0].type"),
-    ("messages", {"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, "messages[0].content[0].tool_use_id"),
-    ("messages", {"messages": [{"role": "assistant", "content": [{"type": "thinking"}]}]}, "messages[0].content[0].thinking"),
+    ("messages", said("user", {"type": "image", "source": {}}), "messages[0].content[0].type"),
+    ("messages", said("user", {"type": "tool_result"}), "messages[0].content[0].tool_use_id"),
+    ("messages", said("assistant", {"type": "thinking"}), "messages[0].content[0].thinking"),
     ("messages", {"tool_choice": {"type": "tool", "name": "x"}}, "tool_choice"),
     ("responses", {"input": []}, "input"), ("responses", {"input": ""}, "input"),
     ("responses", {"input": [{"type": "computer_call"}]}, "input[0].type"),
@@ -278,8 +283,8 @@ def test_numbers_of_response_events_go_up_by_one():
 
 def test_no_line_of_a_stream_breaks_where_only_unicode_breaks_lines():
     told = [events.Text("a\x85b\u2028c\u2029d\u2019e"), events.Finish("stop"), events.Usage()]
-    for dialect in LEAST:
-        stream = decode(dialect, LEAST[dialect]).writer(HEAD).write(told).decode()
+    for dialect, least in LEAST.items():
+        stream = decode(dialect, least).writer(HEAD).write(told).decode()
         assert all(line.startswith(("data: ", "event: ")) for line in stream.splitlines() if line)
         assert said_in_stream(dialect, stream.encode()).text == told[0].text
 

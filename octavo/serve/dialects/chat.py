@@ -1,6 +1,7 @@
 """Chat Completions. Source: OpenAI's API reference; reasoning fields as vLLM and SGLang name them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -108,11 +109,7 @@ def decode(body: bytes) -> Asked:
         sampling=_sampling(request),
         thinking=thinking_of(request), resume=bool(request.continue_final_message), space=request.cache_salt or "",
     )  # fmt: skip
-
-    def writer(head: Head) -> Writer:
-        return Writer(request, head)
-
-    return Asked(checked(job), request.stream, writer, ignored)
+    return Asked(checked(job), request.stream, partial(Writer, request), ignored)
 
 
 def messages(said: Sequence[_Said]) -> tuple[Message, ...]:

@@ -1,6 +1,7 @@
 """Legacy Completions: text that goes on, without a chat format. Source: OpenAI's API reference."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -62,11 +63,7 @@ def decode(body: bytes) -> Asked:
         raise Refusal("echo: only of a prompt that is text, and without logprobs.", param="echo")
     job = Job(model=request.model, prompt=prompt, sampling=_sampling(request), space=request.cache_salt or "")
     echoed = prompt if request.echo and isinstance(prompt, str) else ""
-
-    def writer(head: Head) -> Writer:
-        return Writer(request, head, echoed)
-
-    return Asked(checked(job), request.stream, writer, ignored)
+    return Asked(checked(job), request.stream, partial(Writer, request, echoed), ignored)
 
 
 def _prompt(given: str | list[str | int | list[int]]) -> str | tuple[int, ...]:
@@ -98,7 +95,7 @@ def _sampling(request: Request) -> dict[str, Any]:
 class Writer:
     """Writes chunks, or one completion.   echoed: the prompt, where it was asked for"""
 
-    def __init__(self, request: Request, head: Head, echoed: str) -> None:
+    def __init__(self, request: Request, echoed: str, head: Head) -> None:
         self.request, self.head, self.echoed = request, head, echoed
         self.base = {"id": f"cmpl-{head.id}", "object": "text_completion", "created": head.created, "model": head.model}
         self.offsets = [len(echoed)] * int(request.n or 1)  # of the next token's text, in characters

@@ -5,6 +5,7 @@ of the thinking, in the events for summaries that OpenAI's clients read.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct
@@ -120,11 +121,7 @@ def decode(body: bytes, shelf: Shelf) -> Asked:
         sampling=_sampling(request), thinking=thinking_of(request),
     )  # fmt: skip
     kept = Kept(response={}, given=given, talk=talk)
-
-    def writer(head: Head) -> Writer:
-        return Writer(request, head, Memory(shelf, kept))
-
-    return Asked(checked(job), request.stream, writer, ignored)
+    return Asked(checked(job), request.stream, partial(Writer, request, Memory(shelf, kept)), ignored)
 
 
 def _refuse_what_is_not_there(request: Request) -> None:
@@ -178,7 +175,7 @@ class Memory(Struct, frozen=True):
 class Writer:
     """Writes the events of a response, or the response: its output is what the events have built."""
 
-    def __init__(self, request: Request, head: Head, memory: Memory) -> None:
+    def __init__(self, request: Request, memory: Memory, head: Head) -> None:
         self.request, self.head, self.memory = request, head, memory
         self.output: list[Item] = []
         self.open = False  # the last item of the output
@@ -264,8 +261,10 @@ class Writer:
     def _id(self, prefix: str) -> str:
         return f"{prefix}_{self.head.id}_{len(self.output)}"
 
-    def _place(self, **index: int) -> dict[str, Any]:
-        return {"item_id": self.output[-1]["id"], "output_index": len(self.output) - 1, **index}
+    def _place(self, index: str = "") -> dict[str, Any]:
+        """Where the last item is, and its only part under the name that its events use."""
+        part = {index: 0} if index else {}
+        return {"item_id": self.output[-1]["id"], "output_index": len(self.output) - 1, **part}
 
     def _begin(self, item: Item) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from self._end("completed")
@@ -278,7 +277,7 @@ class Writer:
                                 "content": []})  # fmt: skip
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         self.output[-1]["content"].append(part)
-        yield "response.content_part.added", {**self._place(content_index=0), "part": part}
+        yield "response.content_part.added", {**self._place("content_index"), "part": part}
 
     def _say(self, text: str, logprobs: Sequence[TokenLogprob]) -> Iterator[tuple[str, dict[str, Any]]]:
         is_open = self.open and self.output[-1]["type"] == "message"
@@ -289,7 +288,7 @@ class Writer:
         part, said = self.output[-1]["content"][0], [token_logprob(token) for token in logprobs]
         part["text"] += text
         part["logprobs"] += said
-        yield "response.output_text.delta", {**self._place(content_index=0), "delta": text, "logprobs": said}
+        yield "response.output_text.delta", {**self._place("content_index"), "delta": text, "logprobs": said}
 
     def _think(self, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if not text:
@@ -312,7 +311,7 @@ class Writer:
         return "reasoning_summary_part" if self.summarised else "content_part"
 
     def _thought_place(self) -> dict[str, Any]:
-        return self._place(summary_index=0) if self.summarised else self._place(content_index=0)
+        return self._place("summary_index" if self.summarised else "content_index")
 
     def _end(self, status: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Close the last item, if it is open."""
@@ -321,7 +320,7 @@ class Writer:
         self.open, item = False, self.output[-1]
         match item["type"]:
             case "message":
-                part, place = item["content"][0], self._place(content_index=0)
+                part, place = item["content"][0], self._place("content_index")
                 yield "response.output_text.done", {**place, "text": part["text"], "logprobs": part["logprobs"]}
                 yield "response.content_part.done", {**place, "part": part}
             case "reasoning":
