@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
+import uvloop
 from msgspec import Struct
 
 from octavo.core.errors import ConfigError
@@ -51,5 +52,5 @@ def serve_forever(openings: Sequence[Open], place: Place, *, care: Care = Care()
     config = uvicorn.Config(app, http="httptools", ws="none", lifespan="on", log_level="warning", access_log=False,
                             server_header=False, timeout_graceful_shutdown=DRAIN_S)  # fmt: skip
     print(f"Octavo serves on http://{place.host}:{sock.getsockname()[1]}", file=sys.stderr, flush=True)
-    asyncio.run(_Server(config).serve(sockets=[sock]))
+    uvloop.run(_Server(config).serve(sockets=[sock]))
     return 0
