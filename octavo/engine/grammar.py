@@ -13,6 +13,7 @@ from octavo.core.channel import Channel, Markers
 from octavo.core.errors import RequestError
 from octavo.core.sampling import Sampling
 from octavo.core.vocabulary import Vocabulary
+from octavo.engine.limits import first_line, follow, matcher
 from octavo.engine.rules import allow, forbid
 
 # One space, or a new line and its indentation: weak models otherwise lose themselves in white space without end.
@@ -52,12 +53,14 @@ class Grammars:
 
         Raises RequestError for a grammar that cannot be compiled, saying why.
         """
-        text = grammar_text(sampling)
-        tokenizer = self._tokenizer(vocabulary)
-        matcher = llguidance.LLMatcher(tokenizer, text, log_level=0)
-        if matcher.is_error():
-            raise RequestError(f"the grammar cannot be used: {_first_line(matcher.get_error())}. Simplify it.")
-        return GrammarRule(matcher, markers, may_think=may_think, end=vocabulary.end, vocab_size=len(vocabulary.tokens))
+        text, tokenizer = grammar_text(sampling), self._tokenizer(vocabulary)
+        return GrammarRule(
+            matcher(tokenizer, text),
+            markers,
+            may_think=may_think,
+            end=vocabulary.end,
+            vocab_size=len(vocabulary.tokens),
+        )
 
     def _tokenizer(self, vocabulary: Vocabulary) -> llguidance.LLTokenizer:
         with self.lock:
@@ -82,17 +85,13 @@ def grammar_text(sampling: Sampling) -> str:
     try:
         return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": LAYOUT})
     except ValueError as cause:
-        raise RequestError(f"the JSON schema cannot be used: {_first_line(str(cause))}. Simplify it.") from cause
+        raise RequestError(f"the JSON schema cannot be used: {first_line(str(cause))}. Simplify it.") from cause
 
 
 def _lark(text: str) -> str:
     if not text:
         raise RequestError('choice has an empty string "": remove it.')
     return json.dumps(text, ensure_ascii=False)
-
-
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")[:300]
 
 
 class GrammarRule:
@@ -124,7 +123,7 @@ class GrammarRule:
             return mask
         self.matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         if self.matcher.is_error():
-            raise RequestError(f"the grammar failed: {_first_line(self.matcher.get_error())}. Simplify it.")
+            raise RequestError(f"the grammar failed: {first_line(self.matcher.get_error())}. Simplify it.")
         if mask.view(np.uint32)[self.end // 32] >> np.uint32(self.end % 32) & 1:
             for id in self.other_ends:
                 allow(mask, id)
@@ -138,8 +137,7 @@ class GrammarRule:
             begins = token == self.think_close and not self.gap_left
             self.gap_left = self.gap if begins else self.gap_left[1:]
         elif channel is Channel.ANSWER and token not in self.other_ends:
-            taken = self.matcher.consume_token(token)
-            assert taken, f"the grammar refused token {token}, which its mask allowed: {self.matcher.get_error()}"
+            follow(self.matcher, token)
         self.opens = None if channel is Channel.ANSWER else self.opens
 
     def finished(self) -> bool:

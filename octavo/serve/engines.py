@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from octavo.core.errors import OctavoError
 from octavo.serve import events, link
 from octavo.serve.errors import Refusal
 from octavo.serve.job import Job
