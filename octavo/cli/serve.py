@@ -18,6 +18,10 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     weights: Annotated[Weights | None, typer.Option(help=WEIGHTS)] = None,
     draft: Annotated[str | None, typer.Option(help=DRAFT)] = None,
+    memory: Annotated[float | None, typer.Option(min=0, help="Gigabytes that all models together may take; the one "
+                                                 "longest unused is let go for another.")] = None,
+    keep_alive: Annotated[float | None, typer.Option(min=0, help="Let a model go that nobody asked for so many "
+                                                     "seconds.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")] = False,
     allow_host: Annotated[list[str] | None, typer.Option(help="Name by which clients may call this server, beside its "
                                                               "address; repeatable.")] = None,
@@ -29,11 +33,13 @@ def serve(
     """Serve models to OpenAI, Anthropic and other clients, and a web page to talk to them."""
     from octavo.serve.guard import Walls
     from octavo.serve.link import Open
+    from octavo.serve.models import Care
     from octavo.serve.run import Place, serve_forever
 
     openings = [Open(source, name, weights, draft, offline) for name, source in map(named, models)]
     walls = Walls(hosts=tuple(allow_host or ()), origins=tuple(allow_origin or ()), body_bytes=max_body << 20)
-    sys.exit(serve_forever(openings, Place(host=host, port=port, walls=walls, log=log)))
+    care = Care(memory_bytes=None if memory is None else int(memory * 1e9), keep_alive_s=keep_alive)
+    sys.exit(serve_forever(openings, Place(host=host, port=port, walls=walls, log=log), care=care))
 
 
 def named(text: str) -> tuple[str, str]:

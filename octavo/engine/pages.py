@@ -61,7 +61,8 @@ class PagePool:
               space: str = "") -> tuple[list[int], Part | None]:  # fmt: skip
         """Take the longest published beginning of `tokens`: whole pages, in order, and the part of one that goes on.
 
-        space: who shares what was published.   parts: whether a part is wanted. Who takes one holds its page, and gives it back when it is copied.
+        space: who shares what was published.   parts: whether a part is wanted.
+        Who takes one holds its page, and gives it back when it is copied.
         """
         root = self.roots.get(space, Node(page=-1, parent=None, tokens=()))
         pages, node = list[int](), root

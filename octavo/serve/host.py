@@ -19,7 +19,7 @@ from octavo.chat.local import LocalChat
 from octavo.chat.next_turn import Conversation
 from octavo.chat.reader import ReplyReader
 from octavo.core.deltas import Delta, Finished, TextDelta, ThinkingDelta, ToolCallDelta
-from octavo.core.errors import OctavoError, RequestError
+from octavo.core.errors import MemoryNeeded, OctavoError, RequestError
 from octavo.engine.types import Step
 from octavo.serve import answers, events, link
 from octavo.serve.compiling import Compiler, shaped
@@ -147,7 +147,7 @@ class Host:
             self.wire.send(link.Beat(age_s, stats))
 
     def obey(self, order: link.Order) -> None:
-        """Do what the gateway asks."""
+        """Do what an order says."""
         match order:
             case link.Submit():
                 self._refusing(order.id, lambda: self._submit(order.id, order.job))
@@ -168,8 +168,6 @@ class Host:
         """Do something for a job; what its client can cause is told to it alone."""
         try:
             work()
-        except RequestError as error:
-            self._send(id, [events.Error(str(error), "invalid_request_error")])
         except OctavoError as error:
             self._send(id, [events.Error(str(error), "invalid_request_error")])
 
@@ -224,7 +222,7 @@ def main() -> int:
     try:
         chat = answers.opened(first[0])
     except OctavoError as error:
-        wire.send(link.Failed(str(error)))
+        wire.send(link.Failed(str(error), isinstance(error, MemoryNeeded)))
         return 1
     wire.send(link.Ready(chat.name, chat.context_tokens, answers.facts(chat)))
     host, over = Host(chat, wire), Flag()

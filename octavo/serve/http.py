@@ -104,7 +104,7 @@ class Desk:
         ticket = await self._enter(tenant, job, dialect=dialect)
         queued_s = time.perf_counter() - came_s
         try:
-            await model.start()
+            await self.models.start(model)
             stream = model.submit(request_id, job)
             doing = Doing(stream, ticket, tenant, job, dialect, time.perf_counter(), queued_s=queued_s)
             try:

@@ -5,9 +5,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from octavo.serve.engines import LocalModel
 from octavo.serve.errors import Refusal
 from octavo.serve.http import Desk, as_json, refused
+from octavo.serve.models import Model
 
 
 class Listing:
@@ -39,7 +39,7 @@ class Listing:
         return as_json({"status": "ok" if ready else "not ready", "models": states}, status=200 if ready else 503)
 
 
-def described(model: LocalModel) -> dict[str, Any]:
+def described(model: Model) -> dict[str, Any]:
     """One model, with what it can do under "capabilities"."""
     return {
         "id": model.name, "object": "model", "created": 0, "owned_by": "octavo", "state": model.state,

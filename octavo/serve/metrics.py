@@ -24,8 +24,8 @@ from starlette.responses import Response
 
 from octavo import __version__
 from octavo.serve import events
-from octavo.serve.engines import LocalModel
 from octavo.serve.http import Desk, Doing, as_json
+from octavo.serve.models import Model
 
 PREFIX = "octavo:"
 MOST_KEYS = 200  # keys with a label of their own; further ones are counted as "other"
@@ -169,7 +169,7 @@ class Metrics:
                       values=away.items())  # fmt: skip
         yield counter("tenant_tokens", "Tokens by API key.", labels=["key_id", "kind"], values=self.tokens.items())
 
-    def _gauges(self, models: Sequence[LocalModel]) -> Iterator[Metric]:
+    def _gauges(self, models: Sequence[Model]) -> Iterator[Metric]:
         assert self.desk is not None
         text = "Requests that wait, by what for: the gate, or the engine's pages."
         by_reason = GaugeMetricFamily(PREFIX + "num_requests_waiting_by_reason", text, labels=["reason"])
@@ -203,7 +203,7 @@ def counter(name: str, text: str, *, labels: Sequence[str],
     return family
 
 
-def of_engines(models: Sequence[LocalModel]) -> Iterator[Metric]:
+def of_engines(models: Sequence[Model]) -> Iterator[Metric]:
     """What the engines' processes said of themselves with their last beat. A process that is new counts from 0."""
     running = GaugeMetricFamily(PREFIX + "num_requests_running", "Replies that are computed.", labels=["model_name"])
     usage = GaugeMetricFamily(PREFIX + "kv_cache_usage_perc", "Share of pages in use, 0..1.", labels=["model_name"])

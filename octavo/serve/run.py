@@ -2,12 +2,15 @@
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 import uvicorn
+import uvloop
 from msgspec import Struct
 
 from octavo.core.errors import ConfigError
@@ -15,7 +18,7 @@ from octavo.serve.app import application
 from octavo.serve.guard import Walls
 from octavo.serve.journal import Journal, Kind
 from octavo.serve.link import Open
-from octavo.serve.models import Models
+from octavo.serve.models import Care, Models
 from octavo.serve.sockets import BoundedProtocol
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -31,7 +34,21 @@ class Place(Struct, frozen=True, kw_only=True):
     log: Kind = "text"
 
 
-def serve_forever(openings: Sequence[Open], place: Place) -> int:
+class _Server(uvicorn.Server):
+    """Told to stop by a signal, it finishes what it began and leaves with 0; told twice, at once."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Meanwhile SIGINT and SIGTERM end the serving, not the process."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def serve_forever(openings: Sequence[Open], place: Place, *, care: Care = Care()) -> int:
     """Serve until told to stop. Returns the exit code. Raises ConfigError where it cannot listen there."""
     try:
         sock = socket.create_server((place.host, place.port), reuse_port=False)
@@ -43,11 +60,11 @@ def serve_forever(openings: Sequence[Open], place: Place) -> int:
     logger = logging.getLogger("uvicorn")
     logger.addHandler(journal.handler())
     logger.propagate = False
-    app = application(Models(openings), walls=walls, journal=journal)
+    app = application(Models(openings, care=care), walls=walls, journal=journal)
     config = uvicorn.Config(
         app, http=BoundedProtocol, log_config=None, ws="none", lifespan="on", log_level="warning", access_log=False,
         server_header=False, timeout_graceful_shutdown=DRAIN_S,
     )  # fmt: skip
     print(f"Octavo serves on http://{place.host}:{sock.getsockname()[1]}", file=sys.stderr, flush=True)
-    asyncio.run(uvicorn.Server(config).serve(sockets=[sock]))
+    uvloop.run(_Server(config).serve(sockets=[sock]))
     return 0

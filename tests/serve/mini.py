@@ -37,7 +37,9 @@ def write_tokenizer(folder: Path, texts: list[str]) -> int:
 
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=WORDS, initial_alphabet=alphabet, show_progress=False))
+    made.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=WORDS, initial_alphabet=alphabet, show_progress=False)
+    )
     from tokenizers import AddedToken
 
     made.add_tokens([AddedToken(text, special=special, normalized=False) for text, special in qwen3_added()])

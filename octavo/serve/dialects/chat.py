@@ -1,6 +1,7 @@
 """Chat Completions. Source: OpenAI's API reference; reasoning fields as vLLM and SGLang name them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -106,7 +107,7 @@ def decode(body: bytes) -> Asked:
         choice=_choice(request, [tool.name for tool in tools], strict), sampling=_sampling(request),
         thinking=thinking_of(request), resume=bool(request.continue_final_message), space=request.cache_salt or "",
     )  # fmt: skip
-    return Asked(checked(job), request.stream, lambda head: Writer(request, head), ignored)
+    return Asked(checked(job), request.stream, partial(Writer, request), ignored)
 
 
 def messages(said: Sequence[_Said]) -> tuple[Message, ...]:
@@ -236,11 +237,18 @@ class Writer:
                 many = range(int(self.request.n or 1))
                 return b"".join(self._chunk(i, {"role": "assistant", "content": ""}) for i in many)
             case events.Reasoning():
-                if not one.text and not one.logprobs:
-                    return b""
-                return self._chunk(one.index, {"reasoning": one.text, "reasoning_content": one.text}, one.logprobs)
+                if one.logprobs:
+                    return self._chunk(one.index, {"reasoning": one.text, "reasoning_content": one.text}, one.logprobs)
+                said = msgspec.json.encode(one.text)
+                return (
+                    self._piece(one.index, b'"reasoning":' + said + b',"reasoning_content":' + said)
+                    if one.text
+                    else b""
+                )
             case events.Text():
-                return self._chunk(one.index, {"content": one.text}, one.logprobs)
+                if one.logprobs:
+                    return self._chunk(one.index, {"content": one.text}, one.logprobs)
+                return self._piece(one.index, b'"content":' + msgspec.json.encode(one.text))
             case events.ToolStart():
                 function = {"name": one.name, "arguments": ""}
                 call = {"index": one.call, "id": one.id, "type": "function", "function": function}
@@ -257,6 +265,11 @@ class Writer:
                 return self._usage(one) + DONE
             case events.Error():
                 return event({"error": error_body(one.message, one.kind)})
+
+    def _piece(self, index: int, delta: bytes) -> bytes:
+        """What almost every chunk is, joined by hand: this is most of what a token costs here."""
+        head = b'data: %b,"choices":[{"index":%d,"delta":{' % (self.base, index)
+        return head + delta + b'},"logprobs":null,"finish_reason":null}]}\n\n'
 
     def _chunk(self, index: int, delta: dict[str, Any], logprobs: Sequence[TokenLogprob] = (), *,
                reason: str | None = None, more: dict[str, Any] | None = None) -> bytes:  # fmt: skip
@@ -326,7 +339,8 @@ def timings(used: events.Usage) -> dict[str, Any]:
 def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
     """Log-probabilities in nats. A token that was forced has none: 0, as it was certain."""
     content = [
-        {**logprob(t.data, t.logprob), "top_logprobs": [logprob(data, value) for _, data, value in t.top]} for t in tokens
+        {**logprob(t.data, t.logprob), "top_logprobs": [logprob(data, value) for _, data, value in t.top]}
+        for t in tokens
     ]
     return {"content": content, "refusal": None}
 
