@@ -8,6 +8,8 @@ from starlette.routing import Route
 
 from octavo.serve.dialects import chat
 from octavo.serve.gate import Gate, OpenGate
+from octavo.serve.gateway.gateway import Gateway
+from octavo.serve.gateway.routes import Doors
 from octavo.serve.http import Desk, Dialect, Endpoint, openai_error
 from octavo.serve.listing import Listing
 from octavo.serve.models import Models
@@ -22,8 +24,15 @@ def application(models: Models, *, gate: Gate | None = None) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
         models.begin()
+        if doors is not None:
+            doors.runner.begin(app.router)
         yield
+        if doors is not None:
+            await doors.runner.stop()
         await models.close()
+        await desk.rested()
+        if doors is not None:
+            doors.gateway.close()
 
     listing = Listing(desk)
     routes = [Route(dialect.path, Endpoint(desk, dialect).answer, methods=["POST"]) for dialect in DIALECTS]
@@ -34,4 +43,6 @@ def application(models: Models, *, gate: Gate | None = None) -> Starlette:
         Route("/health/ready", listing.ready, methods=["GET"]),
         Route("/health", listing.ready, methods=["GET"]),
     ]
+    doors = Doors(gate) if isinstance(gate, Gateway) else None
+    routes += doors.routes() if doors else []
     return Starlette(routes=routes, lifespan=lifespan)

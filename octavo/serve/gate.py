@@ -10,12 +10,16 @@ from octavo.serve.job import Job
 
 
 class Tenant(Struct, frozen=True, kw_only=True):
-    """Who asks.   key   id of the API key, "" without keys;   space   whose cached prompts it meets"""
+    """Who asks.   key   id of the API key, "" without keys;   space   whose cached prompts, files and batches it meets
+
+    batch   a batch of this tenant's asks: it can wait for all others
+    """
 
     key: str = ""
     workspace: str = ""
     space: str = ""
     priority: int = 0
+    batch: bool = False
 
 
 class Ticket(Protocol):
@@ -32,6 +36,10 @@ class Ticket(Protocol):
 
     def settle(self, usage: Usage, *, finish: str) -> None:
         """It is over: what it used, and why it ended ("stop", "length", "tool_calls", "cancelled" or "error")."""
+        ...
+
+    async def kept(self) -> None:
+        """Wait until what was settled is on file: a response whose end was seen is never lost."""
         ...
 
 
@@ -57,6 +65,9 @@ class OpenTicket:
 
     def settle(self, usage: Usage, *, finish: str) -> None:
         """Noted by nobody."""
+
+    async def kept(self) -> None:
+        """At once: nothing is kept."""
 
 
 class OpenGate:

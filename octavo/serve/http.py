@@ -85,6 +85,7 @@ class Desk:
     def __init__(self, models: Models, gate: Gate, watches: Sequence[Watch] = ()) -> None:
         self.models, self.gate, self.watches = models, gate, tuple(watches)
         self.doing: dict[str, Doing] = {}
+        self.rests = set[asyncio.Task[None]]()
 
     async def begin(self, asked: Asked, tenant: Tenant, *, dialect: str, request_id: str) -> Doing:
         """Admit a job and give it to its engine; back when its first event is there. Raises Refusal."""
@@ -93,14 +94,18 @@ class Desk:
         ticket = await self.gate.enter(tenant, job, dialect=dialect)
         try:
             await model.start()
-            doing = Doing(model.submit(request_id, job), ticket, tenant, job, dialect, time.perf_counter())
-            await doing.stream.first()
         except BaseException:
             ticket.settle(events.Usage(), finish="error")
             raise
+        doing = Doing(model.submit(request_id, job), ticket, tenant, job, dialect, time.perf_counter())
         self.doing[request_id] = doing
         for watch in self.watches:
             watch.began(doing)
+        try:
+            await doing.stream.first()
+        except BaseException:
+            self.end(doing, Collected(replies=job.replies))
+            raise
         return doing
 
     def saw(self, doing: Doing, batch: Sequence[events.Event]) -> None:
@@ -110,11 +115,29 @@ class Desk:
             doing.ticket.began()
 
     def end(self, doing: Doing, collected: Collected) -> None:
-        """Over, one way or another."""
+        """Nobody listens any more. Where the engine is not at its end, what it used is known when it has stopped."""
         doing.stream.cancel()
         del self.doing[doing.stream.id]
-        whole = doing.stream.done and collected.error is None
-        finish = collected.replies[0].reason if whole else "error" if collected.error else "cancelled"
+        if doing.stream.done:
+            self._settle(doing, collected)
+        else:
+            rest = asyncio.ensure_future(self._rest(doing, collected))
+            self.rests.add(rest)
+            rest.add_done_callback(self.rests.discard)
+
+    async def rested(self) -> None:
+        """Wait until all that was begun is settled. The engines have stopped."""
+        if self.rests:
+            await asyncio.wait(self.rests, timeout=KEEP_ALIVE_S)
+
+    async def _rest(self, doing: Doing, collected: Collected) -> None:
+        async for batch in doing.stream:
+            collected.add(batch)
+        self._settle(doing, collected)
+
+    def _settle(self, doing: Doing, collected: Collected) -> None:
+        collected.add(doing.stream.held)
+        finish = "error" if collected.error else collected.replies[0].reason
         doing.ticket.settle(collected.usage, finish=finish)
         for watch in self.watches:
             watch.ended(doing, collected.usage, finish=finish)
@@ -160,6 +183,7 @@ class Endpoint:
             await unless_gone(request.receive, collect())
         finally:
             self.desk.end(doing, collected)
+        await doing.ticket.kept()
         if collected.error is not None:
             failed = Refusal(collected.error.message, kind=collected.error.kind)
             return refused(failed, request_id=doing.stream.id, error=self.dialect.error)
@@ -213,6 +237,7 @@ class Streamed(Response):
             watcher.cancel()
             ticker.cancel()
             self.desk.end(self.doing, collected)
+        await self.doing.ticket.kept()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _keep_alive(self, send: Send) -> None:
