@@ -39,7 +39,7 @@ class Ticket(Protocol):
         ...
 
     async def kept(self) -> None:
-        """Wait until what was settled is on file: a response whose end was seen is never lost."""
+        """Wait until what began, or was settled, is on file: what a client has seen is never lost."""
         ...
 
 
@@ -50,7 +50,7 @@ class Gate(Protocol):
         """Who sends these headers (names in lower case). Raises Refusal: authentication_error."""
         ...
 
-    async def enter(self, tenant: Tenant, job: Job, *, dialect: str) -> Ticket:
+    async def enter(self, tenant: Tenant, job: Job, *, dialect: str, request_id: str) -> Ticket:
         """Wait for its turn. Raises Refusal: rate_limit_error, insufficient_quota or overloaded."""
         ...
 
@@ -77,6 +77,6 @@ class OpenGate:
         """Nobody in particular."""
         return Tenant()
 
-    async def enter(self, tenant: Tenant, job: Job, *, dialect: str) -> Ticket:
+    async def enter(self, tenant: Tenant, job: Job, *, dialect: str, request_id: str) -> Ticket:
         """At once."""
         return OpenTicket()

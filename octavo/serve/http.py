@@ -91,7 +91,7 @@ class Desk:
         """Admit a job and give it to its engine; back when its first event is there. Raises Refusal."""
         job = msgspec.structs.replace(asked.job, space=f"{tenant.space}/{asked.job.space}")
         model = self.models.find(job.model)
-        ticket = await self.gate.enter(tenant, job, dialect=dialect)
+        ticket = await self.gate.enter(tenant, job, dialect=dialect, request_id=request_id)
         try:
             await model.start()
         except BaseException:
@@ -103,6 +103,7 @@ class Desk:
             watch.began(doing)
         try:
             await doing.stream.first()
+            await ticket.kept()
         except BaseException:
             self.end(doing, Collected(replies=job.replies))
             raise

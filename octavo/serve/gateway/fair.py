@@ -53,6 +53,7 @@ class Standing:
     batch: bool
     counter: float
     seen_s: float
+    weight: float = 1.0
     waiting: deque[Claim] = field(default_factory=deque[Claim])
     queued: int = 0
     running: int = 0
@@ -78,7 +79,7 @@ class Line:
             standing = self.tenants[key] = Standing(claim.batch, self.floor, now_s)
         if not standing.waiting and not standing.running:
             standing.counter = max(standing.counter, self.floor)
-        standing.seen_s = now_s
+        standing.seen_s, standing.weight = now_s, claim.weight
         self.mark_s = self.mark_s if self.queued else now_s
         standing.waiting.append(claim)
         self._count(standing, claim.work)
@@ -163,19 +164,26 @@ class Line:
     def _next(self, now_s: float) -> Standing | None:
         if len(self.running) >= self.bounds.slots:
             return None
-        about = sum(1 for s in self.tenants.values() if not s.batch and self._about(s, now_s))
+        about = [s for s in self.tenants.values() if not s.batch and self._about(s, now_s)]
         ready = [s for s in self._waiting() if self._may(s, about)]
         return min(ready, key=lambda s: (s.batch, s.counter), default=None)
 
-    def _may(self, standing: Standing, about: int) -> bool:
-        """about: tenants, but for batches. A batch has half of the slots, and an eighth where anybody else is about."""
+    def _may(self, standing: Standing, about: list[Standing]) -> bool:
+        """Whether a tenant may have one job more in the engine.   about: all that are, but for batches
+
+        Batches have half of the slots, and an eighth where anybody else is about. A tenant has its share only while
+        any other is about that wants nothing just now: it shall find a slot and a swift engine when it comes. Where
+        all want something, the counters alone decide.
+        """
         bounds = self.bounds
         if standing.batch:
             most = max(1, bounds.slots // (8 if about else 2))
             running = sum(s.running for s in self.tenants.values() if s.batch)
             return running < most and standing.starting < bounds.prompts
-        alone = about <= 1
-        most = bounds.slots if alone else max(1, bounds.slots // about)
+        alone = len(about) <= 1
+        idle = any(not s.waiting for s in about if s is not standing)
+        share = standing.weight / sum(s.weight for s in about)
+        most = max(1, int(bounds.slots * share)) if idle else bounds.slots
         return standing.running < most and standing.starting < (bounds.prompts_alone if alone else bounds.prompts)
 
     def _forget(self, now_s: float) -> None:

@@ -3,7 +3,6 @@
 import hmac
 import secrets
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from octavo.serve.gateway.state import Run, State
 from octavo.serve.job import Job
 
 BYTES_PER_TOKEN = 4
+MESSAGE_TOKENS = 4  # around each, as chat formats have them
 REPLY_TOKENS = 512  # of a reply whose length nobody limits, as far as estimates go
 MOST_REPLY_TOKENS = 4096  # that an estimate counts: few replies are as long as they may be
 INSIDE = "x-octavo-inside"  # header of requests that the server makes of itself: a secret, a key's id, its space
@@ -82,7 +82,7 @@ class Gateway:
         tenant = self._tenant(key) if key else Tenant(space=space)
         return msgspec.structs.replace(tenant, batch=True)
 
-    async def enter(self, tenant: Tenant, job: Job, *, dialect: str) -> "Ticket":
+    async def enter(self, tenant: Tenant, job: Job, *, dialect: str, request_id: str) -> "Ticket":
         """Take from the limits, then wait for its turn. Batches count against budgets, not against limits per minute.
 
         Raises Refusal: rate_limit_error, insufficient_quota or overloaded.
@@ -96,7 +96,7 @@ class Gateway:
             terms = msgspec.structs.replace(terms, limits=Terms().limits, models={})
         meter = self.meters.setdefault(tenant.key, Meter())
         headers = meter.enter(terms, model, need=need, month=month_of(now_s), now_s=time.monotonic())
-        claim = Claim(id=uuid.uuid4().hex, tenant=tenant.space, work=tokens, weight=2.0**tenant.priority,
+        claim = Claim(id=request_id, tenant=tenant.space, work=tokens, weight=2.0**tenant.priority,
                       batch=tenant.batch)  # fmt: skip
         ticket = Ticket(self, claim, meter=meter, model=model, need=need, price=price, headers=headers)
         try:
@@ -105,8 +105,9 @@ class Gateway:
             meter.undo(model, need=need, month=month_of(time.time()))
             raise
         ticket.turn_s = time.monotonic()
-        self.ledger.enter(Entry(id=claim.id, time=now_s, key=tenant.key, workspace=tenant.workspace, model=model,
-                                dialect=dialect, batch=tenant.batch))  # fmt: skip
+        entry = Entry(id=claim.id, time=now_s, key=tenant.key, workspace=tenant.workspace, model=model, dialect=dialect,
+                      batch=tenant.batch)  # fmt: skip
+        ticket.row = self.ledger.enter(entry)
         return ticket
 
     def close(self) -> None:
@@ -125,6 +126,7 @@ class Ticket:
         self.need, self.price, self.headers = need, price, headers
         self.came_s = self.turn_s = time.monotonic()
         self.first_s: float | None = None
+        self.row = 0
 
     def began(self) -> None:
         """Its first token has come."""
@@ -137,14 +139,14 @@ class Ticket:
         micro = self.price.micro(usage, batch=self.claim.batch)
         self.meter.settle(self.model, need=self.need, used=Need(tokens, micro), month=month_of(time.time()))
         self.gateway.admission.ended(self.model, self.claim.id, work=tokens)
-        self.gateway.ledger.settle(self.claim.id, Outcome(
+        self.row = self.gateway.ledger.settle(self.claim.id, Outcome(
             usage=usage, micro=micro, finish=finish, wait_ms=self._ms(self.turn_s),
             first_ms=None if self.first_s is None else self._ms(self.first_s), total_ms=self._ms(time.monotonic()),
         ))  # fmt: skip
 
     async def kept(self) -> None:
-        """Until its row is in the database."""
-        await self.gateway.ledger.kept()
+        """Until its row is in the database as it is now."""
+        await self.gateway.ledger.kept(self.row)
 
     def _ms(self, at_s: float) -> float:
         return round((at_s - self.came_s) * 1e3, 3)
@@ -158,7 +160,8 @@ def estimate(job: Job) -> Usage:
         texts = [job.prompt or "", *(m.text + (m.thinking or "") for m in job.messages)]
         texts += [call.arguments for m in job.messages for call in m.tool_calls]
         tools = len(msgspec.json.encode(job.tools)) if job.tools else 0
-        prompt = (sum(len(text.encode()) for text in texts) + tools) // BYTES_PER_TOKEN + 1
+        around = MESSAGE_TOKENS * len(job.messages)
+        prompt = (sum(len(text.encode()) for text in texts) + tools) // BYTES_PER_TOKEN + around + 1
     most = job.sampling.get("max_tokens")
     reply = REPLY_TOKENS if most is None else min(most, MOST_REPLY_TOKENS)
     return Usage(prompt_tokens=prompt, completion_tokens=reply * job.replies)

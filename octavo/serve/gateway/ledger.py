@@ -9,7 +9,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -56,27 +56,32 @@ class Ledger:
 
     def __init__(self, state: State, *, run: str) -> None:
         self.run, self.db = run, state.connect()
+        self.given = self.written = 0  # rows
         self.orders: queue.SimpleQueue[tuple[str, Sequence[Any]] | asyncio.Future[None] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._write, name="ledger")
         self.thread.start()
 
-    def write(self, statement: str, values: Sequence[Any]) -> None:
-        """Anything else that shall be in the database after all rows before it."""
+    def write(self, statement: str, values: Sequence[Any]) -> int:
+        """Anything that shall be in the database after all that was given before. Returns its number."""
+        self.given += 1
         self.orders.put((statement, values))
+        return self.given
 
-    def enter(self, entry: Entry) -> None:
+    def enter(self, entry: Entry) -> int:
         """A request begins."""
         e = entry
-        self.orders.put((ENTER, (e.id, self.run, e.time, e.key, e.workspace, e.model, e.dialect, int(e.batch))))
+        return self.write(ENTER, (e.id, self.run, e.time, e.key, e.workspace, e.model, e.dialect, int(e.batch)))
 
-    def settle(self, id: str, outcome: Outcome) -> None:
+    def settle(self, id: str, outcome: Outcome) -> int:
         """It is over."""
         u, o = outcome.usage, outcome
-        self.orders.put((SETTLE, (u.prompt_tokens, u.cached_tokens, u.completion_tokens, u.reasoning_tokens, o.micro,
-                                  o.finish, o.wait_ms, o.first_ms, o.total_ms, id)))  # fmt: skip
+        return self.write(SETTLE, (u.prompt_tokens, u.cached_tokens, u.completion_tokens, u.reasoning_tokens, o.micro,
+                                   o.finish, o.wait_ms, o.first_ms, o.total_ms, id))  # fmt: skip
 
-    async def kept(self) -> None:
-        """Wait until all that was given so far is in the database; not for ever, where it cannot be written."""
+    async def kept(self, number: int) -> None:
+        """Wait until what has this number is in the database; not for ever, where it cannot be written."""
+        if self.written >= number:
+            return
         future = asyncio.get_running_loop().create_future()
         self.orders.put(future)
         await asyncio.wait((future,), timeout=KEPT_S)
@@ -99,7 +104,7 @@ class Ledger:
                 if isinstance(order, asyncio.Future):
                     _wake(order)
 
-    def _commit(self, rows: Iterable[tuple[str, Sequence[Any]]], *, last: bool) -> None:
+    def _commit(self, rows: Sequence[tuple[str, Sequence[Any]]], *, last: bool) -> None:
         """Again and again until it is done; what cannot be written before the end is lost, and said."""
         while True:
             try:
@@ -107,6 +112,7 @@ class Ledger:
                 for statement, values in rows:
                     self.db.execute(statement, values)
                 self.db.execute("COMMIT")
+                self.written += len(rows)
                 return
             except sqlite3.Error as cause:
                 logging.getLogger(__name__).error("the ledger cannot be written: %s", cause)

@@ -124,11 +124,11 @@ class Runner:
         response = {"status_code": status, "request_id": answer["id"], "body": answer["body"]}
         result = {"id": f"batch_req_{secrets.token_hex(12)}", "custom_id": line.custom_id, "response": response,
                   "error": None}  # fmt: skip
-        self.gateway.ledger.write(
+        written = self.gateway.ledger.write(
             "INSERT OR IGNORE INTO lines (batch, line, good, result) VALUES (?, ?, ?, ?)",
             (owned.batch.id, number, int(status == 200), msgspec.json.encode(result) + b"\n"),
         )
-        await self.gateway.ledger.kept()
+        await self.gateway.ledger.kept(written)
 
     async def _asked(self, owned: Owned, line: Line) -> tuple[int, dict[str, Any]]:
         """Ask until there is an answer: a full queue is waited for, a fall of the engine is borne some times."""
