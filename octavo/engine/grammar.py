@@ -18,6 +18,8 @@ from octavo.engine.rules import allow, forbid
 
 # One space, or a new line and its indentation: weak models otherwise lose themselves in white space without end.
 LAYOUT = r"( |\n {0,40})"
+# Where only one text can follow, it may be spelled as the model spells it, not only by the one-byte tokens below.
+FREE = '%llguidance {"no_forcing": true}\n'
 KEPT = 4  # vocabularies whose tokenizer is kept: making one takes some tenths of a second
 COMPILED = 32  # grammars that are kept compiled: the same tools and schemas are asked for again and again
 
@@ -59,7 +61,7 @@ class Grammars:
             tokenizer = self._tokenizer(vocabulary)
             key = (id(vocabulary), text)
             if key not in self.compiled:
-                made = llguidance.LLMatcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(text), log_level=0)
+                made = llguidance.LLMatcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(FREE + text), log_level=0)
                 if made.is_error():
                     raise RequestError(f"the grammar cannot be used: {first_line(made.get_error())}. Simplify it.")
                 self.compiled[key] = made
@@ -170,8 +172,10 @@ class GrammarRule:
         elif channel is Channel.ANSWER and token not in self.other_ends and not self.called:
             taken = self.matcher.consume_token(token)
             assert taken, f"the grammar refused token {token}, which its mask allowed: {self.matcher.get_error()}"
+        if channel is not Channel.CLOSING:
+            self.opens = None
         if channel is Channel.ANSWER:
-            self.opens = self.calls = None
+            self.calls = None
 
     def finished(self) -> bool:
         """Whether nothing can follow."""
