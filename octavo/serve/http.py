@@ -111,7 +111,6 @@ class Desk:
         except BaseException:
             ticket.settle(events.Usage(), finish="error")
             raise
-        doing = Doing(model.submit(request_id, job), ticket, tenant, job, dialect, time.perf_counter())
         self.doing[request_id] = doing
         for watch in self.watches:
             watch.began(doing)
