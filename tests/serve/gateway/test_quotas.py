@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from octavo.serve.gateway.limits import Budget, Limits, Terms
 from tests.serve.gateway.desk import Desk, chat
 from tests.serve.serving import Served
 
@@ -30,7 +31,7 @@ def at_once(served: Served, headers: dict[str, str], count: int, **more: Any) ->
 
 
 def test_of_64_callers_at_once_exactly_as_many_come_in_as_the_limit_says(desk: Desk, served: Served):
-    headers = desk.key("ten", "--rpm", "10")
+    headers = desk.key("ten", terms=Terms(limits=Limits(rpm=10)))
     answers, took_s = at_once(served, headers, 64)
     good = [answer for answer in answers if answer.status_code == 200]
     assert 10 <= len(good) <= 10 + took_s * 10 / 60
@@ -43,7 +44,7 @@ def test_of_64_callers_at_once_exactly_as_many_come_in_as_the_limit_says(desk: D
 
 
 def test_a_budget_is_never_promised_twice_whoever_asks_at_once(desk: Desk, served: Served):
-    headers = desk.key("poor", "--budget", "300t")
+    headers = desk.key("poor", terms=Terms(total=Budget(tokens=300)))
     answers, _ = at_once(served, headers, 64, max_tokens=20)
     used = sum(answer.json()["usage"]["total_tokens"] for answer in answers if answer.status_code == 200)
     refused = [answer for answer in answers if answer.status_code != 200]
@@ -57,7 +58,7 @@ def test_a_budget_is_never_promised_twice_whoever_asks_at_once(desk: Desk, serve
 
 
 def test_each_request_leaves_one_row_with_what_it_used_and_its_price(desk: Desk, served: Served):
-    headers = desk.key("payer", "--workspace", "team")
+    headers = desk.key("payer", workspace="team")
     whole = served.client.post(CHAT, json=chat("What does it cost?"), headers=headers)
     served.client.post(CHAT, json=chat("What does it cost?", stream=True), headers=headers).read()
     assert served.client.post(CHAT, json=chat(max_tokens=-1), headers=headers).status_code == 400
@@ -76,11 +77,13 @@ def test_each_request_leaves_one_row_with_what_it_used_and_its_price(desk: Desk,
 
 
 def test_limits_change_while_the_server_runs(desk: Desk, served: Served):
-    headers = desk.key("changing", "--rpm", "1")
+    text = desk.octavo("keys", "create", "changing", "--rpm", "1", "--monthly", "5.00")
+    headers = {"authorization": f"Bearer {text}"}
     assert [served.client.post(CHAT, json=chat(), headers=headers).status_code for _ in range(2)] == [200, 429]
     desk.octavo("keys", "limits", "changing", "--rpm", "100")
     time.sleep(1.1)
     assert served.client.post(CHAT, json=chat(), headers=headers).status_code == 200
+    assert "100 rpm, 5.00 a month" in desk.octavo("keys", "list")
 
 
 def test_a_client_that_leaves_pays_for_what_was_written_until_then(desk: Desk, served: Served):
