@@ -13,6 +13,7 @@ from octavo.serve.journal import Journal
 from octavo.serve.listing import Listing
 from octavo.serve.metrics import Metrics
 from octavo.serve.models import Models
+from octavo.serve.openapi import OpenApi
 
 DIALECTS = (Dialect("chat", chat.PATH, chat.decode, openai_error),)
 
@@ -42,5 +43,6 @@ def application(models: Models, *, gate: Gate | None = None, walls: Walls = Wall
         Route("/load", metrics.load, methods=["GET"]),
         Route("/version", metrics.version, methods=["GET"]),
     ]
+    routes.append(Route("/openapi.json", OpenApi(routes).answer, methods=["GET"]))
     router = Router(routes, lifespan=lifespan)
     return Guard(router, gate, journal=journal, dialects=DIALECTS, walls=walls)
