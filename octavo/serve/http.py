@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -39,6 +40,11 @@ def openai_error(refusal: Refusal, request_id: str) -> Any:
     """As OpenAI's API has it."""
     return {"error": {"message": str(refusal), "type": refusal.kind, "param": refusal.param or None,
                       "code": refusal.code or None}}  # fmt: skip
+
+
+def id_of(request: Request) -> str:
+    """The request's id: what the guard calls it in the log and in `x-request-id`; a new one where none was met."""
+    return request.scope.setdefault("request_id", uuid.uuid4().hex)
 
 
 def refused(refusal: Refusal, *, request_id: str, error: ErrorBody = openai_error) -> Response:
@@ -95,35 +101,37 @@ class Desk:
         self.models, self.gate, self.watches = models, gate, tuple(watches)
         self.doing: dict[str, Doing] = {}
         self.waiting = 0  # at the gate
+        self.rests = set[asyncio.Task[None]]()
 
     async def begin(self, asked: Asked, tenant: Tenant, *, dialect: str, request_id: str) -> Doing:
         """Admit a job and give it to its engine; back when its first event is there. Raises Refusal."""
         model = self.models.find(asked.job.model)
         job = msgspec.structs.replace(asked.job, model=model.name, space=f"{tenant.space}/{asked.job.space}")
         came_s = time.perf_counter()
-        ticket = await self._enter(tenant, job, dialect=dialect)
+        ticket = await self._enter(tenant, job, dialect=dialect, request_id=request_id)
         queued_s = time.perf_counter() - came_s
         try:
             await self.models.start(model)
             stream = model.submit(request_id, job)
             doing = Doing(stream, ticket, tenant, job, dialect, time.perf_counter(), queued_s=queued_s)
-            try:
-                await stream.first()
-            except BaseException:  # whoever asked is gone already
-                stream.cancel()
-                raise
         except BaseException:
             ticket.settle(events.Usage(), finish="error")
             raise
         self.doing[request_id] = doing
         for watch in self.watches:
             watch.began(doing)
+        try:
+            await doing.stream.first()
+            await ticket.kept()
+        except BaseException:
+            self.end(doing, Collected(replies=job.replies))
+            raise
         return doing
 
-    async def _enter(self, tenant: Tenant, job: Job, *, dialect: str) -> Ticket:
+    async def _enter(self, tenant: Tenant, job: Job, *, dialect: str, request_id: str) -> Ticket:
         self.waiting += 1
         try:
-            return await self.gate.enter(tenant, job, dialect=dialect)
+            return await self.gate.enter(tenant, job, dialect=dialect, request_id=request_id)
         except Refusal as refusal:
             for watch in self.watches:
                 watch.refused(refusal.kind)
@@ -143,11 +151,29 @@ class Desk:
         doing.last_s = now_s
 
     def end(self, doing: Doing, collected: Collected) -> None:
-        """Over, one way or another."""
+        """Nobody listens any more. Where the engine is not at its end, what it used is known when it has stopped."""
         doing.stream.cancel()
         del self.doing[doing.stream.id]
-        whole = doing.stream.done and collected.error is None
-        finish = collected.replies[0].reason if whole else "error" if collected.error else "cancelled"
+        if doing.stream.done:
+            self._settle(doing, collected)
+        else:
+            rest = asyncio.ensure_future(self._rest(doing, collected))
+            self.rests.add(rest)
+            rest.add_done_callback(self.rests.discard)
+
+    async def rested(self) -> None:
+        """Wait until all that was begun is settled. The engines have stopped."""
+        if self.rests:
+            await asyncio.wait(self.rests, timeout=KEEP_ALIVE_S)
+
+    async def _rest(self, doing: Doing, collected: Collected) -> None:
+        async for batch in doing.stream:
+            collected.add(batch)
+        self._settle(doing, collected)
+
+    def _settle(self, doing: Doing, collected: Collected) -> None:
+        collected.add(doing.stream.held)
+        finish = "error" if collected.error else collected.replies[0].reason
         doing.ticket.settle(collected.usage, finish=finish)
         for watch in self.watches:
             watch.ended(doing, collected.usage, finish=finish)
@@ -161,10 +187,10 @@ class Endpoint:
 
     async def answer(self, request: Request) -> Response:
         """Do what the request asks."""
-        request_id: str = request.scope["request_id"]
+        request_id = id_of(request)
         try:
             tenant = self.desk.gate.identify(request.headers)
-            asked = self.dialect.decode(await request.body())
+            asked = self.decode(await request.body(), tenant)
             doing = await self._begin(request, asked, tenant, request_id)
         except Refusal as refusal:
             return refused(refusal, request_id=request_id, error=self.dialect.error)
@@ -176,6 +202,10 @@ class Endpoint:
         if asked.stream:
             return Streamed(self.desk, doing, writer, headers)
         return await self._whole(request, doing, writer, headers)
+
+    def decode(self, body: bytes, tenant: Tenant) -> Asked:
+        """The request of a tenant. Raises Refusal."""
+        return self.dialect.decode(body)
 
     async def _begin(self, request: Request, asked: Asked, tenant: Tenant, request_id: str) -> Doing:
         begin = self.desk.begin(asked, tenant, dialect=self.dialect.name, request_id=request_id)
@@ -193,6 +223,7 @@ class Endpoint:
             await unless_gone(request.receive, collect())
         finally:
             self.desk.end(doing, collected)
+        await doing.ticket.kept()
         if collected.error is not None:
             failed = Refusal(collected.error.message, kind=collected.error.kind)
             return refused(failed, request_id=doing.stream.id, error=self.dialect.error)
@@ -251,6 +282,7 @@ class Streamed(Response):
             watcher.cancel()
             ticker.cancel()
             self.desk.end(self.doing, collected)
+        await self.doing.ticket.kept()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _keep_alive(self, send: Send) -> None:

@@ -14,7 +14,7 @@ from octavo.serve.errors import Refusal
 from octavo.serve.gate import OpenGate
 from octavo.serve.guard import Guard, Walls
 from octavo.serve.journal import Journal
-from tests.serve.asking import BODY, CHAT, OPTIONS, ask, behind_a_gate, raw
+from tests.serve.knocking import BODY, CHAT, OPTIONS, ask, behind_a_gate, raw
 from tests.serve.mini import mini_qwen3
 from tests.serve.serving import Served, serving
 

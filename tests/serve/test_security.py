@@ -17,7 +17,7 @@ import pytest
 
 from octavo.chat import load
 from octavo.core.errors import OctavoError
-from tests.serve.asking import BODY, CHAT, OPTIONS, Headers, ask, behind_a_gate, paths_of, raw
+from tests.serve.knocking import BODY, CHAT, OPTIONS, Headers, ask, behind_a_gate, paths_of, raw
 from tests.serve.mini import mini_qwen3
 from tests.serve.serving import Served, serving
 
