@@ -200,7 +200,7 @@ def server() -> Iterator[Served]:
 
 def answer(served: Served) -> Any:
     """What the model says to one fixed request."""
-    body = {"messages": TALK, "max_tokens": 16, "seed": 5, "temperature": 1}
+    body = {"model": "mini", "messages": TALK, "max_tokens": 16, "seed": 5, "temperature": 1}
     return served.client.post("/v1/chat/completions", json=body).json()["choices"]
 
 
@@ -244,10 +244,11 @@ def schemathesis(served: Served, program: Path, examples: int) -> dict[str, Any]
     cases, failed, seed = 0, list[str](), 0
     while cases < examples and not failed:
         seed += 1
-        command = [str(program), "run", f"{served.url}/openapi.json", "--checks", ",".join(CHECKS), "--seed", str(seed),
-                   "--max-examples", "100", "--phases", "coverage,fuzzing" if seed == 1 else "fuzzing",
+        command = [str(program.absolute()), "run", f"{served.url}/openapi.json", "--checks", ",".join(CHECKS),
+                   "--seed", str(seed), "--max-examples", "100", "--phases", "coverage,fuzzing" if seed == 1 else "fuzzing",
                    "--request-timeout", "60"]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True)
+        with tempfile.TemporaryDirectory() as folder:  # it leaves files where it works
+            done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         cases += sum(map(int, re.findall(r"(\d+) generated", done.stdout)))
         if done.returncode:
             failed = [line for line in done.stdout.splitlines() if line.strip()][-60:]

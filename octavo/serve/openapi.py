@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from octavo import __version__
+from octavo.serve import dialects
 from octavo.serve.http import Endpoint, as_json
 
 REFUSALS = {
@@ -45,7 +46,7 @@ class OpenApi:
 def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     """OpenAPI 3.1 of these routes; of those that say what they decode, with the schema of their bodies."""
     found = [route for route in routes if isinstance(route, Route)]
-    kinds = {route.path: kind for route in found if (kind := body_of(route)) is not None}
+    kinds = bodies_of(found)
     schemas, components = msgspec.json.schema_components(kinds.values(), ref_template="#/components/schemas/{name}")
     bodies = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -61,12 +62,15 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def body_of(route: Route) -> Any:
-    """The type of a dialect's requests: `Request` of the module that decodes them. None for other routes."""
-    at = getattr(route.endpoint, "__self__", None)
-    if not isinstance(at, Endpoint):
-        return None
-    return getattr(sys.modules[at.dialect.decode.__module__], "Request", None)
+def bodies_of(routes: Sequence[Route]) -> dict[str, Any]:
+    """The types of bodies by path: `Request` of a dialect's module, for its path and those beside it that read it."""
+    found: dict[str, Any] = {}
+    for route in routes:
+        at = getattr(route.endpoint, "__self__", None)
+        if isinstance(at, Endpoint):
+            kind = sys.modules[f"{dialects.__name__}.{at.dialect.name}"].__dict__["Request"]
+            found |= {route.path + beside: kind for beside in ("", "/render", "/count_tokens", "/input_tokens")}
+    return found
 
 
 def operation(route: Route, method: str, *, body: Any) -> dict[str, Any]:

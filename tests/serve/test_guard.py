@@ -129,3 +129,14 @@ def test_a_line_cannot_be_forged():
     journal = Journal("text", write=lines.append)
     journal.said("warning", "x\n12:00:00 request id=1 status=200")
     assert len(lines) == 1 and lines[0].count("\n") == 1
+
+
+def test_the_document_of_the_server_names_what_its_routes_take(served: Served):
+    document = served.client.get("/openapi.json").json()
+    for dialect in DIALECTS:
+        body = document["paths"][dialect.path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        kind = document["components"]["schemas"][body["$ref"].rpartition("/")[2]]
+        assert "max_tokens" in kind["properties"] and "model" in kind["properties"]
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert {"200", "400", "401", "404", "405", "413", "421", "500"} <= set(operation["responses"]), path
