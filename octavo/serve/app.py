@@ -11,6 +11,7 @@ from octavo.serve.gate import Gate, OpenGate
 from octavo.serve.http import Desk, Dialect, Endpoint, openai_error
 from octavo.serve.listing import Listing
 from octavo.serve.models import Models
+from octavo.serve.page.routes import page_routes
 
 DIALECTS = (Dialect("chat", chat.PATH, chat.decode, openai_error),)
 
@@ -34,4 +35,5 @@ def application(models: Models, *, gate: Gate | None = None) -> Starlette:
         Route("/health/ready", listing.ready, methods=["GET"]),
         Route("/health", listing.ready, methods=["GET"]),
     ]
+    routes += page_routes(desk.gate)
     return Starlette(routes=routes, lifespan=lifespan)
