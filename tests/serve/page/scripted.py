@@ -35,7 +35,7 @@ class Script:
 
 
 class Scripted:
-    """The server.   scripts   by the last message;   seen   bodies;   key   "" lets everybody in"""
+    """The server.   scripts   by the last message, or message@model;   seen   bodies;   key   "" lets everybody in"""
 
     def __init__(self, key: str = "") -> None:
         self.key, self.url = key, ""
@@ -85,7 +85,7 @@ class Scripted:
         body = await request.json()
         self.seen.append(body)
         asked = body["messages"][-1]["content"]
-        script = self.scripts.get(asked) or Script(f"You said: {asked}")
+        script = self.scripts.get(f"{asked}@{body['model']}") or self.scripts.get(asked) or Script(f"You said: {asked}")
         if script.status != 200:
             refusal = Refusal(script.error, kind="rate_limit_error" if script.status == 429 else "server_error")
             return refused(refusal, request_id="")

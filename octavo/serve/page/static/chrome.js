@@ -2,7 +2,7 @@
 
 import { byId, h } from "./dom.js";
 import { setSetting, setting } from "./store.js";
-import { logIn, onUnknown, Refused } from "./wire.js";
+import { loggedIn, logIn, logOut, onUnknown, Refused } from "./wire.js";
 import { choose, LANGUAGES, language } from "./words.js";
 
 /** @param {() => void} changed */
@@ -73,11 +73,29 @@ export class LogIn {
     this.dialog = byId("log-in");
     this.key = byId("key");
     this.problem = byId("log-in-problem");
+    this.out = byId("log-out");
+    this.out.addEventListener("click", () => this.#leave());
     byId("log-in-form").addEventListener("submit", (/** @type {Event} */ event) => this.#submit(event));
   }
 
   watch() {
     onUnknown(() => this.dialog.open || this.dialog.showModal());
+  }
+
+  /** Offer to log out where there is something to log out of. */
+  async offer() {
+    try {
+      this.out.hidden = !(await loggedIn());
+    } catch (cause) {
+      if (!(cause instanceof Refused || cause instanceof TypeError)) throw cause;
+      this.out.hidden = true;
+    }
+  }
+
+  async #leave() {
+    await logOut();
+    this.out.hidden = true;
+    this.done();
   }
 
   /** @param {Event} event */
@@ -95,5 +113,6 @@ export class LogIn {
     }
     this.dialog.close();
     this.done();
+    await this.offer();
   }
 }

@@ -61,6 +61,7 @@ export class Compare {
       model: byId(`compare-${which}`).value, mode: byId(`compare-${which}-mode`).value,
     }));
     if (crypto.getRandomValues(new Uint8Array(1))[0] % 2) this.sides.reverse();
+    this.prompt.value = "";
     this.#board(prompt);
     await Promise.all(this.replies.map((reply, i) => this.#run(reply, i, prompt)));
     if (this.replies.every((reply) => !reply.message.error)) byId("votes").hidden = false;

@@ -250,7 +250,7 @@ async function main() {
   byId("model").addEventListener("change", () => app.chooseModel(byId("model").value));
   byId("settings").addEventListener("click", () => app.panel.open(app.talk));
   app.open(newTalk());
-  await app.loadModels();
+  await Promise.all([app.loadModels(), logIn.offer()]);
 }
 
 main();

@@ -58,6 +58,15 @@ export async function logIn(key) {
   await post("/session", { key });
 }
 
+/** Whether this browser is logged in. A server without keys knows no sessions. @returns {Promise<boolean>} */
+export async function loggedIn() {
+  return Boolean((await (await ask("/session")).json()).logged_in);
+}
+
+export async function logOut() {
+  await ask("/session", { method: "DELETE" });
+}
+
 /** @param {string} id of the request, without the dialect's prefix */
 export async function endThinking(id) {
   await post(`/v1/requests/${encodeURIComponent(id)}/end_thinking`, {});
