@@ -29,7 +29,7 @@ def executes_nothing(stage: Stage) -> str:
 
 # Each payload for itself, through the page's own renderer; then everything that waits for an event gets one.
 RENDER_EACH = """async (payloads) => {
-  const { Rendered } = await import("/page/markdown.js");
+  const { Rendered } = await import("/static/markdown.js");
   const found = { rendered: 0, wrong: [] };
   for (const payload of payloads) {
     const place = document.body.appendChild(document.createElement("div"));

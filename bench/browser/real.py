@@ -103,7 +103,7 @@ def ends_thinking_live(stage: Stage) -> str:
 
 def comes_under_the_policy(stage: Stage) -> str:
     with httpx.Client(base_url=stage.real) as client:
-        for path in ("/", "/page/main.js", "/page/style.css", "/page/icon.svg"):
+        for path in ("/", "/static/main.js", "/static/style.css", "/static/icon.svg"):
             assert client.get(path).headers["content-security-policy"] == POLICY
         assert client.post("/page/render", json={"text": "<b>"}).json()["html"] == "<p>&lt;b&gt;</p>\n"
     return POLICY

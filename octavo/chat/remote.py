@@ -12,6 +12,8 @@ import httpx
 import msgspec
 from msgspec import Struct
 
+from octavo.chat import openai_wire as wire
+from octavo.chat.openai_wire import FINISH, Choice, Chunk, read_chunk, request_body
 from octavo.core.deltas import Delta, Finished, FinishReason, TextDelta, ThinkingDelta, ToolCallDelta, Usage
 from octavo.core.errors import HubError, RequestError
 from octavo.core.messages import Message, ToolCall, ToolSpec
@@ -20,49 +22,6 @@ from octavo.weights.transfer import check_url
 
 KEY = "OCTAVO_API_KEY"  # environment variable with the key to send; not another program's, to send its key nowhere new
 TIMEOUT = httpx.Timeout(30.0, read=600.0)  # seconds; a model may think for long before its first token
-FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
-
-
-class _Function(Struct, frozen=True):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _Call(Struct, frozen=True):
-    index: int = 0
-    id: str | None = None
-    function: _Function = _Function()
-
-
-class _Part(Struct, frozen=True):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None  # what newer vLLM calls it
-    tool_calls: list[_Call] | None = None
-
-
-class _Choice(Struct, frozen=True):
-    index: int = 0
-    delta: _Part = _Part()
-    finish_reason: str | None = None
-
-
-class _Details(Struct, frozen=True):
-    reasoning_tokens: int | None = None
-    cached_tokens: int | None = None
-
-
-class _Usage(Struct, frozen=True):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    completion_tokens_details: _Details | None = None
-    prompt_tokens_details: _Details | None = None
-
-
-class _Chunk(Struct, frozen=True):
-    choices: tuple[_Choice, ...] = ()
-    usage: _Usage | None = None
-    error: Any = None
 
 
 class _Model(Struct, frozen=True):
@@ -110,7 +69,8 @@ class RemoteChat:
         thinking: Thinking = Thinking(),
     ) -> RemoteReply:
         """Begin a reply. sampling None: what the endpoint does by default. Raises RequestError, HubError."""
-        body = request_body(self.name, messages, tools=tools, sampling=sampling, thinking=thinking)
+        options = {} if sampling is None else changed(sampling)
+        body = request_body(self.name, messages, tools=tools, sampling=options, thinking=thinking)
         count = 1 if sampling is None else sampling.n
         request = self.client.build_request("POST", "chat/completions", json=body)
         try:
@@ -146,7 +106,7 @@ class RemoteReply:
                 if self.cancelled or data == "[DONE]":
                     break
                 if data:
-                    yield from self._deltas(_chunk(data))
+                    yield from self._deltas(read_chunk(data))
         except httpx.HTTPError as cause:
             raise HubError(f"the connection broke in the middle of the reply ({cause}): ask again.") from cause
         finally:
@@ -154,7 +114,7 @@ class RemoteReply:
         for part in self.parts:
             yield from part.end(cancelled=self.cancelled, took_s=time.perf_counter() - self.started_s)
 
-    def _deltas(self, chunk: _Chunk) -> Iterator[Delta]:
+    def _deltas(self, chunk: Chunk) -> Iterator[Delta]:
         if chunk.error is not None:
             raise RequestError(f"the endpoint stopped with an error: {str(chunk.error)[:300]}")
         for choice in chunk.choices:
@@ -168,12 +128,12 @@ class _Collected:
     """What has come of one reply."""
 
     def __init__(self, *, index: int) -> None:
-        self.index, self.text, self.usage, self.first_s = index, "", _Usage(), 0.0
+        self.index, self.text, self.usage, self.first_s = index, "", wire.Usage(), 0.0
         self.thinking: str | None = None
         self.reason: FinishReason | None = None
         self.calls: dict[int, ToolCall] = {}
 
-    def add(self, choice: _Choice, *, after_s: float) -> Iterator[Delta]:
+    def add(self, choice: Choice, *, after_s: float) -> Iterator[Delta]:
         self.first_s = self.first_s or after_s
         thought = choice.delta.reasoning_content or choice.delta.reasoning
         if thought:
@@ -197,75 +157,20 @@ class _Collected:
         calls = tuple(self.calls[i] for i in sorted(self.calls)) if self.reason is not None else ()
         for call in calls:
             yield ToolCallDelta(call=call, index=self.index)
-        thought, cached = self.usage.completion_tokens_details, self.usage.prompt_tokens_details
         usage = Usage(
             prompt_tokens=self.usage.prompt_tokens, completion_tokens=self.usage.completion_tokens,
-            thinking_tokens=(thought.reasoning_tokens if thought else 0) or 0,
-            cached_tokens=(cached.cached_tokens if cached else 0) or 0,
+            thinking_tokens=self.usage.reasoning_tokens, cached_tokens=self.usage.cached_tokens,
             prefill_s=self.first_s, decode_s=took_s - self.first_s,
         )  # fmt: skip
         message = Message(role="assistant", content=self.text, thinking=self.thinking, tool_calls=calls)
         yield Finished(message=message, reason=self.reason or "cancelled", usage=usage, index=self.index)
 
 
-def request_body(
-    model: str,
-    messages: Sequence[Message],
-    *,
-    tools: Sequence[ToolSpec],
-    sampling: Sampling | None,
-    thinking: Thinking,
-) -> dict[str, Any]:
-    """The JSON of a request. Raises RequestError for what the wire cannot ask for."""
-    if thinking.budget_tokens is not None:
-        raise RequestError(
-            "a thinking budget cannot be asked of a remote endpoint: leave it out, or run the model here."
-        )
-    body: dict[str, Any] = {"model": model, "messages": [_message(m) for m in messages], "stream": True,
-                            "stream_options": {"include_usage": True}}  # fmt: skip
-    if tools:
-        body["tools"] = [tool.as_openai() for tool in tools]
-    if thinking.mode != "auto":
-        body["chat_template_kwargs"] = {"enable_thinking": thinking.mode == "on"}
-    return body if sampling is None else body | _sampling(sampling)
-
-
-def _sampling(s: Sampling) -> dict[str, Any]:
-    plain = Sampling()
-    names = ("top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "max_tokens", "seed")
-    body: dict[str, Any] = {"temperature": s.temperature, "top_p": s.top_p, "n": s.n}
-    body |= {name: value for name in names if (value := getattr(s, name)) != getattr(plain, name)}
-    if s.stop:
-        body["stop"] = list(s.stop)
-    if s.logit_bias:
-        body["logit_bias"] = {str(token): value for token, value in s.logit_bias.items()}
-    if s.schema is not None:
-        schema = {"name": "answer", "strict": True, "schema": s.schema}
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    if s.logprobs is not None or s.regex is not None or s.choice:
-        raise RequestError("logprobs, regex and choice cannot be asked of a remote endpoint: leave them out.")
-    return body
-
-
-def _message(message: Message) -> dict[str, Any]:
-    body: dict[str, Any] = {"role": message.role, "content": message.text}
-    if message.thinking is not None:
-        body["reasoning_content"] = message.thinking
-    if message.tool_calls:
-        body["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
-    if message.role == "tool":
-        body["tool_call_id"] = message.tool_call_id
-    return body
-
-
-def _chunk(data: str) -> _Chunk:
-    try:
-        return msgspec.json.decode(data, type=_Chunk)
-    except msgspec.DecodeError as cause:
-        raise HubError(f"the endpoint sent something that is no chat completion ({cause}): {data[:100]!r}") from cause
+def changed(sampling: Sampling) -> dict[str, Any]:
+    """Options that are not what they are by default, and temperature, top_p and n, whose defaults elsewhere differ."""
+    plain, always = Sampling(), ("temperature", "top_p", "n")
+    values = {name: getattr(sampling, name) for name in Sampling.__struct_fields__}
+    return {name: value for name, value in values.items() if name in always or value != getattr(plain, name)}
 
 
 def _reason(response: httpx.Response) -> str:

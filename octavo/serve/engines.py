@@ -1,25 +1,26 @@
 """The gateway's side of an engine's process: it is started, spoken to, missed when it dies, and started again."""
 
 import asyncio
+import os
+import resource
 import socket
 import sys
 import time
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from octavo.core.errors import OctavoError
 from octavo.serve import events, link
 from octavo.serve.errors import Refusal
 from octavo.serve.job import Job
 from octavo.serve.stream import Stream
+from octavo.weights.memory import LIMIT
 
-RESTART_S = (0.0, 1.0, 5.0, 15.0)  # waits before the first, second ... restart in a row
-STEADY_S = 60.0  # a process that lived so long counts as well again
 State = Literal["cold", "loading", "ready", "failed"]
-Listener = Callable[["LocalModel"], None]
+Listener = Callable[[Any], None]  # is given the model
 
 
 class LocalModel:
@@ -27,6 +28,7 @@ class LocalModel:
 
     state     cold: no process; loading; ready; failed: it could not be loaded, `problem` says why
     facts     what the model can do, once it was loaded;   stats, step_age_s   of the engine, from its last beat
+    wanted    whether it is to be there: it was asked for and not let go
     changed   called when the state changes
     """
 
@@ -43,32 +45,54 @@ class LocalModel:
         self.used_s = time.monotonic()
         self.process: asyncio.subprocess.Process | None = None
         self.transport: asyncio.Transport | None = None
+        self.ear: _Ear | None = None  # of the present process; those of earlier ones are not listened to any more
         self.loaded: asyncio.Future[None] | None = None
         self.numbers, self.falls, self.started_s = count(), 0, 0.0
+        self.wanted = self.short_of_memory = False
 
-    async def start(self) -> None:
-        """Load the model, unless it is loaded. Raises Refusal where it cannot be."""
+    async def start(self, *, memory_bytes: int | None = None) -> None:
+        """Load the model, unless it is loaded, and wait; `state` says how that ended.
+
+        memory_bytes   that its process may take, None: no limit but the machine's
+        """
         if self.loaded is None:
-            self.loaded = asyncio.get_running_loop().create_future()
+            self.loaded, self.wanted = asyncio.get_running_loop().create_future(), True
             self._set("loading")
-            await self._spawn()
+            self.ear = None
+            await self.stop()  # one that could not load the model may not have left yet
+            await self._spawn({} if memory_bytes is None else {LIMIT: str(memory_bytes)})
         await asyncio.shield(self.loaded)
-        if self.state != "ready":
-            raise Refusal(f"{self.name} cannot be loaded: {self.problem}", kind="server_error")
 
-    async def _spawn(self) -> None:
+    @property
+    def loads(self) -> bool:
+        """Whether it is loaded."""
+        return self.state == "ready"
+
+    def forget(self) -> None:
+        """That it could not be loaded: it may be tried again."""
+        self.state, self.loaded, self.short_of_memory = "cold", None, False
+
+    def resident_bytes(self) -> int:
+        """Memory that its process has now; 0 without one."""
+        if self.process is None or self.process.returncode is not None:
+            return 0
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * resource.getpagesize()
+
+    async def _spawn(self, limits: dict[str, str]) -> None:
         ours, theirs = socket.socketpair()
         self.started_s = time.monotonic()
         try:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "octavo.serve.host", stdin=theirs.fileno(), stdout=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
+                start_new_session=True, env={**os.environ, **limits},
             )  # fmt: skip
         finally:
             theirs.close()
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        self.transport, _ = await loop.connect_accepted_socket(lambda: _Ear(self), ours)
+        ear = self.ear = _Ear(self)
+        self.transport, _ = await loop.connect_accepted_socket(lambda: ear, ours)
         self._order(self.opening)
 
     async def stop(self) -> None:
@@ -92,7 +116,8 @@ class LocalModel:
 
     async def ask(self, what: Any, about: Any) -> Any:
         """The answer to a question (see `link.Question`). Raises Refusal."""
-        await self.start()
+        if self.state != "ready":
+            raise Refusal(f"{self.name} is not ready: try again in a moment.", kind="overloaded", retry_after_s=1.0)
         self.used_s = time.monotonic()
         id = f"q{next(self.numbers)}"
         self.questions[id] = asyncio.get_running_loop().create_future()
@@ -123,10 +148,11 @@ class LocalModel:
                 self.questions.pop(word.id).set_result(word)
             case link.Ready():
                 self.facts, self.beat_s = word.facts, time.monotonic()
+                self.used_s = self.beat_s
                 self._set("ready")
                 self._settle()
             case link.Failed():
-                self.problem = word.message
+                self.problem, self.short_of_memory, self.wanted = word.message, word.memory, False
                 self._set("failed")
                 self._settle()
 
@@ -141,12 +167,12 @@ class LocalModel:
             future.set_result(link.Answer(id, None, message, "server_error"))
         self.questions = {}
         if was == "loading":
-            self.problem = "its process ended while it loaded the model."
+            self.problem, self.wanted = "its process ended while it loaded the model.", False
             self._set("failed")
-        elif was == "ready":
-            self._set("cold")
         self._settle()
-        self.loaded = None if self.state == "cold" else self.loaded
+        if was == "ready":
+            self.loaded = None
+            self._set("cold")
 
     def _settle(self) -> None:
         if self.loaded is not None and not self.loaded.done():
@@ -170,7 +196,9 @@ class _Ear(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         for word in self.unframer.push(data):
-            self.model.heard(word)
+            if self.model.ear is self:
+                self.model.heard(word)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.model.lost()
+        if self.model.ear is self:
+            self.model.lost()

@@ -19,10 +19,10 @@ from octavo.chat.local import LocalChat
 from octavo.chat.next_turn import Conversation
 from octavo.chat.reader import ReplyReader
 from octavo.core.deltas import Delta, Finished, TextDelta, ThinkingDelta, ToolCallDelta
-from octavo.core.errors import OctavoError, RequestError
-from octavo.core.sampling import Sampling, overridden
+from octavo.core.errors import MemoryNeeded, OctavoError, RequestError
 from octavo.engine.types import Step
 from octavo.serve import answers, events, link
+from octavo.serve.compiling import Compiler, shaped
 from octavo.serve.job import Job
 
 BEAT_S = 0.25
@@ -117,18 +117,23 @@ class Host:
         self.running: dict[str, Running] = {}  # by the engine's request id
         self.ids: dict[str, str] = {}  # the gateway's id -> the engine's
         self.step_began_s: float | None = None
+        self.stepped_s = 0.0  # in all steps
+        self.compiler = Compiler(lambda job: answers.compiled(self.chat, job))
 
     def run(self) -> None:
         """Until the gateway is gone."""
         more_to_prepare = False
         while not self.wire.gone:
-            wait_s = 0 if self.chat.engine.busy or more_to_prepare else None
+            wait_s = 0 if self.chat.engine.busy or more_to_prepare else self.compiler.wait_s
             orders = self.wire.receive(wait_s=wait_s)
             for order in orders:
-                self._obey(order)
+                self.obey(order)
+            for id, outcome in self.compiler.done():
+                self._refusing(id, lambda id=id, outcome=outcome: self._start(id, outcome()))
             if self.chat.engine.busy:
                 self.step_began_s = time.perf_counter()
                 self._tell(self.chat.engine.step())
+                self.stepped_s += time.perf_counter() - self.step_began_s
                 self.step_began_s, more_to_prepare = None, True
             elif more_to_prepare:
                 more_to_prepare = self.chat.idle()
@@ -138,15 +143,18 @@ class Host:
         while not over.wait(BEAT_S) and not self.wire.gone:
             began_s, s = self.step_began_s, self.chat.engine.stats
             age_s = 0.0 if began_s is None else time.perf_counter() - began_s
-            stats = {name: float(getattr(s, name)) for name in s.__struct_fields__}
+            stats = {name: float(getattr(s, name)) for name in s.__struct_fields__} | {"stepped_s": self.stepped_s}
             self.wire.send(link.Beat(age_s, stats))
 
-    def _obey(self, order: link.Order) -> None:
+    def obey(self, order: link.Order) -> None:
+        """Do what an order says."""
         match order:
             case link.Submit():
                 self._refusing(order.id, lambda: self._submit(order.id, order.job))
             case link.Cancel():
-                if order.id in self.ids:
+                if self.compiler.drop(order.id):
+                    self._send(order.id, [events.Error("it was cancelled before it began.", "server_error")])
+                elif order.id in self.ids:
                     self._tell(self.chat.engine.cancel(self.ids[order.id]))
             case link.EndThinking():
                 if order.id in self.ids:
@@ -154,20 +162,24 @@ class Host:
             case link.Question():
                 self.wire.send(answers.answer(self.chat, order))
             case link.Open():
-                assert False, "one model per process"
+                raise AssertionError("one model per process")
 
     def _refusing(self, id: str, work: Callable[[], None]) -> None:
         """Do something for a job; what its client can cause is told to it alone."""
         try:
             work()
-        except RequestError as error:
-            self._send(id, [events.Error(str(error), "invalid_request_error")])
         except OctavoError as error:
             self._send(id, [events.Error(str(error), "invalid_request_error")])
 
     def _submit(self, id: str, job: Job) -> None:
-        request, readers, conversation = answers.prepared(self.chat, job)
-        self.chat.engine.submit(request)
+        if shaped(job):
+            self.compiler.begin(id, job)
+        else:
+            self._start(id, (*answers.prepared(self.chat, job), None))
+
+    def _start(self, id: str, prepared: answers.Compiled) -> None:
+        request, readers, conversation, rules = prepared
+        self.chat.engine.submit(request, rules=rules)
         self.running[request.id] = Running(id, readers, conversation=conversation)
         self.ids[id] = request.id
         self._send(id, [events.Start(len(request.tokens))])
@@ -210,13 +222,13 @@ def main() -> int:
     try:
         chat = answers.opened(first[0])
     except OctavoError as error:
-        wire.send(link.Failed(str(error)))
+        wire.send(link.Failed(str(error), isinstance(error, MemoryNeeded)))
         return 1
     wire.send(link.Ready(chat.name, chat.context_tokens, answers.facts(chat)))
     host, over = Host(chat, wire), Flag()
     Thread(target=host.beat, args=(over,), daemon=True).start()
     for order in first[1:]:
-        host._obey(order)
+        host.obey(order)
     host.run()
     over.set()
     return 0

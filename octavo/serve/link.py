@@ -84,9 +84,10 @@ class Beat(Struct, frozen=True, array_like=True, tag="beat"):
 
 
 class Failed(Struct, frozen=True, array_like=True, tag="failed"):
-    """The model cannot be loaded: why, for the user."""
+    """The model cannot be loaded: why, for the user.   memory: it is memory that is missing"""
 
     message: str
+    memory: bool = False
 
 
 Word = Ready | Frame | Answer | Beat | Failed

@@ -4,20 +4,45 @@ import asyncio
 import time
 from collections.abc import Coroutine, Sequence
 
+from msgspec import Struct
+
 from octavo.serve import link
-from octavo.serve.engines import RESTART_S, STEADY_S, LocalModel
+from octavo.serve.engines import LocalModel
 from octavo.serve.errors import Refusal
+from octavo.serve.remotes import RemoteModel
+
+RESTART_S = (0.0, 1.0, 5.0, 15.0)  # waits before the first, second ... restart in a row
+STEADY_S = 60.0  # a process that lived so long counts as well again
+LOOK_S = 1.0  # how often idle models are looked for
+REST_S = 10.0  # before a model that could not be loaded is tried again
+Model = LocalModel | RemoteModel
+
+
+class Care(Struct, frozen=True, kw_only=True):
+    """How models are kept.
+
+    memory_bytes   for all processes of models together; None: what the machine has
+    keep_alive_s   how long a model stays that nobody asks; None: until memory is needed
+    """
+
+    memory_bytes: int | None = None
+    keep_alive_s: float | None = None
 
 
 class Models:
     """All models of one server, by name; the first is what a request without a model means."""
 
-    def __init__(self, openings: Sequence[link.Open]) -> None:
-        self.all = {opening.name: LocalModel(opening, changed=self._changed) for opening in openings}
-        self.tasks = set[asyncio.Task[None]]()
-        self.closing = False
+    def __init__(self, openings: Sequence[link.Open], *, care: Care = Care()) -> None:
+        self.all: dict[str, Model] = {
+            o.name: RemoteModel(o.name, o.source, changed=self._changed)
+            if o.source.startswith(("http://", "https://"))
+            else LocalModel(o, changed=self._changed)
+            for o in openings
+        }
+        self.care, self.tasks, self.closing = care, set[asyncio.Task[None]](), False
+        self.loading = asyncio.Lock()
 
-    def find(self, name: str) -> LocalModel:
+    def find(self, name: str) -> Model:
         """The model of that name. Raises Refusal naming those that there are."""
         found = self.all.get(name) if name else next(iter(self.all.values()))
         if found is None:
@@ -26,32 +51,82 @@ class Models:
                           param="model", code="model_not_found")  # fmt: skip
         return found
 
+    async def start(self, model: Model) -> None:
+        """Have a model ready, others let go where memory is short. Raises Refusal where it cannot be."""
+        if model.state == "ready":
+            return
+        if isinstance(model, RemoteModel):
+            await model.start()
+            return
+        async with self.loading:
+            while True:
+                if model.state == "failed" and time.monotonic() - model.started_s > REST_S:
+                    model.forget()
+                await model.start(memory_bytes=self._left(model))
+                if model.loads:
+                    return
+                idle = [m for m in self.locals if m.state == "ready" and not m.busy] if model.short_of_memory else []
+                if not idle:
+                    kind = "overloaded" if model.short_of_memory else "server_error"
+                    raise Refusal(f"{model.name} cannot be loaded: {model.problem}", kind=kind)
+                await self._let_go(min(idle, key=lambda m: m.used_s))
+                model.forget()
+
+    @property
+    def locals(self) -> list[LocalModel]:
+        """Those with a process of their own."""
+        return [model for model in self.all.values() if isinstance(model, LocalModel)]
+
     @property
     def ready(self) -> bool:
-        """Whether every model that was asked for is there."""
-        return any(m.state == "ready" for m in self.all.values()) and all(
-            m.state in ("ready", "cold") and not m.falls for m in self.all.values()
-        )
+        """Whether models answer: none that runs here is missed, and one is there or can be loaded."""
+        missed = any(m.wanted and m.state != "ready" for m in self.locals)
+        return not missed and any(m.state in ("ready", "cold") for m in self.all.values())
 
     def begin(self) -> None:
-        """Load the first model, in the background."""
+        """Load the first model, in the background, and look after all."""
         self._background(self._start(next(iter(self.all.values()))))
+        if self.care.keep_alive_s is not None:
+            self._background(self._let_idle_go(self.care.keep_alive_s))
 
-    def _changed(self, model: LocalModel) -> None:
-        if model.state == "cold" and not self.closing:
+    async def close(self) -> None:
+        """End all processes."""
+        self.closing = True
+        for task in self.tasks:
+            task.cancel()
+        for model in self.all.values():
+            await model.stop()
+
+    def _left(self, model: LocalModel) -> int | None:
+        """Bytes that a model may take beside the others."""
+        if self.care.memory_bytes is None:
+            return None
+        return max(1, self.care.memory_bytes - sum(m.resident_bytes() for m in self.locals if m is not model))
+
+    async def _let_go(self, model: LocalModel) -> None:
+        model.wanted = False
+        await model.stop()
+
+    async def _let_idle_go(self, keep_alive_s: float) -> None:
+        while True:
+            await asyncio.sleep(min(LOOK_S, keep_alive_s / 2))
+            for model in self.locals:
+                if model.state == "ready" and not model.busy and time.monotonic() - model.used_s > keep_alive_s:
+                    await self._let_go(model)
+
+    def _changed(self, model: Model) -> None:
+        if isinstance(model, LocalModel) and model.state == "cold" and model.wanted and not self.closing:
             well = time.monotonic() - model.started_s > STEADY_S
             model.falls = 1 if well else model.falls + 1
             self._background(self._revive(model))
-        elif model.state == "ready":
-            model.falls = 0
 
     async def _revive(self, model: LocalModel) -> None:
         await asyncio.sleep(RESTART_S[min(model.falls, len(RESTART_S)) - 1])
         await self._start(model)
 
-    async def _start(self, model: LocalModel) -> None:
+    async def _start(self, model: Model) -> None:
         try:
-            await model.start()
+            await self.start(model)
         except Refusal as why:
             model.problem = str(why)
 
@@ -59,9 +134,3 @@ class Models:
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
-
-    async def close(self) -> None:
-        """End all processes."""
-        self.closing = True
-        for model in self.all.values():
-            await model.stop()

@@ -7,6 +7,7 @@ import msgspec
 
 from octavo.core.errors import OctavoError
 from octavo.core.sampling import Sampling, overridden
+from octavo.serve.bounds import DEPTH, bounded, bounded_metadata, depth
 from octavo.serve.errors import Refusal
 from octavo.serve.events import Event
 from octavo.serve.job import Job
@@ -14,6 +15,7 @@ from octavo.serve.stream import Collected
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
+MISSING = "missing required field `"  # as msgspec says it
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -57,6 +59,9 @@ def read(body: bytes, kind: type[T]) -> tuple[T, tuple[str, ...]]:
         raise Refusal(f"the body is not valid JSON: {cause}.", code="invalid_json") from cause
     if not isinstance(value, dict):
         raise Refusal(f"the body is a JSON {type(value).__name__}, an object was needed.", code="invalid_json")
+    if body.count(b"[") + body.count(b"{") > DEPTH:  # with fewer it cannot be deeper
+        depth(value, DEPTH, field="")
+    bounded_metadata(value.get("metadata"))
     given = {name: field for name, field in value.items() if field is not None}
     return convert(given, kind), tuple(sorted(set(given) - set(_fields(kind))))
 
@@ -68,6 +73,10 @@ def convert(value: Any, kind: type[T], *, at: str = "") -> T:
     except msgspec.ValidationError as cause:
         what, _, where = str(cause).partition(" - at `$")
         path = (at + where.rstrip("`")).lstrip(".")
+        missing = what.partition(MISSING)[2].rstrip("`")
+        if missing:
+            path = f"{path}.{missing}".lstrip(".")
+            raise Refusal(f"{path} is missing.", param=path) from cause
         raise Refusal(f"{path or 'the body'}: {what}.", param=path) from cause
     except OctavoError as cause:
         raise Refusal(f"{at + ': ' if at else ''}{cause}", param=at) from cause
@@ -78,7 +87,8 @@ def _fields(kind: Any) -> set[str]:
 
 
 def checked(job: Job) -> Job:
-    """The job, if its sampling is possible. Raises Refusal naming the field."""
+    """The job, if its sampling is possible and nothing in it is too much. Raises Refusal naming the field."""
+    bounded(job)
     try:
         overridden(Sampling(), job.sampling)
     except OctavoError as cause:
@@ -90,4 +100,12 @@ def checked(job: Job) -> Job:
 def event(value: Any, *, name: str = "") -> bytes:
     """One server-sent event with a JSON value."""
     head = f"event: {name}\n".encode() if name else b""
-    return head + b"data: " + msgspec.json.encode(value) + b"\n\n"
+    return head + b"data: " + on_one_line(msgspec.json.encode(value)) + b"\n\n"
+
+
+def on_one_line(body: bytes) -> bytes:
+    """JSON in which even those clients find no line break that split text where Unicode has one."""
+    if b"\xc2\x85" in body or b"\xe2\x80" in body:
+        for code in ("85", "2028", "2029"):
+            body = body.replace(chr(int(code, 16)).encode(), b"\\u" + code.rjust(4, "0").encode())
+    return body

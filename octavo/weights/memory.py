@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CONTEXT_TOKENS = 8_192  # that the estimate makes room for, where nobody says
 CACHE_NUMBER_BYTES = 2  # keys and values are kept in 16 bits
 WORK_BYTES = 600_000_000  # the interpreter, torch and the buffers of a forward pass
+LIMIT = "OCTAVO_MEMORY_BYTES"
 UNLIMITED_BYTES = 1 << 60  # a control group's limit above this is none
 
 # Qwen3 in 16 bits, largest first: what it takes with its cache of 8,192 tokens, as `needs` has it
@@ -94,10 +95,16 @@ def check_memory(needed: Needs) -> None:
 def available_bytes(*, root: Path = Path("/")) -> int:
     """Memory that can be had without swapping: what the system says, less what a control group (container) forbids.
 
+    The environment variable OCTAVO_MEMORY_BYTES sets a limit for this process, whatever there is.
     root   where proc and sys lie
     """
-    found = [_system(root), *_groups(root)]
+    found = [_system(root), *_groups(root), _wished()]
     return max(0, min(size for size in found if size is not None))
+
+
+def _wished() -> int | None:
+    wished = os.environ.get(LIMIT, "")
+    return int(wished) if wished.isdecimal() else None
 
 
 def _system(root: Path) -> int:

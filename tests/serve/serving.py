@@ -44,7 +44,8 @@ def serving(models: Sequence[str], *, folder: Path, options: Sequence[str] = (),
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*OCTAVO, "serve", *models, "--port", "0", *options],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, "OCTAVO_STATE": str(folder), **(env or {})},
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            env={**os.environ, "OCTAVO_STATE": str(folder), **(env or {})},
         )  # fmt: skip
     try:
         end_s = time.monotonic() + 60

@@ -112,5 +112,5 @@ def page_routes(gate: Identifies) -> list[Route]:
     return [
         Route("/", page.file, methods=["GET"]),
         Route("/page/render", page.render, methods=["POST"]),
-        Route("/page/{name}", page.file, methods=["GET"]),
+        Route("/static/{name}", page.file, methods=["GET"]),
     ]

@@ -23,7 +23,7 @@ def client():
 
 
 def test_the_page_comes_under_a_strict_policy(client: httpx.Client):
-    for path in ("/", "/page/main.js", "/page/style.css"):
+    for path in ("/", "/static/main.js", "/static/style.css"):
         headers = client.get(path).headers
         policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
         assert (
@@ -37,20 +37,20 @@ def test_the_page_comes_under_a_strict_policy(client: httpx.Client):
 
 
 def test_every_file_that_the_page_names_is_there(client: httpx.Client):
-    named = set(re.findall(r'(?:src|href)="(/page/[^"]+)"', client.get("/").text))
+    named = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', client.get("/").text))
     for name, (_, data) in static().items():
         if name.endswith(".js"):
-            named |= {f"/page/{other}" for other in re.findall(r'from "\./([^"]+)"', data.decode())}
+            named |= {f"/static/{other}" for other in re.findall(r'from "\./([^"]+)"', data.decode())}
     assert len(named) > 10
     for path in named:
         assert client.get(path).status_code == 200, path
-    for path in ("/page/nothing.js", "/page/..%2froutes.py", "/page/%2e%2e/routes.py"):
+    for path in ("/static/nothing.js", "/static/..%2froutes.py", "/static/%2e%2e/routes.py"):
         assert client.get(path).status_code == 404
 
 
 def test_a_file_that_did_not_change_is_not_sent_again(client: httpx.Client):
-    first = client.get("/page/main.js")
-    again = client.get("/page/main.js", headers={"if-none-match": first.headers["etag"]})
+    first = client.get("/static/main.js")
+    again = client.get("/static/main.js", headers={"if-none-match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
 
 

@@ -1,0 +1,195 @@
+"""The server under load, beside llama.cpp's: `python -m bench.serve_load --llama-server PATH`.
+
+Both serve SmolLM2 (the same GGUF file, its blocks as stored) to 32 clients that ask again as soon as they are answered,
+in turns. Goodput: tokens per second of streams that ended well and began within the patience of a reader (10 s).
+Then, ours alone: five times as many clients as that; and what the gateway's process costs per token.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.machine import facts
+from tests.chat.models import smollm2_file
+from tests.serve.mini import mini_qwen3
+from tests.serve.serving import serving
+
+RESULT = Path(__file__).with_name("results") / "serve_load.json"
+CLIENTS, PATIENCE_S = 32, 10.0
+TOPICS = ("rivers", "bridges", "bread", "clocks", "planets", "trains", "gardens", "letters", "glass", "maps", "tea",
+          "winter", "music", "ships", "numbers", "birds")  # fmt: skip
+QUESTION = (
+    "You are preparing a short guide for visitors who have never thought about {topic} before. Explain in plain words "
+    "what {topic} are good for, give one example from daily life, and say what a child of ten should remember. Take "
+    "your time, be friendly, avoid lists, and end with one question that makes the reader curious about {topic}."
+)
+
+
+def bodies(model: str, *, tokens: int) -> list[str]:
+    """Chat requests that differ from their first words on."""
+    told = []
+    for i, topic in enumerate(TOPICS):
+        message = {"role": "user", "content": f"{i}. {QUESTION.format(topic=topic)}"}
+        told.append(json.dumps({"model": model, "messages": [message], "max_tokens": tokens, "temperature": 0.7,
+                                "seed": i, "stream": True, "stream_options": {"include_usage": True}}))  # fmt: skip
+    return told
+
+
+def crowd(url: str, requests: Sequence[str], *, clients: int, seconds: float) -> dict[str, Any]:
+    """What many clients see."""
+    host, port = url.removeprefix("http://").split(":")
+    order = {"host": host, "port": int(port), "clients": clients, "seconds": seconds, "bodies": list(requests)}
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.load_client"], input=json.dumps(order), capture_output=True, text=True, check=True
+    )
+    return seen(json.loads(done.stdout))
+
+
+def seen(told: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a crowd."""
+    streams = told["streams"]
+    good = [s for s in streams if s["done"] and s["first_s"] is not None and s["first_s"] <= PATIENCE_S]
+    first = sorted(s["first_s"] for s in streams if s["first_s"] is not None)
+    statuses: dict[str, int] = {}
+    for s in streams:
+        key = str(s["status"]) if "error" not in s else s["error"]
+        statuses[key] = statuses.get(key, 0) + 1
+    return {
+        "goodput": sum(s["tokens"] for s in good) / told["took_s"], "streams": len(streams), "good": len(good),
+        "first_p50_s": first[len(first) // 2] if first else None,
+        "first_p99_s": first[min(len(first) - 1, int(len(first) * 0.99))] if first else None, "statuses": statuses,
+    }  # fmt: skip
+
+
+@contextmanager
+def llama(program: str, model: Path, *, folder: Path) -> Iterator[str]:
+    """llama.cpp's server with a slot for every client; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [program, "-m", str(model), "--host", "127.0.0.1", "--port", str(port), "-np", str(CLIENTS),
+               "-c", str(CLIENTS * 1024), "-t", str(len(os.sched_getaffinity(0))), "--no-webui"]  # fmt: skip
+    with (folder / "llama.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        while True:
+            assert process.poll() is None, (folder / "llama.log").read_text()[-2000:]
+            try:
+                if httpx.get(f"{url}/health").status_code == 200:
+                    break
+            except httpx.HTTPError:
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def overhead(*, seconds: float, rounds: int) -> dict[str, Any]:
+    """Processor time of the gateway per token, with a model so small that it answers faster than clients read."""
+    costs: list[float] = []
+    with tempfile.TemporaryDirectory() as place, serving([f"mini={mini_qwen3()}"], folder=Path(place)) as served:
+        body = bodies("mini", tokens=300)
+        for _ in range(rounds):
+            before = cpu_s(served.process.pid)
+            host, port = served.url.removeprefix("http://").split(":")
+            order = {"host": host, "port": int(port), "clients": CLIENTS, "seconds": seconds, "bodies": body}
+            done = subprocess.run([sys.executable, "-m", "bench.load_client"], input=json.dumps(order),
+                                  capture_output=True, text=True, check=True)  # fmt: skip
+            tokens = sum(s["tokens"] for s in json.loads(done.stdout)["streams"])
+            costs.append((cpu_s(served.process.pid) - before) / tokens * 1e6)
+    return {"us_per_token": statistics.median(costs), "rounds": costs}
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> int:
+    """Measure, print, write. 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description="The server under load, beside llama.cpp's.")
+    parser.add_argument("--llama-server", default="", help="its program; without it, ours alone")
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--weights", default="stored")
+    arguments = parser.parse_args()
+    result: dict[str, Any] = {"command": " ".join(["python -m bench.serve_load", *sys.argv[1:]]), "machine": facts()}
+    result["overhead"] = overhead(seconds=5, rounds=arguments.rounds)
+    print(f"gateway, per token: {result['overhead']['us_per_token']:.1f} us of processor time", flush=True)
+    with tempfile.TemporaryDirectory() as place:
+        folder, model = Path(place), smollm2_file()
+        with serving([f"smollm2={model}"], folder=folder, options=["--weights", arguments.weights]) as served:
+            result |= compared(served.url, arguments, folder=folder, model=model)
+            result["overload"] = crowd(
+                served.url, bodies("smollm2", tokens=64), clients=5 * CLIENTS, seconds=arguments.seconds
+            )
+    result["bars"] = judged(result)
+    for bar in result["bars"]:
+        value = "not measured" if bar["value"] is None else f"{bar['value']:.3g}"
+        print(f"{bar['bar']:60} {bar['needed']:>10}  {value:>8}  {'met' if bar['met'] else 'MISSED'}")
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(bar["met"] for bar in result["bars"]) else 1
+
+
+def compared(url: str, arguments: argparse.Namespace, *, folder: Path, model: Path) -> dict[str, Any]:
+    """Rounds in turns."""
+    found: dict[str, list[dict[str, Any]]] = {"octavo": [], "llama.cpp": []}
+
+    def one(name: str, address: str) -> None:
+        told = crowd(address, bodies("smollm2", tokens=64), clients=CLIENTS, seconds=arguments.seconds)
+        found[name].append(told)
+        print(f"{name:10} {told['goodput']:7.1f} tok/s, first token p50 {told['first_p50_s']:.2f} s, "
+              f"p99 {told['first_p99_s']:.2f} s, {told['statuses']}", flush=True)  # fmt: skip
+
+    if not arguments.llama_server:
+        for _ in range(arguments.rounds):
+            one("octavo", url)
+        return {"rounds": found}
+    with llama(arguments.llama_server, model, folder=folder) as theirs:
+        for _ in range(arguments.rounds):
+            one("octavo", url)
+            one("llama.cpp", theirs)
+    return {"rounds": found}
+
+
+def judged(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The bars of the issue that load decides."""
+    middle = {
+        name: {key: statistics.median(r[key] for r in rounds) for key in ("goodput", "first_p50_s", "first_p99_s")}
+        for name, rounds in result["rounds"].items() if rounds
+    }  # fmt: skip
+    ours, theirs = middle["octavo"], middle.get("llama.cpp")
+    bars = [bar("gateway, us of processor time per token", result["overhead"]["us_per_token"], most=25)]
+    if theirs:
+        bars.append(bar("goodput, 32 clients, over llama.cpp's", ours["goodput"] / theirs["goodput"], least=1))
+        for key in ("first_p50_s", "first_p99_s"):
+            bars.append(bar(f"{key}, llama.cpp's over ours", theirs[key] / ours[key], least=1))
+    over = result["overload"]
+    bars.append(bar("overload x5: goodput of peak", over["goodput"] / ours["goodput"], least=0.9))
+    wrong = sum(count for status, count in over["statuses"].items() if status not in ("200", "429", "503"))
+    bars.append(bar("overload x5: streams neither answered nor refused", wrong, most=0))
+    return bars
+
+
+def bar(name: str, value: float, *, least: float | None = None, most: float | None = None) -> dict[str, Any]:
+    """One bar."""
+    met = (least is None or value >= least) and (most is None or value <= most)
+    return {"bar": name, "needed": f">= {least}" if most is None else f"<= {most}", "value": value, "met": met}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""A model that runs elsewhere, behind an OpenAI-compatible endpoint: proxied, with the same events and accounting."""
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import msgspec
+
+from octavo.chat import openai_wire as wire
+from octavo.core.errors import HubError, OctavoError, RequestError
+from octavo.serve import events
+from octavo.serve.engines import Listener, State
+from octavo.serve.errors import Refusal
+from octavo.serve.job import Job
+from octavo.serve.stream import Stream
+from octavo.weights.transfer import check_url
+
+KEY = "OCTAVO_API_KEY"  # also OCTAVO_API_KEY_NAME, for the model NAME alone
+TIMEOUT = httpx.Timeout(10.0, read=600.0, pool=None)  # seconds; a model may think for long before its first token
+LOOK_AGAIN_S = 5.0  # at an endpoint that did not answer
+KINDS = {400: "invalid_request_error", 404: "not_found_error", 413: "request_too_large", 422: "invalid_request_error",
+         429: "rate_limit_error", 503: "overloaded"}  # fmt: skip
+
+
+class RemoteModel:
+    """One model of one endpoint, with the face of a `LocalModel`.
+
+    address   of the endpoint, ending in /v1; the model's name there after a #, where it serves several
+    """
+
+    def __init__(self, name: str, address: str, *, changed: Listener) -> None:
+        url, _, self.known_as = address.partition("#")
+        self.name, self.url, self.changed = name, url.rstrip("/") + "/", changed
+        self.state: State = "cold"
+        self.problem = ""
+        self.facts: dict[str, Any] = {}
+        self.stats: dict[str, float] = {}
+        self.step_age_s, self.beat_s, self.falls, self.used_s = 0.0, 0.0, 0, time.monotonic()
+        self.octavo = False
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.client = httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT, headers=_headers(name, url))
+
+    async def start(self) -> None:
+        """Look what the endpoint serves. Raises Refusal where it cannot be reached."""
+        if self.state == "ready":
+            return
+        try:
+            answer = await self.client.get("models")
+            answer.raise_for_status()
+            models = msgspec.json.decode(answer.content)["data"]
+            fitting = [m for m in models if m["id"] == self.known_as or not self.known_as]
+        except (httpx.HTTPError, msgspec.DecodeError, KeyError, TypeError) as cause:
+            self.problem = f"{self.url} does not answer as an OpenAI-compatible endpoint ({cause})."
+            self._set("failed")
+            raise Refusal(f"{self.name} cannot be reached now: try again later.", kind="overloaded",
+                          retry_after_s=LOOK_AGAIN_S) from cause  # fmt: skip
+        if len(fitting) != 1:
+            names = ", ".join(str(m["id"]) for m in models[:10])
+            self.problem = f"{self.url} serves {names}: name one of them after a #."
+            self._set("failed")
+            raise Refusal(f"{self.name} is not set up rightly: {self.problem}", kind="server_error")
+        found = fitting[0]
+        self.known_as, self.octavo = found["id"], found.get("owned_by") == "octavo"
+        context = found.get("max_model_len") or found.get("context_length")
+        own = found.get("capabilities") if self.octavo else None
+        self.facts = {**(own or {}), "context_tokens": context, "remote": True}
+        self._set("ready")
+
+    async def stop(self) -> None:
+        """Let go of all connections."""
+        for task in list(self.tasks.values()):
+            task.cancel()
+        await self.client.aclose()
+
+    def submit(self, id: str, job: Job) -> Stream:
+        """Have a job done there; its events come in the stream."""
+        self.used_s = time.monotonic()
+        stream = Stream(id, stop=self._cancel, end_thinking=self._end_thinking)
+        task = asyncio.get_running_loop().create_task(self._do(stream, job))
+        self.tasks[id] = task
+        task.add_done_callback(lambda _: self.tasks.pop(id, None))
+        return stream
+
+    async def ask(self, what: Any, about: Any) -> Any:
+        """Refused: the tokens of a model that runs elsewhere are not known here."""
+        raise Refusal(f"{self.name} runs elsewhere: {what} cannot be asked of it here.")
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody waits for it."""
+        return bool(self.tasks)
+
+    def _cancel(self, id: str) -> None:
+        if task := self.tasks.get(id):
+            task.cancel()
+
+    def _end_thinking(self, id: str) -> None:
+        """Not in this protocol: the thinking goes on."""
+
+    async def _do(self, stream: Stream, job: Job) -> None:
+        relay = Relay(replies=job.replies)
+        try:
+            path, body = self._asked(job)
+            async with self.client.stream("POST", path, json=body) as response:
+                if response.is_error:
+                    stream.push(_refusal(self.name, response.status_code, await response.aread()))
+                    return
+                stream.push(events.Start())
+                async for line in response.aiter_lines():
+                    data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+                    if data == "[DONE]":
+                        break
+                    for event in relay.read(wire.read_chunk(data)) if data else ():
+                        stream.push(event)
+            for event in relay.end():
+                stream.push(event)
+        except httpx.HTTPError as cause:
+            self._set("failed")
+            stream.push(
+                events.Error(f"{self.name} cannot be reached ({type(cause).__name__}): ask again.", "overloaded")
+            )
+        except HubError as cause:
+            stream.push(events.Error(f"{self.name}: {cause}", "server_error"))
+        except OctavoError as cause:
+            stream.push(events.Error(str(cause), "invalid_request_error"))
+
+    def _asked(self, job: Job) -> tuple[str, dict[str, Any]]:
+        if job.prompt is not None:
+            options = wire.sampling_fields(job.sampling, octavo=self.octavo)
+            prompt = job.prompt if isinstance(job.prompt, str) else list(job.prompt)
+            options = {"model": self.known_as, "prompt": prompt, "stream": True, **options}
+            return "completions", options | {"stream_options": {"include_usage": True}}
+        body = wire.request_body(
+            self.known_as, job.messages, tools=job.tools, sampling=job.sampling, thinking=job.thinking,
+            octavo=self.octavo,
+        )  # fmt: skip
+        return "chat/completions", body | _tool_fields(job)
+
+    def _set(self, state: State) -> None:
+        self.state = state
+        self.changed(self)
+
+
+def _tool_fields(job: Job) -> dict[str, Any]:
+    """The tool choice, and which tools are strict, as the wire has them. Raises RequestError for several names."""
+    choice = job.choice
+    if not job.tools:
+        return {}
+    if len(choice.only) > 1:
+        raise RequestError("allowed_tools with several names cannot be asked of a model that runs elsewhere.")
+    body: dict[str, Any] = {"parallel_tool_calls": choice.parallel}
+    if choice.only:
+        body["tool_choice"] = {"type": "function", "function": {"name": choice.only[0]}}
+    elif choice.mode != "auto":
+        body["tool_choice"] = choice.mode
+    if choice.strict:
+        tools = [tool.as_openai() for tool in job.tools]
+        body["tools"] = [{**t, "function": {**t["function"], "strict": t["function"]["name"] in choice.strict}}
+                         for t in tools]  # fmt: skip
+    return body
+
+
+class Relay:
+    """Chunks of the endpoint -> events."""
+
+    def __init__(self, *, replies: int) -> None:
+        self.ended: dict[int, events.Finish] = {}
+        self.calls = [list[int]() for _ in range(replies)]  # of each reply: the endpoint's numbers of its calls
+        self.usage = wire.Usage()
+        self.started_s, self.first_s = time.perf_counter(), 0.0
+
+    def read(self, chunk: wire.Chunk) -> list[events.Event]:
+        """The events of one chunk. Raises HubError for one that is an error."""
+        if chunk.error is not None:
+            raise HubError(f"the endpoint stopped with an error: {str(chunk.error)[:300]}")
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        found: list[events.Event] = []
+        for choice in chunk.choices:
+            if choice.index < len(self.calls):
+                found += self._choice(choice)
+        if found and not self.first_s:
+            self.first_s = time.perf_counter()
+        return found
+
+    def _choice(self, choice: wire.Choice) -> list[events.Event]:
+        i, delta, found = choice.index, choice.delta, list[events.Event]()
+        if thought := delta.reasoning_content or delta.reasoning:
+            found.append(events.Reasoning(thought, i))
+        if text := delta.content or choice.text:
+            found.append(events.Text(text, i))
+        for call in delta.tool_calls or ():
+            found += self._call(call, i)
+        if choice.finish_reason is not None:
+            found += [events.ToolEnd(len(self.calls[i]) - 1, i)] if self.calls[i] else []
+            self.ended[i] = events.Finish(wire.FINISH.get(choice.finish_reason, "stop"), i)
+            found.append(self.ended[i])
+        return found
+
+    def _call(self, call: wire.Call, i: int) -> list[events.Event]:
+        known, found = self.calls[i], list[events.Event]()
+        function = call.function
+        if call.index not in known:
+            found += [events.ToolEnd(len(known) - 1, i)] if known else []
+            known.append(call.index)
+            found.append(events.ToolStart(call.id or f"call_{call.index}", function.name or "", len(known) - 1, i))
+        if function.arguments:
+            found.append(events.ToolArgs(function.arguments, known.index(call.index), i))
+        return found
+
+    def end(self) -> list[events.Event]:
+        """What follows the last chunk. Raises HubError where the endpoint broke off."""
+        if len(self.ended) < len(self.calls):
+            raise HubError("the reply ended in the middle, without a reason: ask again.")
+        now_s, used = time.perf_counter(), self.usage
+        first_s = self.first_s or now_s
+        return [events.Usage(
+            prompt_tokens=used.prompt_tokens, cached_tokens=used.cached_tokens,
+            completion_tokens=used.completion_tokens, reasoning_tokens=used.reasoning_tokens,
+            prefill_s=first_s - self.started_s, decode_s=now_s - first_s,
+        )]  # fmt: skip
+
+
+def _refusal(name: str, status: int, body: bytes) -> events.Error:
+    """What the endpoint refused, in our words; its own where the client can do something about it."""
+    if status in (401, 403):
+        return events.Error(f"{name}: the endpoint does not take this server's key: tell who runs it.", "server_error")
+    kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return events.Error(f"{name}: the endpoint refused ({status}): {_message(body)}", kind)
+
+
+def _message(body: bytes) -> str:
+    try:
+        value = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return body[:300].decode("utf-8", "replace")
+    error = value.get("error", value) if isinstance(value, Mapping) else value
+    return str(error.get("message", error) if isinstance(error, Mapping) else error)[:300]
+
+
+def _headers(name: str, url: str) -> dict[str, str]:
+    """The key, where there is one. Raises HubError where it would travel in the clear."""
+    key = os.environ.get(f"{KEY}_{re.sub('[^A-Z0-9]', '_', name.upper())}") or os.environ.get(KEY)
+    if key:
+        check_url(url)
+    return {"Authorization": f"Bearer {key}"} if key else {}
