@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.browser import guarding, keeping, pictures, real, talking
 from bench.browser.stage import ROOT, Flow, Missing, Stage, browser, folder
-from tests.serve.mini import mini_qwen3
+from tests.serve.mini import mini_random
 from tests.serve.page.scripted import Scripted, running
 from tests.serve.serving import serving
 
@@ -41,7 +41,7 @@ def play(wanted: str) -> int:
     """All flows whose names hold the word. Returns the exit code."""
     flows = {name: flow for name, flow in FLOWS.items() if wanted in name}
     with folder() as place, browser() as shown, running(Scripted()) as scripted:
-        mini = mini_qwen3()
+        mini = mini_random()
         thinker = shutil.copytree(mini, Path(place) / "mini-qwen3-thinking")
         models = [f"mini={mini}", f"second={mini}", f"{real.THINKER}={thinker}"]
         with serving(models, folder=Path(place)) as served:

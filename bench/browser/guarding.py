@@ -3,9 +3,9 @@
 from functools import cache
 from typing import Any
 
-from bench.browser.stage import PHONE, ROOT, Flow, Page, Stage
+from bench.browser.stage import PHONE, ROOT, Flow, Options, Page, Stage
 from tests.serve.page.payloads import all_payloads
-from tests.serve.page.scripted import Scripted, running
+from tests.serve.page.scripted import Script, Scripted, running
 
 BATCH = 40  # payloads in one answer
 
@@ -18,7 +18,7 @@ def executes_nothing(stage: Stage) -> str:
         p.page.evaluate("() => { window.tripped = 0; window.trip = () => { window.tripped += 1; }; }")
         for start in range(0, len(payloads), BATCH):
             asked = f"payloads {start}"
-            stage.script(asked, "\n\n---\n\n".join(payloads[start : start + BATCH]), piece_s=0)
+            stage.script(asked, Script("\n\n---\n\n".join(payloads[start : start + BATCH]), piece_s=0))
             p.ask(asked)
             touched(p)
         each = p.page.evaluate(RENDER_EACH, payloads)
@@ -148,11 +148,11 @@ def scanned(p: Page, what: str) -> int:
     return len(found["passes"])
 
 
-def scan(stage: Stage, **options: Any) -> str:
+def scan(stage: Stage, options: Options) -> str:
     rich = ("# Head\n\nText with [a link](https://a.example), `code` and $x^2$.\n\n"
             "```python\n# why\ndef f(x): return 'a', 1\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n> quote")  # fmt: skip
-    asked = stage.script("everything", rich, thinking="Let me see. " * 20)
-    with stage.page(bypass_csp=True, **options) as p:
+    asked = stage.script("everything", Script(rich, thinking="Let me see. " * 20))
+    with stage.page(options={"bypass_csp": True, **options}) as p:
         p.page.evaluate(f"{axe()}; 0")
         passed = [scanned(p, "empty")]
         p.ask(asked)
@@ -182,19 +182,19 @@ def scan(stage: Stage, **options: Any) -> str:
 
 
 def scans_light(stage: Stage) -> str:
-    return scan(stage, color_scheme="light")
+    return scan(stage, {"color_scheme": "light"})
 
 
 def scans_dark(stage: Stage) -> str:
-    return scan(stage, color_scheme="dark")
+    return scan(stage, {"color_scheme": "dark"})
 
 
 def scans_phone(stage: Stage) -> str:
-    return scan(stage, viewport=PHONE, color_scheme="light")
+    return scan(stage, {"viewport": PHONE, "color_scheme": "light"})
 
 
 def scans_phone_dark(stage: Stage) -> str:
-    return scan(stage, viewport=PHONE, color_scheme="dark")
+    return scan(stage, {"viewport": PHONE, "color_scheme": "dark"})
 
 
 def fits_a_phone(stage: Stage) -> None:
@@ -209,7 +209,7 @@ def fits_a_phone(stage: Stage) -> None:
         + "a+" * 90
         + "b$$"
     )
-    with stage.page(viewport=PHONE, has_touch=True) as p:
+    with stage.page(options={"viewport": PHONE, "has_touch": True}) as p:
         p.ask(stage.script("wide", wide))
         p.ask("w" * 300)
         for opened in ("", "#menu"):

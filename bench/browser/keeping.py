@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from bench.browser.stage import Flow, Page, Stage, folder
+from tests.serve.page.scripted import Script
 
 
 def regenerates(stage: Stage) -> None:
@@ -111,22 +112,25 @@ def refuses_files_that_are_none(stage: Stage) -> str:
     good = {"id": "x", "title": "t", "updated": 1, "model": "", "system": "", "sampling": {}, "chosen": {"": "a"},
             "messages": {"a": {"id": "a", "parent": "", "role": "user", "content": "hi"}}}  # fmt: skip
 
-    def file(**changed: object) -> str:
+    def file(changed: dict[str, object]) -> str:
         return json.dumps({"format": "octavo-conversations", "version": 1, "conversations": [{**good, **changed}]})
 
     message = good["messages"]["a"]  # type: ignore[index,call-overload]
-    wrong = ["", "[]", "{}", "null", '{"format": "octavo-conversations", "version": 2, "conversations": []}',
-             file(messages=[]), file(messages={"a": {**message, "role": "system"}}), file(sampling={"temperature": -1}),
-             file(messages={"a": {**message, "content": 5}}), file(messages={"a": {**message, "parent": "b"}}),
-             file(messages={"a": {**message, "parent": "a"}}), file(chosen={"": "b"}), file(sampling={"__proto__": 1}),
-             file(title="x" * 2000), file(updated="now"), file(chosen={"a": "a"})]  # fmt: skip
+    nested = {"role": "system"}, {"content": 5}, {"parent": "b"}, {"parent": "a"}
+    changes: list[dict[str, object]] = [
+        {"messages": []}, {"sampling": {"temperature": -1}}, {"chosen": {"": "b"}}, {"sampling": {"__proto__": 1}},
+        {"title": "x" * 2000}, {"updated": "now"}, {"chosen": {"a": "a"}},
+        *({"messages": {"a": {**message, **change}}} for change in nested),
+    ]  # fmt: skip
+    other = '{"format": "octavo-conversations", "version": 2, "conversations": []}'
+    wrong = ["", "[]", "{}", "null", other, *map(file, changes)]
     with stage.page() as p:
         for text in wrong:
             p.page.set_input_files("#file", {"name": "x.json", "mimeType": "application/json", "buffer": text.encode()})
             p.page.wait_for_selector(".notice:has-text('holds no conversations')")
             p.page.evaluate("document.querySelector('#notices').replaceChildren()")
         assert p.page.locator(".talk").count() == 0
-        p.page.set_input_files("#file", {"name": "x.json", "mimeType": "application/json", "buffer": file().encode()})
+        p.page.set_input_files("#file", {"name": "x.json", "mimeType": "application/json", "buffer": file({}).encode()})
         p.page.wait_for_selector(".talk")
     return f"{len(wrong)} files"
 
@@ -148,7 +152,7 @@ def keeps_and_deletes(stage: Stage) -> None:
 
 def speaks_three_languages(stage: Stage) -> None:
     for locale, word in (("ja-JP", "新しい会話"), ("zh-CN", "新对话"), ("fr-FR", "New conversation")):
-        with stage.page(locale=locale) as p:
+        with stage.page(options={"locale": locale}) as p:
             assert p.page.inner_text("#new") == word
     with stage.page() as p:
         p.ask("hi")
@@ -177,7 +181,7 @@ def goes_dark(stage: Stage) -> None:
 
 
 def compares_blindly(stage: Stage) -> str:
-    stage.script("which?", "Some answer.", thinking="hm " * 4)
+    stage.script("which?", Script("Some answer.", thinking="hm " * 4))
     sides = list[str]()
     with stage.page() as p:
         p.page.click("#compare-open")

@@ -1,15 +1,14 @@
 """The pictures of the page in the README, from written answers: docs/pictures/page-*.png."""
 
 from pathlib import Path
-from typing import Any
 
-from bench.browser.stage import PHONE, ROOT, Page, Stage, browser
-from tests.serve.page.scripted import Scripted, running
+from bench.browser.stage import PHONE, ROOT, Options, Page, Stage, browser
+from tests.serve.page.scripted import Script, Scripted, running
 
 LARGEST = 150_000  # bytes of a picture
 QUESTION = "Why does the harmonic series diverge? Show it with code, too."
 THINKING = ("The user wants a short proof and code. Oresme's grouping is the simplest: each block of terms from "
-            "2^k + 1 to 2^(k+1) sums to at least one half. Then a few lines of Python that print partial sums.")  # fmt: skip
+            "2^k + 1 to 2^(k+1) sums to at least one half. Then a few lines of Python print partial sums.")  # fmt: skip
 ANSWER = r"""Group the terms so that each group adds at least **one half** (Oresme, about 1350):
 
 $$\sum_{n=1}^{\infty} \frac{1}{n} \;\ge\; 1 + \frac{1}{2} + 2\cdot\frac{1}{4} + \cdots = \infty$$
@@ -37,17 +36,17 @@ def take() -> int:
     (ROOT / "docs" / "pictures").mkdir(parents=True, exist_ok=True)
     with running(Scripted()) as scripted, browser() as shown:
         stage = Stage(shown, scripted)
-        stage.script(QUESTION, ANSWER, thinking=THINKING, piece_s=0.05)
-        talk(stage, "light", color_scheme="light")
-        talk(stage, "dark", color_scheme="dark")
-        talk(stage, "phone", viewport=PHONE, color_scheme="light")
+        stage.script(QUESTION, Script(ANSWER, thinking=THINKING, piece_s=0.05))
+        talk(stage, "light", {"color_scheme": "light"})
+        talk(stage, "dark", {"color_scheme": "dark"})
+        talk(stage, "phone", {"viewport": PHONE, "color_scheme": "light"})
         compare(stage)
     return 0
 
 
-def talk(stage: Stage, name: str, **options: Any) -> None:
+def talk(stage: Stage, name: str, options: Options) -> None:
     """A conversation with one answer."""
-    with stage.page(**options) as p:
+    with stage.page(options=options) as p:
         for title in ("Names for a library cat", "Plan a week in Kyoto"):
             p.ask(title)
             p.page.keyboard.press("Alt+n")
@@ -60,7 +59,7 @@ def talk(stage: Stage, name: str, **options: Any) -> None:
 def compare(stage: Stage) -> None:
     """Two answers before the vote."""
     asked = "Why does the harmonic series diverge?"
-    with stage.page(color_scheme="light") as p:
+    with stage.page(options={"color_scheme": "light"}) as p:
         p.page.click("#compare-open")
         p.page.select_option("#compare-two", "quire")
         stage.script(f"{asked}@leaf", SHORT)

@@ -4,24 +4,23 @@ import re
 
 import httpx
 
-from bench.browser.stage import Flow, Stage
+from bench.browser.stage import Flow, Page, Stage
 from octavo.serve.page.routes import POLICY
 
 THINKER = "thinker"  # a model that always thinks, as its name lets its format begin
 
 
-def settings(p: object, **values: object) -> None:
+def settings(p: Page, values: dict[str, float]) -> None:
     """Fill the panel of sampling."""
-    page = p.page  # type: ignore[attr-defined]
-    page.click("#settings")
+    p.page.click("#settings")
     for name, value in values.items():
-        page.fill(f"#sampling-{name}", str(value))
-    page.locator("#panel [data-close]").click()
+        p.page.fill(f"#sampling-{name}", str(value))
+    p.page.locator("#panel [data-close]").click()
 
 
 def answers(stage: Stage) -> str:
     with stage.page(stage.real) as p:
-        settings(p, max_tokens=40, seed=1)
+        settings(p, {"max_tokens": 40, "seed": 1})
         p.page.locator(".switch label", has_text="Off").click()
         p.ask("Hello")
         line = p.page.locator(".figures").inner_text()
@@ -34,7 +33,7 @@ def answers(stage: Stage) -> str:
 def thinks_within_its_budget(stage: Stage) -> str:
     with stage.page(stage.real) as p:
         p.page.select_option("#model", THINKER)
-        settings(p, max_tokens=80, seed=2)
+        settings(p, {"max_tokens": 80, "seed": 2})
         p.page.locator(".switch label", has_text="On").click()
         p.page.fill("#budget", "24")
         p.ask("Think!")
@@ -48,13 +47,13 @@ def thinks_within_its_budget(stage: Stage) -> str:
 
 def stops_and_goes_on(stage: Stage) -> None:
     with stage.page(stage.real) as p:
-        settings(p, seed=3)
+        settings(p, {"seed": 3})
         p.say("Go on and on")
         p.page.wait_for_selector(".message.live")
         p.page.wait_for_timeout(100)
         p.page.click("#stop")
         p.page.wait_for_selector(".note:has-text('Stopped.')")
-        settings(p, max_tokens=10)
+        settings(p, {"max_tokens": 10})
         p.tool("Regenerate")
         p.page.wait_for_selector(".place:has-text('2/2')")
         p.answered()
@@ -63,7 +62,7 @@ def stops_and_goes_on(stage: Stage) -> None:
 
 def says_the_same_with_the_same_seed(stage: Stage) -> None:
     with stage.page(stage.real) as p:
-        settings(p, max_tokens=30, seed=4, temperature=1)
+        settings(p, {"max_tokens": 30, "seed": 4, "temperature": 1})
         p.page.locator(".switch label", has_text="Off").click()
         first = p.ask("Say something")
         p.tool("Regenerate")
@@ -89,7 +88,7 @@ def compares(stage: Stage) -> str:
 def ends_thinking_live(stage: Stage) -> str:
     with stage.page(stage.real) as p:
         p.page.select_option("#model", THINKER)
-        settings(p, seed=5)
+        settings(p, {"seed": 5})
         p.page.locator(".switch label", has_text="On").click()
         p.say("Think for ever")
         p.page.wait_for_selector("#finish:visible")

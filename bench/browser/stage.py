@@ -16,6 +16,8 @@ ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "-
              "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
+Options = dict[str, Any]
+
 
 class Missing(RuntimeError):
     """Something that the browser's flows need is not here."""
@@ -57,12 +59,15 @@ class Stage:
         self.requests = 0
 
     @contextmanager
-    def page(self, url: str = "", *, ready: bool = True, errors: bool = False, **options: Any) -> Iterator["Page"]:
+    def page(
+        self, url: str = "", *, ready: bool = True, errors: bool = False, options: Options | None = None
+    ) -> Iterator["Page"]:
         """A page with empty storage. At its end: no script failed, nothing was refused, nobody else was asked.
 
         ready    wait until it has its models;   errors    scripts of this flow may fail on purpose
+        options  how the browser is set up, in playwright's words
         """
-        settings = {"viewport": WIDE, "locale": "en-US", **options}
+        settings = {"viewport": WIDE, "locale": "en-US", **(options or {})}
         context = self.browser.new_context(**settings)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         wrong, base = list[str](), url or self.scripted.url
@@ -90,9 +95,9 @@ class Stage:
         finally:
             context.close()
 
-    def script(self, asked: str, text: str = "", **how: Any) -> str:
+    def script(self, asked: str, how: str | Script) -> str:
         """Have the scripted server answer `asked` so. Returns `asked`."""
-        self.scripted.scripts[asked] = Script(text, **how)
+        self.scripted.scripts[asked] = Script(how) if isinstance(how, str) else how
         return asked
 
 

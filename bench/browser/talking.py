@@ -4,12 +4,13 @@ import re
 import time
 
 from bench.browser.stage import Flow, Stage
+from tests.serve.page.scripted import Script
 
 THOUGHT = "First I look at both sides of it. " * 12
 
 
 def streams(stage: Stage) -> str:
-    asked = stage.script("streams", "One. " * 60, piece_s=0.02)
+    asked = stage.script("streams", Script("One. " * 60, piece_s=0.02))
     with stage.page() as p:
         p.page.fill("#say", "first line")
         p.page.press("#say", "Shift+Enter")
@@ -41,7 +42,7 @@ def renders_what_models_write(stage: Stage) -> None:
 
 
 def thinks_in_a_fold(stage: Stage) -> str:
-    asked = stage.script("folds", "So it is.", thinking=THOUGHT, piece_s=0.02)
+    asked = stage.script("folds", Script("So it is.", thinking=THOUGHT, piece_s=0.02))
     with stage.page() as p:
         p.say(asked)
         p.page.wait_for_selector("details.thought[open]")
@@ -72,7 +73,7 @@ def sends_switch_and_budget(stage: Stage) -> None:
 
 
 def finishes_thinking(stage: Stage) -> None:
-    asked = stage.script("for ever", "Enough.", thinking=THOUGHT, until_ended=True)
+    asked = stage.script("for ever", Script("Enough.", thinking=THOUGHT, until_ended=True))
     with stage.page() as p:
         p.say(asked)
         p.page.click("#finish")
@@ -81,7 +82,7 @@ def finishes_thinking(stage: Stage) -> None:
 
 
 def stops(stage: Stage) -> None:
-    asked = stage.script("endless", "word " * 2000, piece_s=0.05)
+    asked = stage.script("endless", Script("word " * 2000, piece_s=0.05))
     with stage.page() as p:
         gone = stage.scripted.gone
         p.say(asked)
@@ -100,7 +101,7 @@ def stops(stage: Stage) -> None:
 
 
 def shows_figures(stage: Stage) -> str:
-    asked = stage.script("figures", "word " * 20, thinking="hm " * 8)
+    asked = stage.script("figures", Script("word " * 20, thinking="hm " * 8))
     with stage.page() as p:
         p.ask(asked)
         line = p.page.locator(".figures").inner_text()
@@ -114,8 +115,8 @@ def shows_figures(stage: Stage) -> str:
 
 
 def tells_of_errors(stage: Stage) -> None:
-    refused = stage.script("too much", status=429, error="the limit of 3 requests a minute is reached.")
-    broken = stage.script("breaks", "It begins", error="the engine stopped.")
+    refused = stage.script("too much", Script(status=429, error="the limit of 3 requests a minute is reached."))
+    broken = stage.script("breaks", Script("It begins", error="the engine stopped."))
     with stage.page() as p:
         p.say(refused)
         p.page.wait_for_selector(".note.bad:has-text('3 requests a minute')")
@@ -129,7 +130,7 @@ def tells_of_errors(stage: Stage) -> None:
 
 def renders_in_order(stage: Stage) -> None:
     """Renderings that take long, some longer than others: the last one shown is the last one written."""
-    asked = stage.script("in order", "".join(f"Sentence {i}. " for i in range(80)), piece_s=0.01)
+    asked = stage.script("in order", "".join(f"Sentence {i}. " for i in range(80)))
     delays = iter([0.9, 0.05, 0.6, 0.01, 0.4] * 20)
 
     def slow(route: object) -> None:
@@ -142,7 +143,7 @@ def renders_in_order(stage: Stage) -> None:
 
 
 def goes_on_in_the_background(stage: Stage) -> None:
-    asked = stage.script("background", "slow " * 60, piece_s=0.04)
+    asked = stage.script("background", Script("slow " * 60, piece_s=0.04))
     with stage.page() as p:
         p.say(asked)
         p.page.wait_for_selector(".message.live .prose:not(:empty)")
@@ -169,7 +170,7 @@ LISTEN = """() => {
 
 
 def speaks_to_screen_readers(stage: Stage) -> str:
-    asked = stage.script("aloud", "First paragraph.\n\nSecond paragraph.", thinking="hm " * 30, piece_s=0.02)
+    asked = stage.script("aloud", Script("First paragraph.\n\nSecond paragraph.", thinking="hm " * 30, piece_s=0.02))
     with stage.page() as p:
         p.page.evaluate(LISTEN)
         p.ask(asked)

@@ -4,7 +4,7 @@ What the parser writes is clean already; nh3 goes over it once more with a list 
 """
 
 import re
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from html import escape
 from typing import Any
@@ -15,7 +15,6 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
-from markdown_it.utils import OptionsDict
 
 from octavo.serve.page import formulas
 from octavo.serve.page.formulas import ATTRIBUTES, ELEMENTS, FormulaError, mathml
@@ -44,44 +43,42 @@ def render(text: str) -> str:
     return _cleaner().clean(_parser().render(text[:LONGEST]))
 
 
-class _Html(RendererHTML):
-    """What differs from plain markdown. Methods are named after tokens."""
+# What differs from plain markdown, by kind of token. `at`: the token's index, the parser's options and environment.
 
-    def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: MutableMapping[str, Any]) -> str:
-        """A link: loading it would tell its server what was said here."""
-        token = tokens[idx]
-        alt = self.renderInlineAsText(token.children, options, env) if token.children else ""
-        target = escape(str(token.attrs.get("src", "")))
-        return f'<a class="image" href="{target}">{escape(alt) or target}</a>'
 
-    def fence(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: MutableMapping[str, Any]) -> str:
-        """Code with its language beside it."""
-        return _code(tokens[idx].content, tokens[idx].info.strip().partition(" ")[0])
+def _image(html: RendererHTML, tokens: Sequence[Token], *at: Any) -> str:
+    """A link: loading it would tell its server what was said here."""
+    token = tokens[at[0]]
+    alt = html.renderInlineAsText(token.children, *at[1:]) if token.children else ""
+    target = escape(str(token.attrs.get("src", "")))
+    return f'<a class="image" href="{target}">{escape(alt) or target}</a>'
 
-    def code_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: MutableMapping[str, Any]) -> str:
-        """Indented code."""
-        return _code(tokens[idx].content, "")
 
-    def td_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: MutableMapping[str, Any]) -> str:
-        """A cell, aligned without a style: the page's policy allows none in line."""
-        side = str(tokens[idx].attrs.get("style", "")).rpartition(":")[2]
-        return f'<{tokens[idx].tag} align="{side}">' if side else f"<{tokens[idx].tag}>"
+def _fence(html: RendererHTML, tokens: Sequence[Token], *at: Any) -> str:
+    """Code, with its language beside it where it has one."""
+    token = tokens[at[0]]
+    return _code(token.content, token.info.strip().partition(" ")[0])
 
-    th_open = td_open
 
-    def formula(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: MutableMapping[str, Any]) -> str:
-        """MathML, or the formula as it was written."""
-        token = tokens[idx]
-        try:
-            return mathml(token.content, display=token.block)
-        except FormulaError:
-            return f"<code>{escape(token.info + token.content + token.meta['close'])}</code>"
+def _cell(html: RendererHTML, tokens: Sequence[Token], *at: Any) -> str:
+    """A cell, aligned without a style: the page's policy allows none in line."""
+    token = tokens[at[0]]
+    side = str(token.attrs.get("style", "")).rpartition(":")[2]
+    return f'<{token.tag} align="{side}">' if side else f"<{token.tag}>"
 
-    def formula_block(
-        self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: MutableMapping[str, Any]
-    ) -> str:
-        """A formula that stands by itself."""
-        return f"<p>{self.formula(tokens, idx, options, env)}</p>\n"
+
+def _formula(html: RendererHTML, tokens: Sequence[Token], *at: Any) -> str:
+    """MathML, or the formula as it was written."""
+    token = tokens[at[0]]
+    try:
+        return mathml(token.content, display=token.block)
+    except FormulaError:
+        return f"<code>{escape(token.info + token.content + token.meta['close'])}</code>"
+
+
+def _formula_block(html: RendererHTML, tokens: Sequence[Token], *at: Any) -> str:
+    """A formula that stands by itself."""
+    return f"<p>{_formula(html, tokens, *at)}</p>\n"
 
 
 class _Markdown(MarkdownIt):
@@ -138,8 +135,9 @@ def _closing(src: str, start: int, *, closing: str) -> int:
     return -1 if "\n\n" in src[start:end] else end
 
 
-def _block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+def _block(state: StateBlock, start: int, *rest: Any) -> bool:
     """A displayed formula whose first line begins with `$$` or `\\[` and whose last one ends with the like."""
+    end, silent = rest
     first = state.src[state.bMarks[start] + state.tShift[start] : state.eMarks[start]]
     opening, closing = next((pair for pair in BOUNDS[:2] if first.startswith(pair[0])), ("", ""))
     if not opening or state.is_code_block(start):
@@ -164,9 +162,13 @@ def _block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
 
 @lru_cache
 def _parser() -> MarkdownIt:
-    made = _Markdown("commonmark", {"html": False}, renderer_cls=_Html).enable(["table", "strikethrough"])
+    made = _Markdown("commonmark", {"html": False}).enable(["table", "strikethrough"])
     made.inline.ruler.before("escape", "formula", _inline)
     made.block.ruler.before("fence", "formula", _block, {"alt": ["paragraph", "reference", "blockquote", "list"]})
+    rules = {"image": _image, "fence": _fence, "code_block": _fence, "td_open": _cell, "th_open": _cell,
+             "formula": _formula, "formula_block": _formula_block}  # fmt: skip
+    for name, rule in rules.items():
+        made.add_render_rule(name, rule)
     return made
 
 
