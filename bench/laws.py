@@ -17,6 +17,7 @@ import jsonschema
 import torch
 
 from bench import speculation_laws as speculation
+from bench import tool_laws as tools
 from bench.subjects import (
     LOUD,
     MARKERS,
@@ -236,6 +237,7 @@ LAWS: dict[str, tuple[Callable[[int], Figures], int]] = {
     "greedy tokens of a real model in fp32 do not change with drafts either": (speculation.real_greedy_stays, 60),
     "budgets and schemas hold with drafts, and are reached at the same token": (speculation.rules_hold, 200),
     "storms with drafts leave no page and no reply behind": (speculation.storms_leak_nothing, 10_000),
+    "calls are what they may be, and must, whoever drafts and waits": (tools.calls_are_what_they_may_be, 60),
     "text that repeats takes fewer passes; what does not pays at most 1 %": (speculation.passes_are_saved, 40),
 }
 

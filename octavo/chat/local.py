@@ -16,7 +16,7 @@ from octavo.core.messages import Message, ToolSpec
 from octavo.core.sampling import Sampling, Thinking
 from octavo.core.vocabulary import Vocabulary
 from octavo.engine.engine import Engine
-from octavo.engine.types import Request, Rule, Step
+from octavo.engine.types import Calls, Request, Step
 from octavo.text.chat.base import Format
 from octavo.text.tokenizer import Tokenizer
 
@@ -62,15 +62,15 @@ class LocalChat:
         return LocalReply(self, request, readers, conversation=conversation)
 
     def prepare(self, conversation: Conversation, *, sampling: Sampling | None = None,
-                rules: Sequence[Rule] = ()) -> tuple[Request, list[ReplyReader]]:  # fmt: skip
+                calls: Calls | None = None) -> tuple[Request, list[ReplyReader]]:  # fmt: skip
         """What the engine is asked, and who reads its steps: one reader per reply. Raises FormatError, RequestError.
 
-        rules   constraints beside those of the sampling
+        calls   what calls of the tools must look like, see `Request`
         """
         c = conversation
         tokens = c.tokens(self.form, self.tokenizer)
         sampling = sampling or self.recommended(c)
-        request = self._request(tokens, sampling, budget=c.thinking.budget_tokens, rules=rules, space=c.space)
+        request = self._request(tokens, sampling, budget=c.thinking.budget_tokens, calls=calls, space=c.space)
         many = range(sampling.n)
         return request, [ReplyReader(self.form, self.tokenizer, request, index=i, tools=bool(c.tools)) for i in many]
 
@@ -85,11 +85,12 @@ class LocalChat:
         return request, [ReplyReader(None, self.tokenizer, request, index=i) for i in range(sampling.n)]
 
     def _request(self, tokens: tuple[int, ...], sampling: Sampling, *, budget: int | None = None,
-                 rules: Sequence[Rule] = (), space: str = "", markers: Markers | None = None) -> Request:  # fmt: skip
-        spelled = bool(sampling.stop or sampling.choice or sampling.regex is not None or sampling.schema is not None)
+                 calls: Calls | None = None, space: str = "", markers: Markers | None = None) -> Request:  # fmt: skip
+        spelled = bool(sampling.stop or sampling.choice or sampling.regex is not None or sampling.schema is not None
+                       or calls is not None)  # fmt: skip
         return Request(
             id=f"{self.name}-{next(self.numbers)}", tokens=tokens, sampling=sampling, markers=markers or self.markers,
-            budget_tokens=budget, vocabulary=self.vocabulary if spelled else None, rules=tuple(rules), space=space,
+            budget_tokens=budget, vocabulary=self.vocabulary if spelled else None, calls=calls, space=space,
         )  # fmt: skip
 
     def recommended(self, conversation: Conversation) -> Sampling:

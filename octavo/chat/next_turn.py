@@ -15,20 +15,30 @@ SAID = ("a", "\n")
 
 
 class Conversation(Struct, frozen=True, kw_only=True):
-    """What a prompt is rendered from.   space: whose cached prompts it may meet, see `Request`"""
+    """What a prompt is rendered from.
+
+    space    whose cached prompts it may meet, see `Request`
+    resume   the reply goes on with the last message, an assistant's
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
     thinking: Thinking = Thinking()
     space: str = ""
+    resume: bool = False
 
     def saying(self, message: Message) -> "Conversation":
-        """With one more message."""
+        """With one more message, or with more of the last one."""
+        if self.resume:
+            begun = self.messages[-1]
+            whole = replace(message, content=begun.text + message.text, thinking=begun.thinking)
+            return replace(self, messages=(*self.messages[:-1], whole), resume=False)
         return replace(self, messages=(*self.messages, message))
 
     def tokens(self, form: Format, tokenizer: Tokenizer) -> tuple[int, ...]:
         """The prompt for the next reply. Raises FormatError where the format cannot express the conversation."""
-        return form.render(self.messages, tools=self.tools, thinking=self.thinking).tokens(tokenizer)
+        render = form.resume if self.resume else form.render
+        return render(self.messages, tools=self.tools, thinking=self.thinking).tokens(tokenizer)
 
     def history(self, form: Format, tokenizer: Tokenizer) -> tuple[int, ...]:
         """What all prompts have in common that go on from here: the history as the format renders it next turn.

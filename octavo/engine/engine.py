@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from octavo.core.errors import RequestError
 from octavo.core.sampling import Sampling
-from octavo.core.vocabulary import Vocabulary
 from octavo.engine.channels import Automaton
 from octavo.engine.pages import PagePool
 from octavo.engine.rules import BudgetRule, EndRule, Rules, StopRule
@@ -19,7 +18,7 @@ from octavo.engine.sampler import History, to_logprobs
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence
 from octavo.engine.speculation import Speculation, Speculator
-from octavo.engine.types import Backend, Chunk, Request, Rule, Step
+from octavo.engine.types import Backend, Chunk, Request, Rule, Step, vocabulary_of
 
 if TYPE_CHECKING:
     from octavo.engine.grammar import Grammars
@@ -214,15 +213,13 @@ class Engine:
         automaton = Automaton(request.tokens, m)
         others: list[Rule] = [EndRule(m.end), *request.rules]
         if s.stop:
-            others.append(StopRule(s.stop, self._vocabulary(request)))
-        if s.schema is not None or s.regex is not None or s.choice:
-            may_think = m.think_open is not None and not automaton.reasoned
-            others.append(self.grammars.rule(s, self._vocabulary(request), markers=m, may_think=may_think))
-        return Rules(automaton, BudgetRule(m, budget=request.budget_tokens, vocab_size=self.backend.vocab_size), others)
+            others.append(StopRule(s.stop, vocabulary_of(request)))
+        if request.calls is not None or s.schema is not None or s.regex is not None or s.choice:
+            from octavo.engine.tool_rule import answer_rules
 
-    def _vocabulary(self, request: Request) -> Vocabulary:
-        assert request.vocabulary is not None, "stop strings and grammars need the request's vocabulary"
-        return request.vocabulary
+            may_think = m.think_open is not None and not automaton.reasoned
+            others += answer_rules(request, self.grammars, may_think=may_think)
+        return Rules(automaton, BudgetRule(m, budget=request.budget_tokens, vocab_size=self.backend.vocab_size), others)
 
     def _check(self, request: Request) -> None:
         size, vocab = len(request.tokens), self.backend.vocab_size

@@ -4,6 +4,7 @@ import json
 from collections import OrderedDict
 from copy import copy
 from threading import Lock
+from typing import Any
 
 import llguidance
 import numpy as np
@@ -18,6 +19,7 @@ from octavo.engine.rules import allow, forbid
 # One space, or a new line and its indentation: weak models otherwise lose themselves in white space without end.
 LAYOUT = r"( |\n {0,40})"
 KEPT = 4  # vocabularies whose tokenizer is kept: making one takes some tenths of a second
+COMPILED = 32  # grammars that are kept compiled: the same tools and schemas are asked for again and again
 
 
 class _Words:
@@ -45,65 +47,85 @@ class Grammars:
 
     def __init__(self) -> None:
         self.tokenizers: OrderedDict[int, tuple[Vocabulary, llguidance.LLTokenizer]] = OrderedDict()
+        self.compiled: OrderedDict[tuple[int, str], llguidance.LLMatcher] = OrderedDict()
         self.lock = Lock()
 
-    def rule(self, sampling: Sampling, vocabulary: Vocabulary, *, markers: Markers, may_think: bool) -> "GrammarRule":
-        """The rule of a request. may_think: the model may open a thinking before its answer.
+    def matcher(self, text: str, vocabulary: Vocabulary) -> llguidance.LLMatcher:
+        """A matcher at the start of a grammar in Lark's language.
 
-        Raises RequestError for a grammar that cannot be compiled, saying why.
+        Raises RequestError for one that cannot be compiled, saying why.
         """
-        text = grammar_text(sampling)
-        tokenizer = self._tokenizer(vocabulary)
-        matcher = llguidance.LLMatcher(tokenizer, text, log_level=0)
-        if matcher.is_error():
-            raise RequestError(f"the grammar cannot be used: {_first_line(matcher.get_error())}. Simplify it.")
-        return GrammarRule(matcher, markers, may_think=may_think, end=vocabulary.end, vocab_size=len(vocabulary.tokens))
+        with self.lock:
+            tokenizer = self._tokenizer(vocabulary)
+            key = (id(vocabulary), text)
+            if key not in self.compiled:
+                made = llguidance.LLMatcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(text), log_level=0)
+                if made.is_error():
+                    raise RequestError(f"the grammar cannot be used: {first_line(made.get_error())}. Simplify it.")
+                self.compiled[key] = made
+            self.compiled.move_to_end(key)
+            while len(self.compiled) > COMPILED:
+                self.compiled.popitem(last=False)
+            return self.compiled[key].deep_copy()
 
     def _tokenizer(self, vocabulary: Vocabulary) -> llguidance.LLTokenizer:
-        with self.lock:
-            kept = self.tokenizers.get(id(vocabulary))
-            if kept is None:
-                words = llguidance.TokenizerWrapper(_Words(vocabulary))
-                kept = (vocabulary, llguidance.LLTokenizer(words, n_vocab=len(vocabulary.tokens)))
-                self.tokenizers[id(vocabulary)] = kept
-            self.tokenizers.move_to_end(id(vocabulary))
-            while len(self.tokenizers) > KEPT:
-                self.tokenizers.popitem(last=False)
-            return kept[1]
+        kept = self.tokenizers.get(id(vocabulary))
+        if kept is None:
+            words = llguidance.TokenizerWrapper(_Words(vocabulary))
+            kept = (vocabulary, llguidance.LLTokenizer(words, n_vocab=len(vocabulary.tokens)))
+            self.tokenizers[id(vocabulary)] = kept
+        self.tokenizers.move_to_end(id(vocabulary))
+        while len(self.tokenizers) > KEPT:
+            gone, _ = self.tokenizers.popitem(last=False)
+            self.compiled = OrderedDict((key, made) for key, made in self.compiled.items() if key[0] != gone)
+        return kept[1]
 
 
-def grammar_text(sampling: Sampling) -> str:
-    """What `llguidance` compiles. Raises RequestError for a schema that is not one."""
+def answer_lark(sampling: Sampling) -> str:
+    """The rule `answer` of a grammar in Lark's language: what the sampling asks of an answer. Raises RequestError."""
     if sampling.choice:
-        return llguidance.LLMatcher.grammar_from_lark("start: " + " | ".join(_lark(text) for text in sampling.choice))
+        if "" in sampling.choice:
+            raise RequestError('choice has an empty string "": remove it.')
+        return "answer: " + " | ".join(quoted(text) for text in sampling.choice)
     if sampling.regex is not None:
-        return llguidance.LLMatcher.grammar_from_regex(sampling.regex)
-    schema = json.dumps(sampling.schema)
-    try:
-        return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": LAYOUT})
-    except ValueError as cause:
-        raise RequestError(f"the JSON schema cannot be used: {_first_line(str(cause))}. Simplify it.") from cause
+        try:
+            return f"answer: /{llguidance.regex_to_lark(sampling.regex)}/"
+        except ValueError as cause:
+            raise RequestError(f"the regex cannot be used: {first_line(str(cause))}. Simplify it.") from cause
+    return "answer: " + json_lark(sampling.schema)
 
 
-def _lark(text: str) -> str:
-    if not text:
-        raise RequestError('choice has an empty string "": remove it.')
+def json_lark(schema: dict[str, Any] | bool | None) -> str:
+    """A JSON schema within a grammar in Lark's language. Its properties keep their order, its layout is LAYOUT."""
+    given = schema if isinstance(schema, dict) else {} if schema else {"enum": []}
+    return "%json " + json.dumps({**given, "x-guidance": {"whitespace_pattern": LAYOUT}})
+
+
+def quoted(text: str) -> str:
+    """Text as it stands in a grammar in Lark's language."""
     return json.dumps(text, ensure_ascii=False)
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """The first line of a message that says anything."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")[:300]
 
 
 class GrammarRule:
     """Holds the answer to a grammar. Thinking is free; the gap after it is forced, so that the answer begins clean."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, markers: Markers, *, may_think: bool, end: int,
+    def __init__(self, matcher: llguidance.LLMatcher, markers: Markers, *, may_think: bool, may_call: bool, end: int,
                  vocab_size: int) -> None:  # fmt: skip
+        """may_think, may_call: the reply may open a thinking, or a call, instead of its answer.
+
+        A reply that called has no answer, and the grammar does not speak of what follows.
+        """
         self.matcher, self.gap, self.think_close = matcher, markers.gap, markers.think_close
         self.opens = markers.think_open if may_think else None
-        self.end, self.vocab_size = end, vocab_size
+        self.calls = markers.tool_open if may_call else None
+        self.end, self.vocab_size, self.called = end, vocab_size, False
         self.other_ends = tuple(id for id in markers.end if id != end)
+        self.borders = {id for id in (markers.think_open, markers.tool_open) if id is not None}
         self.leaves = {end, *markers.end} | ({markers.tool_open} if markers.tool_open is not None else set[int]())
         self.gap_left: tuple[int, ...] = ()
 
@@ -112,10 +134,13 @@ class GrammarRule:
         return self.gap_left
 
     def allowed(self, at: Channel) -> NDArray[np.int32] | None:
-        """What the grammar allows next; beside it, at the very start, the token that opens a thinking.
+        """What the grammar allows next; beside it, at the very start, the tokens that open a thinking or a call.
 
-        The thinking may hold anything but what would end the reply without an answer.
+        The thinking may hold anything but what would end the reply without an answer. Elsewhere such a token is no
+        border, though it may be text that the grammar knows, and it is not allowed.
         """
+        if self.called:
+            return None
         mask = np.zeros((self.vocab_size + 31) // 32, dtype=np.int32)
         if at is not Channel.ANSWER:
             mask[:] = -1
@@ -124,12 +149,15 @@ class GrammarRule:
             return mask
         self.matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         if self.matcher.is_error():
-            raise RequestError(f"the grammar failed: {_first_line(self.matcher.get_error())}. Simplify it.")
+            raise RequestError(f"the grammar failed: {first_line(self.matcher.get_error())}. Simplify it.")
         if mask.view(np.uint32)[self.end // 32] >> np.uint32(self.end % 32) & 1:
             for id in self.other_ends:
                 allow(mask, id)
-        if self.opens is not None:
-            allow(mask, self.opens)
+        for id in self.borders:
+            forbid(mask, id)
+        for id in (self.opens, self.calls):
+            if id is not None:
+                allow(mask, id)
         return mask
 
     def accept(self, token: int, channel: Channel) -> None:
@@ -137,10 +165,13 @@ class GrammarRule:
         if channel is Channel.CLOSING:
             begins = token == self.think_close and not self.gap_left
             self.gap_left = self.gap if begins else self.gap_left[1:]
-        elif channel is Channel.ANSWER and token not in self.other_ends:
+        elif channel is Channel.TOOL:
+            self.called = True
+        elif channel is Channel.ANSWER and token not in self.other_ends and not self.called:
             taken = self.matcher.consume_token(token)
             assert taken, f"the grammar refused token {token}, which its mask allowed: {self.matcher.get_error()}"
-        self.opens = None if channel is Channel.ANSWER else self.opens
+        if channel is Channel.ANSWER:
+            self.opens = self.calls = None
 
     def finished(self) -> bool:
         """Whether nothing can follow."""

@@ -1,7 +1,7 @@
 """The engine's words. It turns tokens into tokens: `Request` in, `Step`s out; a `Backend` does the arithmetic."""
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,32 @@ EngineFinish = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CallForm:
+    """How a call of one function is written: `before`, arguments by a JSON schema, `after`.   name: for errors"""
+
+    name: str
+    before: str
+    schema: dict[str, Any]
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calls:
+    """Which calls a reply may make: between the tokens that open and close one, where the markers have them.
+
+    forms      what a call may be;   between   tokens between one call and the next
+    required   the answer is calls and nothing else; then no schema, regex or choice is asked of it
+    parallel   whether there may be several, else the first one ends the reply
+    Once a reply calls, calls are all that follows.
+    """
+
+    forms: tuple[CallForm, ...]
+    between: tuple[int, ...] = ()
+    required: bool = False
+    parallel: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """One thing to generate (sampling.n replies to one prompt) or to score (sampling.max_tokens=0 with logprobs).
 
@@ -21,9 +47,10 @@ class Request:
     tokens          the rendered prompt, at least one token
     markers         borders of the channels; the start channel is read from `tokens`
     budget_tokens   thinking tokens sampled at most, over all thinking of the reply; None: no limit
-    vocabulary      needed for stop strings and grammars
+    vocabulary      needed for stop strings, grammars and calls
     space           prompts are found again within one space only: who measures times learns nothing of other spaces
-    rules           constraints beside those that sampling and budget ask for; each reply gets clones of them
+    calls           what its calls must look like; None: nothing is asked of them
+    rules           constraints beside all these; each reply gets clones of them
     """
 
     id: str
@@ -33,7 +60,14 @@ class Request:
     budget_tokens: int | None = None
     vocabulary: Vocabulary | None = None
     space: str = ""
+    calls: Calls | None = None
     rules: "tuple[Rule, ...]" = ()
+
+
+def vocabulary_of(request: Request) -> Vocabulary:
+    """What a request's tokens spell, where it asks for something that needs it."""
+    assert request.vocabulary is not None, "stop strings, grammars and calls need the request's vocabulary"
+    return request.vocabulary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

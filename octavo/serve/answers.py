@@ -12,6 +12,7 @@ from octavo.core.sampling import Sampling, overridden
 from octavo.engine.types import Request
 from octavo.serve import link
 from octavo.serve.job import Job
+from octavo.serve.tools import calls_of, offered
 
 
 def opened(order: link.Open) -> LocalChat:
@@ -42,14 +43,15 @@ def prepared(chat: LocalChat, job: Job) -> tuple[Request, list[ReplyReader], Con
         return request, readers, None
     talk = conversation(job)
     sampling = overridden(chat.recommended(talk), job.sampling)
-    request, readers = chat.prepare(talk, sampling=sampling)
+    request, readers = chat.prepare(talk, sampling=sampling, calls=calls_of(chat, job))
     return request, readers, talk
 
 
 def conversation(job: Job) -> Conversation:
     """What the prompt is rendered from. Tools that must not be called are not offered."""
-    tools = () if job.choice.mode == "none" else job.tools
-    return Conversation(messages=job.messages, tools=tools, thinking=job.thinking, space=job.space)
+    return Conversation(
+        messages=job.messages, tools=offered(job), thinking=job.thinking, space=job.space, resume=job.resume
+    )
 
 
 def answer(chat: LocalChat, question: link.Question) -> link.Answer:

@@ -50,9 +50,9 @@ def write_tokenizer(folder: Path, texts: list[str]) -> int:
     return made.get_vocab_size()
 
 
-def mini_qwen3() -> Path:
+def mini_random() -> Path:
     """The folder, made when it is not there yet; several processes may ask at once."""
-    place = Path(tempfile.gettempdir()) / f"octavo-mini-qwen3-{os.getuid()}-1"
+    place = Path(tempfile.gettempdir()) / f"octavo-mini-random-{os.getuid()}-1"
     if place.exists():
         return place
     with tempfile.TemporaryDirectory(dir=place.parent) as made:

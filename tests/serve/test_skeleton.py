@@ -3,14 +3,14 @@
 import json
 from pathlib import Path
 
-from tests.serve.mini import mini_qwen3
+from tests.serve.mini import mini_random
 from tests.serve.serving import serving
 
 BODY = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 12, "seed": 1, "temperature": 1}
 
 
 def test_a_stream_says_what_the_whole_answer_says(tmp_path: Path):
-    with serving([f"mini={mini_qwen3()}"], folder=tmp_path) as served:
+    with serving([f"mini={mini_random()}"], folder=tmp_path) as served:
         whole = served.client.post("/v1/chat/completions", json=BODY).json()
         lines = served.client.post(
             "/v1/chat/completions", json={**BODY, "stream": True, "stream_options": {"include_usage": True}}

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from octavo.core.channel import Markers
 from octavo.core.errors import FormatError
@@ -72,12 +73,22 @@ def own(text: str, *, trained: bool = False) -> Span:
     return Span(text, trusted=True, trained=trained)
 
 
+class CallLayout(Struct, frozen=True):
+    """How models of a format write a call: `before`, its name, `middle`, its arguments, `after`; and between two."""
+
+    before: str
+    middle: str
+    after: str
+    between: str = ""
+
+
 class Format(ABC):
     """How one kind of model writes conversations.
 
     name          key in `FORMATS`;   thinks   whether the model can think before it answers, and whether it can not
     calls_tools   whether the format has a way to offer tools
     tags          literals around thinking and tool calls
+    call_layout   of what stands between a call's tags, or is the answer where calls have none; None: it is not known
     turn_open     literal that begins each turn;   ends   literals that end a reply, the first of them a turn
     """
 
@@ -85,6 +96,7 @@ class Format(ABC):
     thinks: Literal["never", "optional", "always"] = "never"
     calls_tools: bool = False
     tags: Tags = Tags()
+    call_layout: CallLayout | None = None
     turn_open: str
     ends: tuple[str, ...]
 
@@ -105,6 +117,22 @@ class Format(ABC):
 
         Raises FormatError where the format cannot express the conversation, and for a thinking mode the model lacks.
         """
+
+    def resume(
+        self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), thinking: Thinking = Thinking()
+    ) -> Rendered:
+        """The conversation up to the end of its last message's text, an assistant's, so that the model goes on there.
+
+        Raises FormatError where the last message is none that can be gone on with, and as `render` does.
+        """
+        if not messages or messages[-1].role != "assistant" or messages[-1].tool_calls or not messages[-1].text:
+            raise FormatError("to go on with the last message, it must be an assistant's, with text and without calls.")
+        rendered = self.render(messages, tools=tools, thinking=thinking, reply=False)
+        end = max(rendered.text.rfind(literal) for literal in self.ends)
+        said = rendered.text.rfind(messages[-1].text.strip())
+        if end < said or said < 0:
+            raise FormatError(f"the {self.name} format does not end its turns: ask for a new message instead.")
+        return Rendered(tuple(_first_of(rendered.spans, end)))
 
     def extend(
         self,
@@ -223,6 +251,14 @@ class TurnFormat(Format):
     @abstractmethod
     def _opening(self, thinking: Thinking) -> tuple[Span, ...]:
         """The beginning of an assistant's turn, up to where the model writes."""
+
+
+def _first_of(spans: Iterable[Span], at: int) -> Iterator[Span]:
+    """The spans up to character `at`."""
+    for span in spans:
+        if at > 0:
+            yield replace(span, text=span.text[:at])
+        at -= len(span.text)
 
 
 def canonical_json(text: str) -> str:

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 
 from octavo.core.messages import Message, ToolSpec
 from octavo.core.sampling import Thinking
-from octavo.text.chat.base import Span, own
+from octavo.text.chat.base import CallLayout, Span, own
 from octavo.text.chat.chatml import CLOSE, OPEN, ChatMlFamily, turn
 from octavo.text.chat.parser import Tags
 
 TOOLS = Tags(tool_open="<tool_call>", tool_close="</tool_call>")
+HERMES_CALL = CallLayout(before='\n{"name": "', middle='", "arguments": ', after="}\n", between="\n")
 _BEFORE = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
@@ -46,6 +47,7 @@ class HermesFamily(ChatMlFamily):
 
     calls_tools = True
     tags = TOOLS
+    call_layout = HERMES_CALL
     default_system: str | None = None
 
     def _turns(self, messages: Sequence[Message], tools: Sequence[ToolSpec], thinking: Thinking) -> Iterator[Span]:

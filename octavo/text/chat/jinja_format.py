@@ -11,7 +11,8 @@ from octavo.core.messages import Message, ToolCall, ToolSpec
 from octavo.core.sampling import Sampling, Thinking
 from octavo.text.chat.bare_calls import BareCallParser
 from octavo.text.chat.base import THINK, Format, Rendered, Span
-from octavo.text.chat.hermes import TOOLS
+from octavo.text.chat.hermes import HERMES_CALL, TOOLS
+from octavo.text.chat.llama3 import BARE_CALL
 from octavo.text.chat.marks import Typed, Zones, free_characters
 from octavo.text.chat.parser import ReplyParser, Tags
 
@@ -96,6 +97,7 @@ class JinjaFormat(Format):
         elif self.offers_tools and "<|python_tag|>" in self._literals:
             tags = msgspec.structs.replace(tags, tool_open="<|python_tag|>")
         self.tags = tags
+        self.call_layout = HERMES_CALL if tags.tool_close else BARE_CALL if tags.tool_open else None
         mode: Literal["never", "optional", "always"] = "never"
         if thinks and "enable_thinking" in self._template.variables:
             mode = "optional"

@@ -8,7 +8,7 @@ from octavo.core.errors import FormatError
 from octavo.core.messages import Message, ToolSpec
 from octavo.core.sampling import Sampling, Thinking
 from octavo.text.chat.bare_calls import BareCallParser
-from octavo.text.chat.base import Span, TurnFormat, canonical_json, own
+from octavo.text.chat.base import CallLayout, Span, TurnFormat, canonical_json, own
 from octavo.text.chat.parser import ReplyParser, Tags
 
 BEGIN, CLOSE = "<|begin_of_text|>", "<|eot_id|>"
@@ -17,6 +17,7 @@ _ASK = (
     'best answers the given prompt.\n\nRespond in the format {"name": function name, "parameters": dictionary of '
     "argument name and its value}.Do not use variables.\n\n"
 )
+BARE_CALL = CallLayout(before='{"name": "', middle='", "parameters": ', after="}")
 
 
 def header(role: str) -> Span:
@@ -54,6 +55,7 @@ class Llama31(Llama3):
     name = "llama3_1"
     calls_tools = True
     tags = Tags(tool_open="<|python_tag|>")
+    call_layout = BARE_CALL
 
     def parser(self, *, thinking_open: bool, tools: bool) -> ReplyParser:
         """A parser of one reply: calls are bare JSON."""
