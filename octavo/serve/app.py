@@ -1,18 +1,25 @@
 """The whole server as one ASGI application: routes, and nothing else."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from typing import cast
 
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from octavo.serve.dialects import chat
+from octavo.serve.asides import Aside, Control, Tokens, Work, counting, rendering
+from octavo.serve.dialects import chat, completions, messages
 from octavo.serve.gate import Gate, OpenGate
 from octavo.serve.http import Desk, Dialect, Endpoint, openai_error
 from octavo.serve.listing import Listing
 from octavo.serve.models import Models
+from octavo.serve.responses import Responses
 
-DIALECTS = (Dialect("chat", chat.PATH, chat.decode, openai_error),)
+DIALECTS = (
+    Dialect("chat", chat.PATH, chat.decode, openai_error),
+    Dialect("completions", completions.PATH, completions.decode, openai_error),
+    Dialect("messages", messages.PATH, messages.decode, messages.error),
+)
 
 
 def application(models: Models, *, gate: Gate | None = None) -> Starlette:
@@ -26,7 +33,9 @@ def application(models: Models, *, gate: Gate | None = None) -> Starlette:
         await models.close()
 
     listing = Listing(desk)
-    routes = [Route(dialect.path, Endpoint(desk, dialect).answer, methods=["POST"]) for dialect in DIALECTS]
+    endpoints = [Responses(desk), *(Endpoint(desk, dialect) for dialect in DIALECTS)]
+    routes = [Route(endpoint.dialect.path, endpoint.answer, methods=["POST"]) for endpoint in endpoints]
+    routes += asides(desk, endpoints)
     routes += [
         Route("/v1/models", listing.all, methods=["GET"]),
         Route("/v1/models/{name:path}", listing.one, methods=["GET"]),
@@ -35,3 +44,29 @@ def application(models: Models, *, gate: Gate | None = None) -> Starlette:
         Route("/health", listing.ready, methods=["GET"]),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
+
+
+def asides(desk: Desk, endpoints: Sequence[Endpoint]) -> list[Route]:
+    """What is answered at once: of each dialect the prompt that it makes, counts, tokens, and live control."""
+    found = [
+        Route(f"{one.dialect.path}/render", Aside(desk, rendering(desk, one.decode), error=one.dialect.error).answer,
+              methods=["POST"]) for one in endpoints
+    ]  # fmt: skip
+    responses, tokens, control = cast(Responses, endpoints[0]), Tokens(desk), Control(desk)
+    count = counting(desk, lambda body, tenant: messages.decode(body, counting=True))
+    kept = "/v1/responses/{id}"
+    works: list[tuple[str, Work, str]] = [
+        ("POST", counting(desk, responses.decode, object="response.input_tokens"), "/v1/responses/input_tokens"),
+        ("POST", responses.compact, "/v1/responses/compact"), ("GET", responses.retrieve, kept),
+        ("DELETE", responses.delete, kept), ("POST", responses.cancel, f"{kept}/cancel"),
+        ("GET", responses.items, f"{kept}/input_items"),
+        ("POST", tokens.tokenize, "/tokenize"), ("POST", tokens.detokenize, "/detokenize"),
+        ("POST", control.cancel, "/v1/requests/{id}/cancel"),
+        ("POST", control.end_thinking, "/v1/requests/{id}/end_thinking"),
+        ("POST", control.control, "/v1/chat/completions/control"),
+    ]  # fmt: skip
+    found += [Route(path, Aside(desk, work).answer, methods=[method]) for method, work, path in works]
+    return [
+        *found,
+        Route("/v1/messages/count_tokens", Aside(desk, count, error=messages.error).answer, methods=["POST"]),
+    ]

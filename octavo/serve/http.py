@@ -131,7 +131,7 @@ class Endpoint:
         request_id = uuid.uuid4().hex
         try:
             tenant = self.desk.gate.identify(request.headers)
-            asked = self.dialect.decode(await request.body())
+            asked = self.decode(await request.body(), tenant)
             doing = await self._begin(request, asked, tenant, request_id)
         except Refusal as refusal:
             return refused(refusal, request_id=request_id, error=self.dialect.error)
@@ -143,6 +143,10 @@ class Endpoint:
         if asked.stream:
             return Streamed(self.desk, doing, writer, headers)
         return await self._whole(request, doing, writer, headers)
+
+    def decode(self, body: bytes, tenant: Tenant) -> Asked:
+        """The request of a tenant. Raises Refusal."""
+        return self.dialect.decode(body)
 
     async def _begin(self, request: Request, asked: Asked, tenant: Tenant, request_id: str) -> Doing:
         begin = self.desk.begin(asked, tenant, dialect=self.dialect.name, request_id=request_id)

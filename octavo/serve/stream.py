@@ -76,15 +76,17 @@ class Reply:
 
 
 class Collected:
-    """All events of a job, added up.   error: what ended it early"""
+    """All events of a job, added up.   events: as they came;   error: what ended it early"""
 
     def __init__(self, *, replies: int) -> None:
         self.replies = [Reply() for _ in range(replies)]
+        self.events: list[events.Event] = []
         self.usage = events.Usage()
         self.error: events.Error | None = None
 
     def add(self, batch: Sequence[events.Event]) -> None:
         """More events."""
+        self.events += batch
         for event in batch:
             match event:
                 case events.Reasoning():

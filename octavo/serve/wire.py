@@ -14,6 +14,7 @@ from octavo.serve.stream import Collected
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
+MISSING = "missing required field `"  # as msgspec says it
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -68,6 +69,10 @@ def convert(value: Any, kind: type[T], *, at: str = "") -> T:
     except msgspec.ValidationError as cause:
         what, _, where = str(cause).partition(" - at `$")
         path = (at + where.rstrip("`")).lstrip(".")
+        missing = what.partition(MISSING)[2].rstrip("`")
+        if missing:
+            path = f"{path}.{missing}".lstrip(".")
+            raise Refusal(f"{path} is missing.", param=path) from cause
         raise Refusal(f"{path or 'the body'}: {what}.", param=path) from cause
     except OctavoError as cause:
         raise Refusal(f"{at + ': ' if at else ''}{cause}", param=at) from cause
@@ -90,4 +95,12 @@ def checked(job: Job) -> Job:
 def event(value: Any, *, name: str = "") -> bytes:
     """One server-sent event with a JSON value."""
     head = f"event: {name}\n".encode() if name else b""
-    return head + b"data: " + msgspec.json.encode(value) + b"\n\n"
+    return head + b"data: " + on_one_line(msgspec.json.encode(value)) + b"\n\n"
+
+
+def on_one_line(body: bytes) -> bytes:
+    """JSON in which even those clients find no line break that split text where Unicode has one."""
+    if b"\xc2\x85" in body or b"\xe2\x80" in body:
+        for code in ("85", "2028", "2029"):
+            body = body.replace(chr(int(code, 16)).encode(), b"\\u" + code.rjust(4, "0").encode())
+    return body

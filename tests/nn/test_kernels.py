@@ -248,3 +248,34 @@ def whole_steps(library: Library) -> None:
                 Chunk(tokens=(7, 8), start=3, pages=(0,), rows="none"),
             )
             backend.forward(Plan(chunks=chunks, copies=(Copy(source=3, target=0, tokens=3),)))
+
+
+def crew(one: float, two: np.ndarray, waited: np.ndarray) -> np.ndarray:
+    """Threads of each call, where a call takes `one` seconds with one thread and two[i] with two."""
+    return open_library().crew(np.stack([np.full_like(two, one), two], axis=1), waited)
+
+
+def test_a_crew_stays_whole_while_nobody_takes_a_core():
+    rng = np.random.default_rng(0)
+    assert (crew(1.0, 0.55 + 0.1 * rng.random(2000), 0.25 * rng.random(2000)) == 2).all()
+
+
+def test_a_crew_gives_a_stolen_core_up_and_takes_it_back():
+    rng, calls = np.random.default_rng(0), 4000
+    stolen = (np.arange(calls) >= 500) & (np.arange(calls) < 2500)
+    two = np.where(stolen, 1.5, 0.55) * (0.9 + 0.2 * rng.random(calls))
+    sizes = crew(1.0, two, np.where(stolen, 0.6, 0.05))
+    taken = np.where(sizes == 2, two, 1.0)
+    assert (sizes[:500] == 2).all()
+    assert 2000 / taken[500:2500].sum() >= 0.95  # of what one clean core does
+    assert (sizes[3700:] == 2).all()
+
+
+def test_a_crew_that_would_be_slower_with_one_less_stays_whole():
+    two = np.full(4000, 0.8)
+    sizes = crew(1.0, two, np.full(4000, 0.4))
+    assert (sizes == 2).mean() > 0.9
+
+
+def test_a_crew_of_one_stays():
+    assert (open_library().crew(np.ones((100, 1)), np.ones(100)) == 1).all()

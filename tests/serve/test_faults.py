@@ -13,8 +13,8 @@ import pytest
 from tests.serve.mini import mini_qwen3
 from tests.serve.serving import Served, serving
 
-LONG = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 600, "seed": 1, "temperature": 1,
-        "logit_bias": {}, "stream": True}  # fmt: skip
+LONG = {"model": "mini", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 600, "seed": 1,
+        "temperature": 1, "logit_bias": {}, "stream": True}  # fmt: skip
 
 
 def host_pid(served: Served) -> int:

@@ -6,7 +6,13 @@ from pathlib import Path
 from tests.serve.mini import mini_random
 from tests.serve.serving import serving
 
-BODY = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 12, "seed": 1, "temperature": 1}
+BODY = {
+    "model": "mini",
+    "messages": [{"role": "user", "content": "Hello"}],
+    "max_tokens": 12,
+    "seed": 1,
+    "temperature": 1,
+}
 
 
 def test_a_stream_says_what_the_whole_answer_says(tmp_path: Path):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from octavo.core.errors import KernelError
 
 HERE = Path(__file__).parent
-SOURCES = ("vector.h", "pool.h", "linear.h", "attention.h", "decoder.h", "kernels.cpp")
+SOURCES = ("vector.h", "crew.h", "pool.h", "linear.h", "attention.h", "decoder.h", "kernels.cpp")
 # No contraction: whether a product and a sum are rounded once or twice must not depend on what surrounds them.
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-shared",
          "-pthread")  # fmt: skip

@@ -114,7 +114,7 @@ class Decoder {
         step = &given;
         plan();
         auto all = [this](int thread) { run(thread); };
-        pool.run(all);
+        pool.run(all, step->tokens);
     }
 
     const Shape s;

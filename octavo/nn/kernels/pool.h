@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "crew.h"
 #include "vector.h"
 
 INLINE void pause_() {
@@ -28,20 +29,26 @@ class Pool {
         for (int i = 1; i < threads; i++) workers.emplace_back([this, i] { work(i); });
     }
     ~Pool() {
-        job = nullptr;
+        active = 0;
         launch();
         for (auto& worker : workers) worker.join();
     }
     Pool(const Pool&) = delete;
 
-    // Call f(thread) on every thread, this one included; returns when all are done.
+    // Call f(thread) on every thread that the crew has now, this one included; returns when all are done.
+    // size: tells large calls from small ones, see `Crew`
     template <class F>
-    void run(F& f) {
+    void run(F& f, int size) {
         job = [](void* object, int thread) { (*static_cast<F*>(object))(thread); };
         argument = &f;
+        active = crew.size();
+        waited.store(0, std::memory_order_relaxed);
+        const auto since = std::chrono::steady_clock::now();
         launch();
         f(0);
         barrier();
+        const double took_s = seconds(std::chrono::steady_clock::now() - since);
+        crew.ran(size, took_s, active > 1 ? waited.load() * 1e-9 / (took_s * (active - 1)) : 0);
     }
 
     // All threads call it with the same arguments: items 0 .. count-1 are handed out in runs of `step`; meets at the end.
@@ -60,15 +67,22 @@ class Pool {
     template <class F>
     void barrier(F last) {
         const unsigned mine = phase.load(std::memory_order_relaxed);
-        if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
+        const int all = active;  // read before arriving: afterwards the next call may begin
+        if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == all) {
             last();
             arrived.store(0, std::memory_order_relaxed);
             next.store(0, std::memory_order_relaxed);
             phase.store(mine + 1, std::memory_order_release);
             return;
         }
-        for (int spins = 0; phase.load(std::memory_order_acquire) == mine; spins++)
-            spins < SPINS ? pause_() : (void)sched_yield();
+        for (int spins = 0; spins < SPINS; spins++) {
+            if (phase.load(std::memory_order_acquire) != mine) return;
+            pause_();
+        }
+        const auto since = std::chrono::steady_clock::now();
+        while (phase.load(std::memory_order_acquire) == mine) sched_yield();
+        const std::chrono::nanoseconds lost = std::chrono::steady_clock::now() - since;
+        waited.fetch_add(lost.count(), std::memory_order_relaxed);
     }
     void barrier() {
         barrier([] {});
@@ -78,12 +92,17 @@ class Pool {
     static constexpr int SPINS = 400;
     static constexpr auto AWAKE = std::chrono::milliseconds(3);
 
+    static double seconds(std::chrono::nanoseconds time) { return time.count() * 1e-9; }
+
+    Crew crew{threads};
+    int active = 1;                    // threads of the present call
+    std::atomic<int64_t> waited{0};    // nanoseconds that threads of the present call waited for others
     std::vector<std::thread> workers;
     void (*job)(void*, int) = nullptr;
     void* argument = nullptr;
     std::mutex lock;
     std::condition_variable wake;
-    std::atomic<unsigned> launched{0};
+    std::atomic<uint64_t> launched{0};  // calls so far, and in the lowest byte how many threads the last one has
     alignas(64) std::atomic<int> next{0};
     alignas(64) std::atomic<int> arrived{0};
     alignas(64) std::atomic<unsigned> phase{0};
@@ -91,13 +110,14 @@ class Pool {
     void launch() {
         {
             std::lock_guard<std::mutex> held(lock);
-            launched.fetch_add(1, std::memory_order_release);
+            const uint64_t calls = (launched.load(std::memory_order_relaxed) >> 8) + 1;
+            launched.store(calls << 8 | (uint64_t)active, std::memory_order_release);
         }
         wake.notify_all();
     }
 
     void work(int thread) {
-        for (unsigned seen = 0;; seen++) {
+        for (uint64_t seen = 0;;) {
             const auto since = std::chrono::steady_clock::now();
             for (int spins = 0; launched.load(std::memory_order_acquire) == seen; spins++) {
                 if (spins < SPINS) {
@@ -109,7 +129,9 @@ class Pool {
                     wake.wait(held, [&] { return launched.load(std::memory_order_acquire) != seen; });
                 }
             }
-            if (!job) return;
+            seen = launched.load(std::memory_order_acquire);
+            if (!(seen & 255)) return;
+            if (thread >= (int)(seen & 255)) continue;  // not in this call, which may be over by now
             job(argument, thread);
             barrier();
         }

@@ -14,7 +14,7 @@ from octavo.serve.errors import Refusal
 from octavo.serve.job import Job, ToolChoice
 from octavo.serve.stream import Collected, Reply
 from octavo.serve.thinking import Switches, thinking_of
-from octavo.serve.wire import DONE, Asked, Head, checked, convert, event, read
+from octavo.serve.wire import DONE, Asked, Head, checked, convert, event, on_one_line, read
 
 PATH = "/v1/chat/completions"
 # Fields that mean the same here as in `Sampling`.
@@ -60,8 +60,8 @@ class _Options(Struct):
 class Request(Switches, frozen=True, kw_only=True):
     """The body of a request; what else stands there is reported as ignored."""
 
+    model: str
     messages: list[_Said]
-    model: str = ""
     stream: bool = False
     stream_options: _Options | None = None
     temperature: float | None = None
@@ -104,7 +104,9 @@ def decode(body: bytes) -> Asked:
     strict = tuple(tool.function.name for tool in request.tools or () if tool.function.strict)
     job = Job(
         model=request.model, messages=messages(request.messages), tools=tools,
-        choice=_choice(request, [tool.name for tool in tools], strict), sampling=_sampling(request),
+        choice=choice_of(request.tool_choice, names=[tool.name for tool in tools],
+                         parallel=request.parallel_tool_calls is not False, strict=strict),
+        sampling=_sampling(request),
         thinking=thinking_of(request), resume=bool(request.continue_final_message), space=request.cache_salt or "",
     )  # fmt: skip
     return Asked(checked(job), request.stream, partial(Writer, request), ignored)
@@ -144,16 +146,28 @@ def _tool(tool: _Tool) -> ToolSpec:
     return ToolSpec(name=f.name, description=f.description or "", parameters=f.parameters or {})
 
 
-def _choice(request: Request, names: list[str], strict: tuple[str, ...]) -> ToolChoice:
-    chosen, parallel = request.tool_choice, request.parallel_tool_calls is not False
+def choice_of(chosen: Any, *, names: Sequence[str], parallel: bool, strict: tuple[str, ...]) -> ToolChoice:
+    """OpenAI's `tool_choice`: a word, one function, or some that are allowed; names nested (Chat) or flat (Responses).
+
+    Raises Refusal for tools that were not given.
+    """
     if isinstance(chosen, str) or chosen is None:
         return tool_choice(chosen or "auto", (), names=names, parallel=parallel, strict=strict)
     if chosen.get("type") == "allowed_tools":
-        allowed = chosen.get("allowed_tools", chosen)
-        only = [t.get("function", t).get("name") for t in allowed.get("tools", ())]
-        return tool_choice(str(allowed.get("mode", "auto")), only, names=names, parallel=parallel, strict=strict)
-    name = chosen.get("function", chosen).get("name") if isinstance(chosen.get("function", {}), dict) else None
-    return tool_choice("required", [name], names=names, parallel=False, strict=strict)
+        allowed = convert(chosen.get("allowed_tools", chosen), _Allowed, at="tool_choice")
+        only = [_named(tool) for tool in allowed.tools]
+        return tool_choice(allowed.mode, only, names=names, parallel=parallel, strict=strict)
+    return tool_choice("required", [_named(chosen)], names=names, parallel=False, strict=strict)
+
+
+class _Allowed(Struct):
+    tools: list[dict[str, Any]]
+    mode: str = "auto"
+
+
+def _named(tool: dict[str, Any]) -> Any:
+    function = tool.get("function", tool)
+    return function.get("name") if isinstance(function, dict) else None
 
 
 def tool_choice(mode: str, only: Sequence[Any], *, names: Sequence[str], parallel: bool,
@@ -275,7 +289,7 @@ class Writer:
                reason: str | None = None, more: dict[str, Any] | None = None) -> bytes:  # fmt: skip
         choice = {"index": index, "delta": delta, "logprobs": _logprobs(logprobs) if logprobs else None,
                   "finish_reason": reason, **(more or {})}  # fmt: skip
-        return b"data: " + self.base + b',"choices":[' + msgspec.json.encode(choice) + b"]}\n\n"
+        return b"data: " + self.base + b',"choices":[' + on_one_line(msgspec.json.encode(choice)) + b"]}\n\n"
 
     def _usage(self, used: events.Usage) -> bytes:
         if not self.usage_wanted:
@@ -288,8 +302,7 @@ class Writer:
         return {
             "id": self.id, "object": "chat.completion", "created": self.head.created, "model": self.head.model,
             "choices": [self._choice(i, reply) for i, reply in enumerate(collected.replies)],
-            "usage": usage(collected.usage), "timings": timings(collected.usage), "system_fingerprint": None,
-            "service_tier": "default",
+            "usage": usage(collected.usage), "timings": timings(collected.usage), "service_tier": "default",
         }  # fmt: skip
 
     def _choice(self, index: int, reply: Reply) -> dict[str, Any]:
@@ -338,11 +351,13 @@ def timings(used: events.Usage) -> dict[str, Any]:
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
     """Log-probabilities in nats. A token that was forced has none: 0, as it was certain."""
-    content = [
-        {**logprob(t.data, t.logprob), "top_logprobs": [logprob(data, value) for _, data, value in t.top]}
-        for t in tokens
-    ]
-    return {"content": content, "refusal": None}
+    return {"content": [token_logprob(token) for token in tokens], "refusal": None}
+
+
+def token_logprob(token: TokenLogprob) -> dict[str, Any]:
+    """A chosen token with the likeliest beside it."""
+    top = [logprob(data, value) for _, data, value in token.top]
+    return {**logprob(token.data, token.logprob), "top_logprobs": top}
 
 
 def logprob(data: bytes, value: float | None) -> dict[str, Any]:

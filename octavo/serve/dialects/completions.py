@@ -1,0 +1,158 @@
+"""Legacy Completions: text that goes on, without a chat format. Source: OpenAI's API reference."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from msgspec import Struct
+
+from octavo.core.deltas import TokenLogprob
+from octavo.serve import events
+from octavo.serve.dialects.chat import SAME, at_least_one, error_body, reason, shape_of, timings, usage
+from octavo.serve.errors import Refusal
+from octavo.serve.job import Job
+from octavo.serve.stream import Collected
+from octavo.serve.wire import DONE, Asked, Head, checked, convert, event, read
+
+PATH = "/v1/completions"
+MAX_TOKENS = 16  # where the request says nothing: as OpenAI's
+
+
+class _Options(Struct):
+    include_usage: bool | None = None
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """The body of a request; what else stands there is reported as ignored."""
+
+    model: str
+    prompt: str | list[str | int | list[int]]
+    stream: bool = False
+    stream_options: _Options | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    max_tokens: int = MAX_TOKENS
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    n: int | None = None
+    best_of: int | None = None
+    logprobs: int | None = None
+    echo: bool = False
+    suffix: str | None = None
+    structured_outputs: dict[str, Any] | None = None
+    return_token_ids: bool | None = None
+    cache_salt: str | None = None
+    user: str | None = None
+
+
+def decode(body: bytes) -> Asked:
+    """A request. Raises Refusal naming the field."""
+    request, ignored = read(body, Request)
+    prompt = _prompt(request.prompt)
+    if request.suffix:
+        raise Refusal("suffix: no model here fills in between; give the prompt alone.", param="suffix")
+    if request.best_of not in (None, request.n or 1):
+        raise Refusal("best_of: replies are not ranked here; ask for n of them.", param="best_of")
+    if request.echo and (request.logprobs is not None or not isinstance(prompt, str)):
+        raise Refusal("echo: only of a prompt that is text, and without logprobs.", param="echo")
+    job = Job(model=request.model, prompt=prompt, sampling=_sampling(request), space=request.cache_salt or "")
+    echoed = prompt if request.echo and isinstance(prompt, str) else ""
+    return Asked(checked(job), request.stream, partial(Writer, request, echoed), ignored)
+
+
+def _prompt(given: str | list[str | int | list[int]]) -> str | tuple[int, ...]:
+    """One prompt: text, or tokens. Raises Refusal for none, and for several."""
+    one: Any = given
+    if isinstance(given, list) and given and all(isinstance(part, int) for part in given):
+        return tuple(convert(given, list[int], at="prompt"))
+    if isinstance(given, list):
+        if len(given) != 1:
+            raise Refusal(f"prompt holds {len(given)} prompts: send one request for each.", param="prompt")
+        one = given[0]
+    if not one:
+        raise Refusal("prompt is empty: give text or tokens.", param="prompt")
+    return one if isinstance(one, str) else tuple(one)
+
+
+def _sampling(request: Request) -> dict[str, Any]:
+    found = {name: value for name in SAME if (value := getattr(request, name)) is not None}
+    found["max_tokens"] = at_least_one(request.max_tokens, "max_tokens")
+    if request.stop is not None:
+        found["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
+    if request.logit_bias:
+        found["logit_bias"] = convert(request.logit_bias, dict[int, float], at="logit_bias")
+    if request.logprobs is not None:
+        found["logprobs"] = request.logprobs
+    return found | shape_of(None, request.structured_outputs)
+
+
+class Writer:
+    """Writes chunks, or one completion.   echoed: the prompt, where it was asked for"""
+
+    def __init__(self, request: Request, echoed: str, head: Head) -> None:
+        self.request, self.head, self.echoed = request, head, echoed
+        self.base = {"id": f"cmpl-{head.id}", "object": "text_completion", "created": head.created, "model": head.model}
+        self.offsets = [len(echoed)] * int(request.n or 1)  # of the next token's text, in characters
+        self.usage_wanted = bool(request.stream_options and request.stream_options.include_usage)
+
+    def write(self, batch: Sequence[events.Event]) -> bytes:
+        """Chunks."""
+        return b"".join(self._chunks(one) for one in batch)
+
+    def _chunks(self, one: events.Event) -> bytes:
+        match one:
+            case events.Start():
+                many = range(len(self.offsets)) if self.echoed else ()
+                return b"".join(self._chunk(self._choice(i, self.echoed)) for i in many)
+            case events.Text():
+                return self._chunk(self._choice(one.index, one.text, one.logprobs))
+            case events.Finish():
+                choice = self._choice(one.index, "", finish=reason(one.reason), tokens=one.tokens)
+                return self._chunk(choice)
+            case events.Usage():
+                told = {**self.base, "choices": [], "usage": usage(one), "timings": timings(one)}
+                return (event(told) if self.usage_wanted else b"") + DONE
+            case events.Error():
+                return event({"error": error_body(one.message, one.kind)})
+            case _:
+                return b""
+
+    def _chunk(self, choice: dict[str, Any]) -> bytes:
+        return event({**self.base, "choices": [choice]})
+
+    def whole(self, collected: Collected) -> dict[str, Any]:
+        """A completion."""
+        choices = [
+            self._choice(i, self.echoed + r.text, r.logprobs, finish=reason(r.reason), tokens=r.tokens)
+            for i, r in enumerate(collected.replies)
+        ]
+        used = collected.usage
+        return {**self.base, "choices": choices, "usage": usage(used), "timings": timings(used)}
+
+    def _choice(self, index: int, text: str, logprobs: Sequence[TokenLogprob] = (), *, finish: str | None = None,
+                tokens: tuple[int, ...] = ()) -> dict[str, Any]:  # fmt: skip
+        more = {"token_ids": list(tokens)} if self.request.return_token_ids and finish else {}
+        return {"index": index, "text": text, "logprobs": self._logprobs(index, logprobs) if logprobs else None,
+                "finish_reason": finish, **more}  # fmt: skip
+
+    def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """In the old shape: four lists. A token that was forced has 0, as it was certain."""
+        texts = [_text(token.data) for token in tokens]
+        starts = [self.offsets[index]]
+        for text in texts:
+            starts.append(starts[-1] + len(text))
+        self.offsets[index] = starts.pop()
+        return {
+            "tokens": texts, "token_logprobs": [token.logprob or 0.0 for token in tokens], "text_offset": starts,
+            "top_logprobs": [{_text(data): value for _, data, value in token.top} for token in tokens],
+        }  # fmt: skip
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
