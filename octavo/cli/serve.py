@@ -1,11 +1,13 @@
 """`octavo serve`: models behind one address."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from octavo.cli.settings import DRAFT, WEIGHTS, Weights
+
+Log = Literal["text", "json", "off"]
 
 
 def serve(
@@ -21,15 +23,23 @@ def serve(
     keep_alive: Annotated[float | None, typer.Option(min=0, help="Let a model go that nobody asked for so many "
                                                      "seconds.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")] = False,
+    allow_host: Annotated[list[str] | None, typer.Option(help="Name by which clients may call this server, beside its "
+                                                              "address; repeatable.")] = None,
+    allow_origin: Annotated[list[str] | None, typer.Option(help="Origin of web pages that may call this server "
+                                                                "(CORS); repeatable.")] = None,
+    max_body: Annotated[int, typer.Option(min=1, help="Largest body of a request, in MiB.")] = 32,
+    log: Annotated[Log, typer.Option(help="How requests are logged on stderr: text, json or off.")] = "text",
 ) -> None:  # fmt: skip
     """Serve models to OpenAI, Anthropic and other clients, and a web page to talk to them."""
+    from octavo.serve.guard import Walls
     from octavo.serve.link import Open
     from octavo.serve.models import Care
     from octavo.serve.run import Place, serve_forever
 
     openings = [Open(source, name, weights, draft, offline) for name, source in map(named, models)]
+    walls = Walls(hosts=tuple(allow_host or ()), origins=tuple(allow_origin or ()), body_bytes=max_body << 20)
     care = Care(memory_bytes=None if memory is None else int(memory * 1e9), keep_alive_s=keep_alive)
-    sys.exit(serve_forever(openings, Place(host=host, port=port), care=care))
+    sys.exit(serve_forever(openings, Place(host=host, port=port, walls=walls, log=log), care=care))
 
 
 def named(text: str) -> tuple[str, str]:

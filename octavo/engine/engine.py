@@ -93,13 +93,23 @@ class Engine:
             accepted=speculator.accepted if speculator else 0,
         )  # fmt: skip
 
-    def submit(self, request: Request) -> None:
-        """Queue a request. Raises RequestError, and queues nothing, for one that cannot be done."""
+    def compiled(self, request: Request) -> Rules:
+        """The rules of a request. Any thread may ask, and so save `submit` the time that grammars take to compile.
+
+        Raises RequestError for what cannot be compiled.
+        """
+        return self._rules(request)
+
+    def submit(self, request: Request, *, rules: Rules | None = None) -> None:
+        """Queue a request. Raises RequestError, and queues nothing, for one that cannot be done.
+
+        rules   the request's, where `compiled` gave them
+        """
         self._check(request)
         s = request.sampling
         most = self.longest if s.max_tokens is None else min(self.longest, len(request.tokens) + s.max_tokens)
         seed = secrets.randbits(64) if s.seed is None else s.seed
-        first = self._rules(request)
+        first = rules or self._rules(request)
         sequences = [
             Sequence(
                 request=request, index=index, rules=first.clone(), limit=most, seed=seed,

@@ -14,6 +14,7 @@ from octavo.core.channel import Channel, Markers
 from octavo.core.errors import RequestError
 from octavo.core.sampling import Sampling
 from octavo.core.vocabulary import Vocabulary
+from octavo.engine.limits import first_line, follow, matcher
 from octavo.engine.rules import allow, forbid
 
 # One space, or a new line and its indentation: weak models otherwise lose themselves in white space without end.
@@ -56,17 +57,16 @@ class Grammars:
         Raises RequestError for one that cannot be compiled, saying why.
         """
         with self.lock:
-            tokenizer = self._tokenizer(vocabulary)
-            key = (id(vocabulary), text)
-            if key not in self.compiled:
-                made = llguidance.LLMatcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(text), log_level=0)
-                if made.is_error():
-                    raise RequestError(f"the grammar cannot be used: {first_line(made.get_error())}. Simplify it.")
-                self.compiled[key] = made
+            tokenizer, key = self._tokenizer(vocabulary), (id(vocabulary), text)
+            made = self.compiled.get(key)
+        if made is None:  # others need not wait for this one
+            made = matcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(text))
+        with self.lock:
+            self.compiled[key] = made
             self.compiled.move_to_end(key)
             while len(self.compiled) > COMPILED:
                 self.compiled.popitem(last=False)
-            return self.compiled[key].deep_copy()
+            return made.deep_copy()
 
     def _tokenizer(self, vocabulary: Vocabulary) -> llguidance.LLTokenizer:
         kept = self.tokenizers.get(id(vocabulary))
@@ -104,11 +104,6 @@ def json_lark(schema: dict[str, Any] | bool | None) -> str:
 def quoted(text: str) -> str:
     """Text as it stands in a grammar in Lark's language."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def first_line(text: str) -> str:
-    """The first line of a message that says anything."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")[:300]
 
 
 class GrammarRule:
@@ -168,8 +163,7 @@ class GrammarRule:
         elif channel is Channel.TOOL:
             self.called = True
         elif channel is Channel.ANSWER and token not in self.other_ends and not self.called:
-            taken = self.matcher.consume_token(token)
-            assert taken, f"the grammar refused token {token}, which its mask allowed: {self.matcher.get_error()}"
+            follow(self.matcher, token)
         if channel is Channel.ANSWER:
             self.opens = self.calls = None
 

@@ -90,7 +90,10 @@ class PagePool:
         if self.unused < count:
             return None
         while self.free.count < count:
-            self._drop(self.nodes[next(iter(self.idle))])
+            node = self.nodes[next(iter(self.idle))]
+            self._drop(node)
+            if node.parent and node.parent.parent is None and not node.parent.children:
+                del self.roots[node.parent.space]
         pages = list[int]()
         for _ in range(count):
             after = self.free.take(after=after)
@@ -160,8 +163,6 @@ class PagePool:
     def _drop(self, node: Node) -> None:
         assert node.parent is not None and not node.children, "a page goes after those that follow it"
         del node.parent.children[node.parent.place(node.tokens)], self.nodes[node.page], self.idle[node.page]
-        if node.parent.parent is None and not node.parent.children:
-            del self.roots[node.parent.space]
         self.free.give(node.page)
 
 

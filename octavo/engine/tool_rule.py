@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from octavo.core.channel import Channel, Markers
 from octavo.core.errors import RequestError
-from octavo.engine.grammar import GrammarRule, Grammars, answer_lark, first_line, json_lark, quoted
+from octavo.engine.grammar import GrammarRule, Grammars, answer_lark, json_lark, quoted
+from octavo.engine.limits import first_line, follow
 from octavo.engine.rules import allow, forbid
 from octavo.engine.types import CallForm, Calls, Request, Rule, vocabulary_of
 
@@ -127,8 +128,7 @@ class ToolRule:
         elif token == self.close:
             self.call, self.made = None, self.made + 1
         else:
-            taken = self.call.consume_token(token)
-            assert taken, f"the grammar refused token {token}, which its mask allowed: {self.call.get_error()}"
+            follow(self.call, token)
 
     def finished(self) -> bool:
         """Whether nothing can follow: the one call was made, and no token ends a reply."""

@@ -9,10 +9,13 @@ from octavo.chat.next_turn import Conversation
 from octavo.chat.reader import ReplyReader
 from octavo.core.errors import OctavoError, RequestError
 from octavo.core.sampling import Sampling, overridden
+from octavo.engine.rules import Rules
 from octavo.engine.types import Request
 from octavo.serve import link
 from octavo.serve.job import Job
 from octavo.serve.tools import calls_of, offered
+
+Compiled = tuple[Request, list[ReplyReader], Conversation | None, Rules | None]
 
 
 def opened(order: link.Open) -> LocalChat:
@@ -28,7 +31,7 @@ def facts(chat: LocalChat) -> dict[str, Any]:
     form = chat.form
     return {
         "context_tokens": chat.context_tokens, "vocab_size": chat.engine.backend.vocab_size, "format": form.name,
-        "thinks": form.thinks, "tools": form.calls_tools,
+        "thinks": form.thinks, "tools": form.calls_tools, "page_tokens": chat.engine.backend.page_tokens,
     }  # fmt: skip
 
 
@@ -45,6 +48,12 @@ def prepared(chat: LocalChat, job: Job) -> tuple[Request, list[ReplyReader], Con
     sampling = overridden(chat.recommended(talk), job.sampling)
     request, readers = chat.prepare(talk, sampling=sampling, calls=calls_of(chat, job))
     return request, readers, talk
+
+
+def compiled(chat: LocalChat, job: Job) -> Compiled:
+    """As `prepared`, with its grammars compiled: for a thread that is not the engine's."""
+    request, readers, talk = prepared(chat, job)
+    return request, readers, talk, chat.engine.compiled(request)
 
 
 def conversation(job: Job) -> Conversation:

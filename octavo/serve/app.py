@@ -4,14 +4,16 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
-from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from octavo.serve.asides import Aside, Control, Tokens, Work, counting, rendering
 from octavo.serve.dialects import chat, completions, messages
 from octavo.serve.gate import Gate, OpenGate
+from octavo.serve.guard import Guard, Walls
 from octavo.serve.http import Desk, Dialect, Endpoint, openai_error
+from octavo.serve.journal import Journal
 from octavo.serve.listing import Listing
+from octavo.serve.metrics import Metrics
 from octavo.serve.models import Models
 from octavo.serve.responses import Responses
 
@@ -22,12 +24,15 @@ DIALECTS = (
 )
 
 
-def application(models: Models, *, gate: Gate | None = None) -> Starlette:
+def application(models: Models, *, gate: Gate | None = None, walls: Walls = Walls(),
+                journal: Journal | None = None) -> Guard:  # fmt: skip
     """The server. The first model is loaded when it starts, the others when they are asked for."""
-    desk = Desk(models, gate or OpenGate())
+    gate, journal = gate or OpenGate(), journal or Journal("off")
+    metrics = Metrics()
+    desk = metrics.desk = Desk(models, gate, (journal, metrics))
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+    async def lifespan(app: object) -> AsyncGenerator[None]:
         models.begin()
         yield
         await models.close()
@@ -42,8 +47,12 @@ def application(models: Models, *, gate: Gate | None = None) -> Starlette:
         Route("/health/live", listing.live, methods=["GET"]),
         Route("/health/ready", listing.ready, methods=["GET"]),
         Route("/health", listing.ready, methods=["GET"]),
+        Route("/metrics", metrics.metrics, methods=["GET"]),
+        Route("/load", metrics.load, methods=["GET"]),
+        Route("/version", metrics.version, methods=["GET"]),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    router = Router(routes, lifespan=lifespan)
+    return Guard(router, gate, journal=journal, dialects=DIALECTS, walls=walls)
 
 
 def asides(desk: Desk, endpoints: Sequence[Endpoint]) -> list[Route]:

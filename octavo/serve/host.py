@@ -22,6 +22,7 @@ from octavo.core.deltas import Delta, Finished, TextDelta, ThinkingDelta, ToolCa
 from octavo.core.errors import MemoryNeeded, OctavoError, RequestError
 from octavo.engine.types import Step
 from octavo.serve import answers, events, link
+from octavo.serve.compiling import Compiler, shaped
 from octavo.serve.job import Job
 
 BEAT_S = 0.25
@@ -116,18 +117,23 @@ class Host:
         self.running: dict[str, Running] = {}  # by the engine's request id
         self.ids: dict[str, str] = {}  # the gateway's id -> the engine's
         self.step_began_s: float | None = None
+        self.stepped_s = 0.0  # in all steps
+        self.compiler = Compiler(lambda job: answers.compiled(self.chat, job))
 
     def run(self) -> None:
         """Until the gateway is gone."""
         more_to_prepare = False
         while not self.wire.gone:
-            wait_s = 0 if self.chat.engine.busy or more_to_prepare else None
+            wait_s = 0 if self.chat.engine.busy or more_to_prepare else self.compiler.wait_s
             orders = self.wire.receive(wait_s=wait_s)
             for order in orders:
                 self.obey(order)
+            for id, outcome in self.compiler.done():
+                self._refusing(id, lambda id=id, outcome=outcome: self._start(id, outcome()))
             if self.chat.engine.busy:
                 self.step_began_s = time.perf_counter()
                 self._tell(self.chat.engine.step())
+                self.stepped_s += time.perf_counter() - self.step_began_s
                 self.step_began_s, more_to_prepare = None, True
             elif more_to_prepare:
                 more_to_prepare = self.chat.idle()
@@ -137,7 +143,7 @@ class Host:
         while not over.wait(BEAT_S) and not self.wire.gone:
             began_s, s = self.step_began_s, self.chat.engine.stats
             age_s = 0.0 if began_s is None else time.perf_counter() - began_s
-            stats = {name: float(getattr(s, name)) for name in s.__struct_fields__}
+            stats = {name: float(getattr(s, name)) for name in s.__struct_fields__} | {"stepped_s": self.stepped_s}
             self.wire.send(link.Beat(age_s, stats))
 
     def obey(self, order: link.Order) -> None:
@@ -146,7 +152,9 @@ class Host:
             case link.Submit():
                 self._refusing(order.id, lambda: self._submit(order.id, order.job))
             case link.Cancel():
-                if order.id in self.ids:
+                if self.compiler.drop(order.id):
+                    self._send(order.id, [events.Error("it was cancelled before it began.", "server_error")])
+                elif order.id in self.ids:
                     self._tell(self.chat.engine.cancel(self.ids[order.id]))
             case link.EndThinking():
                 if order.id in self.ids:
@@ -164,8 +172,14 @@ class Host:
             self._send(id, [events.Error(str(error), "invalid_request_error")])
 
     def _submit(self, id: str, job: Job) -> None:
-        request, readers, conversation = answers.prepared(self.chat, job)
-        self.chat.engine.submit(request)
+        if shaped(job):
+            self.compiler.begin(id, job)
+        else:
+            self._start(id, (*answers.prepared(self.chat, job), None))
+
+    def _start(self, id: str, prepared: answers.Compiled) -> None:
+        request, readers, conversation, rules = prepared
+        self.chat.engine.submit(request, rules=rules)
         self.running[request.id] = Running(id, readers, conversation=conversation)
         self.ids[id] = request.id
         self._send(id, [events.Start(len(request.tokens))])

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -65,6 +64,8 @@ class Doing:
     dialect: str
     started_s: float
     first_s: float = 0.0  # when the first token came
+    queued_s: float = 0.0  # how long it waited at the gate
+    last_s: float = 0.0  # when the last batch came
 
 
 class Watch(Protocol):
@@ -72,6 +73,14 @@ class Watch(Protocol):
 
     def began(self, doing: Doing) -> None:
         """A job was given to an engine."""
+        ...
+
+    def refused(self, kind: str) -> None:
+        """The gate let a job not in.   kind   as in `errors.STATUS`"""
+        ...
+
+    def gap(self, doing: Doing, seconds: float) -> None:
+        """Between two batches of a job's events. Called for every token: take a microsecond."""
         ...
 
     def ended(self, doing: Doing, usage: events.Usage, *, finish: str) -> None:
@@ -85,16 +94,24 @@ class Desk:
     def __init__(self, models: Models, gate: Gate, watches: Sequence[Watch] = ()) -> None:
         self.models, self.gate, self.watches = models, gate, tuple(watches)
         self.doing: dict[str, Doing] = {}
+        self.waiting = 0  # at the gate
 
     async def begin(self, asked: Asked, tenant: Tenant, *, dialect: str, request_id: str) -> Doing:
         """Admit a job and give it to its engine; back when its first event is there. Raises Refusal."""
-        job = msgspec.structs.replace(asked.job, space=f"{tenant.space}/{asked.job.space}")
-        model = self.models.find(job.model)
-        ticket = await self.gate.enter(tenant, job, dialect=dialect)
+        model = self.models.find(asked.job.model)
+        job = msgspec.structs.replace(asked.job, model=model.name, space=f"{tenant.space}/{asked.job.space}")
+        came_s = time.perf_counter()
+        ticket = await self._enter(tenant, job, dialect=dialect)
+        queued_s = time.perf_counter() - came_s
         try:
             await self.models.start(model)
-            doing = Doing(model.submit(request_id, job), ticket, tenant, job, dialect, time.perf_counter())
-            await doing.stream.first()
+            stream = model.submit(request_id, job)
+            doing = Doing(stream, ticket, tenant, job, dialect, time.perf_counter(), queued_s=queued_s)
+            try:
+                await stream.first()
+            except BaseException:  # whoever asked is gone already
+                stream.cancel()
+                raise
         except BaseException:
             ticket.settle(events.Usage(), finish="error")
             raise
@@ -103,11 +120,27 @@ class Desk:
             watch.began(doing)
         return doing
 
+    async def _enter(self, tenant: Tenant, job: Job, *, dialect: str) -> Ticket:
+        self.waiting += 1
+        try:
+            return await self.gate.enter(tenant, job, dialect=dialect)
+        except Refusal as refusal:
+            for watch in self.watches:
+                watch.refused(refusal.kind)
+            raise
+        finally:
+            self.waiting -= 1
+
     def saw(self, doing: Doing, batch: Sequence[events.Event]) -> None:
-        """A batch on its way to the client: note the first token."""
-        if not doing.first_s and any(not isinstance(one, events.Start) for one in batch):
-            doing.first_s = time.perf_counter()
+        """A batch on its way to the client: note when the first and the last tokens came."""
+        now_s = time.perf_counter()
+        if doing.first_s:
+            for watch in self.watches:
+                watch.gap(doing, now_s - doing.last_s)
+        elif any(not isinstance(one, events.Start) for one in batch):
+            doing.first_s = now_s
             doing.ticket.began()
+        doing.last_s = now_s
 
     def end(self, doing: Doing, collected: Collected) -> None:
         """Over, one way or another."""
@@ -128,7 +161,7 @@ class Endpoint:
 
     async def answer(self, request: Request) -> Response:
         """Do what the request asks."""
-        request_id = uuid.uuid4().hex
+        request_id: str = request.scope["request_id"]
         try:
             tenant = self.desk.gate.identify(request.headers)
             asked = self.decode(await request.body(), tenant)
@@ -138,7 +171,7 @@ class Endpoint:
         head = Head(request_id, int(time.time()), self.desk.models.find(asked.job.model).name)
         headers = {"x-request-id": request_id, **doing.ticket.headers}
         if asked.ignored:
-            headers["x-ignored-fields"] = ", ".join(asked.ignored)[:1000].encode("ascii", "replace").decode()
+            headers["x-ignored-fields"] = printable(", ".join(asked.ignored))
         writer = asked.writer(head)
         if asked.stream:
             return Streamed(self.desk, doing, writer, headers)
@@ -168,6 +201,11 @@ class Endpoint:
             failed = Refusal(collected.error.message, kind=collected.error.kind)
             return refused(failed, request_id=doing.stream.id, error=self.dialect.error)
         return as_json(writer.whole(collected), headers=headers)
+
+
+def printable(text: str) -> str:
+    """Text as it may stand in a header: no line of its own, nothing beyond ASCII."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text[:1000])
 
 
 async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:

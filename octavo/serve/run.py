@@ -1,30 +1,37 @@
 """The server on a socket: started, announced, drained."""
 
 import asyncio
+import logging
 import signal
 import socket
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
+import msgspec
 import uvicorn
 import uvloop
 from msgspec import Struct
 
 from octavo.core.errors import ConfigError
 from octavo.serve.app import application
+from octavo.serve.guard import Walls
+from octavo.serve.journal import Journal, Kind
 from octavo.serve.link import Open
 from octavo.serve.models import Care, Models
+from octavo.serve.sockets import BoundedProtocol
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DRAIN_S = 120  # for running requests, once the server is told to stop
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """Where to listen.   port   0: any that is free"""
+    """Where to listen, and to whom.   port   0: any that is free;   log   how requests are logged on stderr"""
 
     host: str = "127.0.0.1"
     port: int = 8000
+    walls: Walls = Walls()
+    log: Kind = "text"
 
 
 class _Server(uvicorn.Server):
@@ -48,9 +55,16 @@ def serve_forever(openings: Sequence[Open], place: Place, *, care: Care = Care()
     except OSError as cause:
         raise ConfigError(f"{place.host}:{place.port} cannot be listened on ({cause.strerror}): choose another with "
                           f"--host and --port.") from cause  # fmt: skip
-    app = application(Models(openings, care=care))
-    config = uvicorn.Config(app, http="httptools", ws="none", lifespan="on", log_level="warning", access_log=False,
-                            server_header=False, timeout_graceful_shutdown=DRAIN_S)  # fmt: skip
+    walls = msgspec.structs.replace(place.walls, hosts=(*place.walls.hosts, place.host))
+    journal = Journal(place.log)
+    logger = logging.getLogger("uvicorn")
+    logger.addHandler(journal.handler())
+    logger.propagate = False
+    app = application(Models(openings, care=care), walls=walls, journal=journal)
+    config = uvicorn.Config(
+        app, http=BoundedProtocol, log_config=None, ws="none", lifespan="on", log_level="warning", access_log=False,
+        server_header=False, timeout_graceful_shutdown=DRAIN_S,
+    )  # fmt: skip
     print(f"Octavo serves on http://{place.host}:{sock.getsockname()[1]}", file=sys.stderr, flush=True)
     uvloop.run(_Server(config).serve(sockets=[sock]))
     return 0

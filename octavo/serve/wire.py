@@ -7,6 +7,7 @@ import msgspec
 
 from octavo.core.errors import OctavoError
 from octavo.core.sampling import Sampling, overridden
+from octavo.serve.bounds import DEPTH, bounded, bounded_metadata, depth
 from octavo.serve.errors import Refusal
 from octavo.serve.events import Event
 from octavo.serve.job import Job
@@ -58,6 +59,9 @@ def read(body: bytes, kind: type[T]) -> tuple[T, tuple[str, ...]]:
         raise Refusal(f"the body is not valid JSON: {cause}.", code="invalid_json") from cause
     if not isinstance(value, dict):
         raise Refusal(f"the body is a JSON {type(value).__name__}, an object was needed.", code="invalid_json")
+    if body.count(b"[") + body.count(b"{") > DEPTH:  # with fewer it cannot be deeper
+        depth(value, DEPTH, field="")
+    bounded_metadata(value.get("metadata"))
     given = {name: field for name, field in value.items() if field is not None}
     return convert(given, kind), tuple(sorted(set(given) - set(_fields(kind))))
 
@@ -83,7 +87,8 @@ def _fields(kind: Any) -> set[str]:
 
 
 def checked(job: Job) -> Job:
-    """The job, if its sampling is possible. Raises Refusal naming the field."""
+    """The job, if its sampling is possible and nothing in it is too much. Raises Refusal naming the field."""
+    bounded(job)
     try:
         overridden(Sampling(), job.sampling)
     except OctavoError as cause:

@@ -158,3 +158,13 @@ def test_a_reply_that_cannot_go_on_does_not_stop_the_others():
     ends = {step.id: step for step in steps if step.finish}
     assert ends["bad"].finish == "error" and "not finite" in (ends["bad"].error or "")
     assert ends["good"].finish == "length" and not engine.busy and engine.pool.unused == engine.pool.size
+
+
+def test_what_one_tenant_asked_is_not_found_by_another():
+    engine, tokens = Engine(HashBackend()), tuple(range(20, 60))
+
+    def cached(space: str) -> int:
+        request = Request(id="r", tokens=tokens, sampling=Sampling(temperature=0, max_tokens=2), space=space)
+        return engine.generate(request)[-1].cached_tokens
+
+    assert [cached(space) for space in ("one", "two", "one", "two", "")] == [0, 0, 39, 39, 0]

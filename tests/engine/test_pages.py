@@ -184,3 +184,20 @@ def test_a_page_that_is_given_back_twice_is_noticed():
         pool.give(pages)
         with pytest.raises(AssertionError, match="twice"):
             pool.give(pages)
+
+
+@given(texts=st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.integers(0, 1), max_size=9)), max_size=12))
+def test_a_space_finds_its_own_texts_and_no_others(texts: list[tuple[str, list[int]]]):
+    pool, known = PagePool(pages=64, page_tokens=SIZE), {"a": [], "b": []}
+    for space, tokens in texts:
+        pages, part = pool.match(tokens, space=space)
+        found = len(pages) * SIZE + (part.tokens if part else 0)
+        assert found == max((common(path, tokens) for path in known[space]), default=0)
+        if part is not None:
+            pool.give([part.page])
+        pages += pool.take(-(-len(tokens) // SIZE) - len(pages)) or []
+        pool.give(pool.publish(tokens, pages, space=space))
+        known[space].append(tokens)
+    assert pool.unused == pool.size
+    taken = pool.take(pool.size)
+    assert taken is not None and not pool.roots, "a space without texts is forgotten"

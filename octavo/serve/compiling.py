@@ -1,0 +1,74 @@
+"""Grammars compiled beside the engine's work: in threads of their own, with a deadline, so that nobody else waits."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import Semaphore, Thread
+
+from octavo.core.errors import OctavoError, RequestError
+from octavo.serve.answers import Compiled
+from octavo.serve.job import Job
+
+DEADLINE_S = 5.0
+AT_ONCE = 4
+LOOK_S = 0.002  # how often the engine's thread looks, where it has nothing else to do
+SHAPES = ("schema", "regex", "choice")
+Outcome = Callable[[], Compiled]
+
+
+def shaped(job: Job) -> bool:
+    """Whether a grammar may have to be compiled for it."""
+    return bool(job.tools) or any(job.sampling.get(name) for name in SHAPES)
+
+
+class Compiler:
+    """Prepares jobs in threads. All its methods are called by one thread, the engine's."""
+
+    def __init__(self, work: Callable[[Job], Compiled], *, deadline_s: float = DEADLINE_S) -> None:
+        self.work, self.deadline_s = work, deadline_s
+        self.begun: dict[str, float] = {}  # id -> when
+        self.found = deque[tuple[str, Outcome]]()  # filled by the threads
+        self.seats = Semaphore(AT_ONCE)
+
+    @property
+    def wait_s(self) -> float | None:
+        """How long the engine's thread may sleep."""
+        return LOOK_S if self.begun else None
+
+    def begin(self, id: str, job: Job) -> None:
+        """Prepare a job; it comes out of `done`."""
+        self.begun[id] = time.monotonic()
+        Thread(target=self._prepare, args=(id, job), daemon=True).start()
+
+    def drop(self, id: str) -> bool:
+        """Nobody wants it any more. Whether it was being prepared."""
+        return self.begun.pop(id, None) is not None
+
+    def done(self) -> list[tuple[str, Outcome]]:
+        """Jobs that are prepared, or cannot be: their outcome gives what was prepared, or raises RequestError."""
+        if not self.begun:
+            self.found.clear()  # what was dropped
+            return []
+        ended = list[tuple[str, Outcome]]()
+        while self.found:
+            ended.append(self.found.popleft())
+        late_s = time.monotonic() - self.deadline_s
+        ended += [(id, self._late) for id, begun_s in self.begun.items() if begun_s < late_s]
+        return [(id, outcome) for id, outcome in ended if self.drop(id)]
+
+    def _prepare(self, id: str, job: Job) -> None:
+        with self.seats:
+            try:
+                made = self.work(job)
+            except OctavoError as cause:
+                why = str(cause)
+                self.found.append((id, lambda: _refuse(why)))
+            else:
+                self.found.append((id, lambda: made))
+
+    def _late(self) -> Compiled:
+        return _refuse(f"the grammar was not compiled within {self.deadline_s:g} s: simplify the schema or the regex.")
+
+
+def _refuse(why: str) -> Compiled:
+    raise RequestError(why)
