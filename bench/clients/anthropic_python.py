@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import anthropic
+import kit
 import pytest
 from kit import CITY, FRANCE, GREETING, KEY, LONG, MODEL, PARIS, PERSON, THOUGHT, TIMEOUT_S, URL
-from kit import comes_to_rest, comes_to_work, get_weather
 from pydantic import BaseModel
 
 WEATHER: Any = {"name": "get_weather", "description": "The weather in a city.", "input_schema": CITY}
@@ -56,10 +56,10 @@ def test_text_async():
     import asyncio
 
     async def drive() -> str:
-        async with anthropic.AsyncAnthropic(base_url=URL, api_key=KEY, max_retries=0, timeout=TIMEOUT_S) as ai:
-            async with ai.messages.stream(model=MODEL, max_tokens=99, thinking=OFF, extra_body=GREEDY,
-                                          messages=[{"role": "user", "content": FRANCE}]) as stream:  # fmt: skip
-                return "".join([piece async for piece in stream.text_stream])
+        ai = anthropic.AsyncAnthropic(base_url=URL, api_key=KEY, max_retries=0, timeout=TIMEOUT_S)
+        async with ai.messages.stream(model=MODEL, max_tokens=99, thinking=OFF, extra_body=GREEDY,
+                                      messages=[{"role": "user", "content": FRANCE}]) as stream:  # fmt: skip
+            return "".join([piece async for piece in stream.text_stream])
 
     assert asyncio.run(drive()) == PARIS
 
@@ -87,7 +87,9 @@ def loop(ai: anthropic.Anthropic, text: str, *, thinking: Any) -> tuple[list[Any
     first = ask(ai, text, thinking=thinking, options={"tools": [WEATHER], "max_tokens": 1500})
     assert first.stop_reason == "tool_use"
     calls = [block for block in first.content if block.type == "tool_use"]
-    results = [{"type": "tool_result", "tool_use_id": call.id, "content": get_weather(**call.input)} for call in calls]
+    results = [
+        {"type": "tool_result", "tool_use_id": call.id, "content": kit.get_weather(**call.input)} for call in calls
+    ]
     talk = [{"role": "user", "content": text}, {"role": "assistant", "content": first.content},
             {"role": "user", "content": results}]  # fmt: skip
     last = ask(ai, talk, thinking=thinking, options={"tools": [WEATHER], "max_tokens": 1500})
@@ -121,7 +123,7 @@ def test_tools_stream(ai: anthropic.Anthropic):
 
 
 def test_tool_runner(ai: anthropic.Anthropic):
-    tool = anthropic.beta_tool(get_weather)
+    tool = anthropic.beta_tool(kit.get_weather)
     talk: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
     runner = ai.beta.messages.tool_runner(model=MODEL, max_tokens=300, messages=talk, tools=[tool], thinking=OFF,
                                           extra_body=GREEDY)  # fmt: skip
@@ -250,9 +252,9 @@ def test_cancel(ai: anthropic.Anthropic):
     config = {"format": {"type": "json_schema", "schema": LONG}}
     stream = ask(ai, "Hello", options={"output_config": config, "max_tokens": 3500, "stream": True})
     next(iter(stream))
-    assert comes_to_work()
+    assert kit.comes_to_work()
     stream.close()
-    assert comes_to_rest()
+    assert kit.comes_to_rest()
     assert ask(ai, FRANCE).content[0].text == PARIS
 
 

@@ -13,7 +13,8 @@ GREETING, THOUGHT = "Hello! How can I help you?", "The user greets me."
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 PERSON = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "minimum": 0,
+                                                                            "maximum": 99}},
     "required": ["name", "age"], "additionalProperties": False,
 }  # fmt: skip
 WEATHER: Any = {"type": "function", "function": {"name": "get_weather", "description": "The weather in a city.",

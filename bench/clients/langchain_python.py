@@ -3,10 +3,10 @@
 import asyncio
 from typing import Any
 
+import kit
 import openai
 import pytest
 from kit import FRANCE, GREETING, KEY, LONG, MODEL, OFF, PARIS, PERSON, TIMEOUT_S, URL
-from kit import comes_to_rest, comes_to_work, get_weather
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
@@ -59,7 +59,7 @@ def test_multi_turn(api: Any):
 
 
 def loop(text: str, options: dict[str, Any], *, stream: bool = False) -> tuple[list[Any], str]:
-    model = chat(options).bind_tools([tool(get_weather)])
+    model = chat(options).bind_tools([tool(kit.get_weather)])
     talk: list[Any] = [HumanMessage(text)]
     if stream:
         first, *rest = model.stream(talk)
@@ -68,7 +68,7 @@ def loop(text: str, options: dict[str, Any], *, stream: bool = False) -> tuple[l
         answer = model.invoke(talk)
     talk.append(answer)
     for call in answer.tool_calls:
-        talk.append(ToolMessage(get_weather(**call["args"]), tool_call_id=call["id"]))
+        talk.append(ToolMessage(kit.get_weather(**call["args"]), tool_call_id=call["id"]))
     return [call["args"] for call in answer.tool_calls], model.invoke(talk).text
 
 
@@ -80,12 +80,13 @@ def test_tools_loop(api: Any):
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_parallel_tools(stream: bool):
     calls, said = loop("What is the weather in Paris and Rome?", {}, stream=stream)
-    assert calls == [{"city": "Paris"}, {"city": "Rome"}] and said == "It is 18 degrees in Paris, and 21 degrees in Rome."
+    assert calls == [{"city": "Paris"}, {"city": "Rome"}]
+    assert said == "It is 18 degrees in Paris, and 21 degrees in Rome."
 
 
 @pytest.mark.parametrize("choice", ["any", "get_weather"])
 def test_forced_tool(choice: str):
-    model = chat().bind_tools([tool(get_weather)], tool_choice=choice, parallel_tool_calls=False)
+    model = chat().bind_tools([tool(kit.get_weather)], tool_choice=choice, parallel_tool_calls=False)
     [call] = model.invoke("How is the weather in Oslo?").tool_calls
     assert (call["name"], call["args"]) == ("get_weather", {"city": "Oslo"})
 
@@ -113,7 +114,8 @@ def test_reasoning():
 def test_reasoning_responses():
     options = {"use_responses_api": True, "reasoning": {"effort": "high", "summary": "auto"}, "extra_body": None}
     blocks = chat(options).invoke("Hello").content_blocks
-    assert [block["type"] for block in blocks] == ["reasoning", "text"] and blocks[0]["reasoning"] == "The user greets me."
+    assert [block["type"] for block in blocks] == ["reasoning", "text"]
+    assert blocks[0]["reasoning"] == "The user greets me."
 
 
 def test_reasoning_budget():
@@ -179,9 +181,9 @@ def test_cancel():
     form = {"type": "json_schema", "json_schema": {"name": "long", "schema": LONG}}
     stream = chat({"max_tokens": 3500}).bind(response_format=form).stream("Hello")
     next(stream)
-    assert comes_to_work()
+    assert kit.comes_to_work()
     stream.close()
-    assert comes_to_rest()
+    assert kit.comes_to_rest()
 
 
 def test_remembered_reasoning():

@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 import httpx2
+import kit
 import openai
 import pytest
-from kit import FRANCE, GREETING, KEY, LONG, MODEL, OFF, PARIS, PERSON, THOUGHT, TIMEOUT_S, URL, WEATHER, calls_of
-from kit import comes_to_rest, comes_to_work, get_weather
+from kit import FRANCE, GREETING, KEY, LONG, MODEL, OFF, PARIS, PERSON, THOUGHT, TIMEOUT_S, URL, WEATHER
 from pydantic import BaseModel
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
@@ -86,10 +86,10 @@ def tool_loop(ai: openai.OpenAI, text: str, *, body: dict[str, Any]) -> tuple[li
     message = answer.choices[0].message
     talk.append(message.model_dump(exclude_none=True))
     for call in message.tool_calls or ():
-        result = get_weather(**json.loads(call.function.arguments))
+        result = kit.get_weather(**json.loads(call.function.arguments))
         talk.append({"role": "tool", "tool_call_id": call.id, "content": result})
     last = ai.chat.completions.create(model=MODEL, messages=talk, tools=[WEATHER], temperature=0, extra_body=body)
-    return calls_of(message), last.choices[0].message.content or ""
+    return kit.calls_of(message), last.choices[0].message.content or ""
 
 
 def test_tools_loop(ai: openai.OpenAI):
@@ -123,13 +123,13 @@ def test_parallel_tools_stream(ai: openai.OpenAI):
 def test_parallel_tools_off(ai: openai.OpenAI):
     options = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
     answer = ask(ai, "What is the weather in Paris and Rome?", options=options)
-    assert calls_of(answer.choices[0].message) == [("get_weather", {"city": "Paris"})]
+    assert kit.calls_of(answer.choices[0].message) == [("get_weather", {"city": "Paris"})]
 
 
 def test_forced_tool(ai: openai.OpenAI):
     named = {"type": "function", "function": {"name": "get_weather"}}
     answer = ask(ai, "Hello", options={"tools": [WEATHER], "tool_choice": named, "max_tokens": 300})
-    [(name, arguments)] = calls_of(answer.choices[0].message)
+    [(name, arguments)] = kit.calls_of(answer.choices[0].message)
     assert name == "get_weather" and isinstance(arguments["city"], str)
 
 
@@ -301,7 +301,7 @@ def test_unknown_model(ai: openai.OpenAI):
 def test_bad_field(ai: openai.OpenAI, wrong: Any):
     with pytest.raises(openai.BadRequestError) as caught:
         ai.chat.completions.create(**{"model": MODEL, "messages": HELLO, **wrong})
-    assert caught.value.param in (*wrong, f"{[*wrong][0]}") and caught.value.type == "invalid_request_error"
+    assert caught.value.param in wrong and caught.value.type == "invalid_request_error"
 
 
 def test_wrong_key():
@@ -315,9 +315,9 @@ def test_cancel(ai: openai.OpenAI):
     form = {"type": "json_schema", "json_schema": {"name": "long", "schema": LONG}}
     stream = ask(ai, "Hello", options={"response_format": form, "max_tokens": 3500, "stream": True})
     next(iter(stream))
-    assert comes_to_work()
+    assert kit.comes_to_work()
     stream.close()
-    assert comes_to_rest()
+    assert kit.comes_to_rest()
     assert ask(ai, FRANCE).choices[0].message.content == PARIS
 
 
@@ -326,7 +326,7 @@ def test_cancel_by_timeout(ai: openai.OpenAI):
     with pytest.raises(openai.APITimeoutError):
         ai.with_options(timeout=httpx2.Timeout(5, read=0.5)).chat.completions.create(
             model=MODEL, messages=HELLO, response_format=form, max_tokens=3500, extra_body=OFF)  # fmt: skip
-    assert comes_to_rest()
+    assert kit.comes_to_rest()
 
 
 def test_raw_headers(ai: openai.OpenAI):

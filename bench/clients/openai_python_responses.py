@@ -4,10 +4,10 @@ import json
 import threading
 from typing import Any
 
+import kit
 import openai
 import pytest
 from kit import CITY, FRANCE, GREETING, KEY, LONG, MODEL, PARIS, PERSON, THOUGHT, TIMEOUT_S, URL
-from kit import comes_to_rest, comes_to_work, get_weather
 from pydantic import BaseModel
 
 TOOL: Any = {"type": "function", "name": "get_weather", "description": "The weather in a city.", "parameters": CITY,
@@ -27,6 +27,10 @@ def ai() -> openai.OpenAI:
 
 def ask(ai: openai.OpenAI, given: Any, *, reasoning: Any = OFF, options: dict[str, Any] | None = None) -> Any:
     return ai.responses.create(model=MODEL, input=given, temperature=0, reasoning=reasoning, **(options or {}))
+
+
+def user(text: str) -> list[Any]:
+    return [{"role": "user", "content": text}]
 
 
 def test_text(ai: openai.OpenAI):
@@ -57,7 +61,7 @@ def test_instructions(ai: openai.OpenAI):
 
 def test_multi_turn(ai: openai.OpenAI):
     first = ask(ai, "My name is Ada.")
-    talk = [{"role": "user", "content": "My name is Ada."}, *first.output, {"role": "user", "content": "What is my name?"}]
+    talk = [*user("My name is Ada."), *first.output, *user("What is my name?")]
     assert ask(ai, talk).output_text == "Your name is Ada."
 
 
@@ -89,8 +93,8 @@ def loop(ai: openai.OpenAI, text: str, *, reasoning: Any) -> tuple[list[Any], st
     first = ask(ai, text, reasoning=reasoning, options={"tools": [TOOL]})
     calls = [item for item in first.output if item.type == "function_call"]
     results = [{"type": "function_call_output", "call_id": call.call_id,
-                "output": get_weather(**json.loads(call.arguments))} for call in calls]  # fmt: skip
-    last = ask(ai, [{"role": "user", "content": text}, *first.output, *results], reasoning=reasoning,
+                "output": kit.get_weather(**json.loads(call.arguments))} for call in calls]  # fmt: skip
+    last = ask(ai, [*user(text), *first.output, *results], reasoning=reasoning,
                options={"tools": [TOOL]})  # fmt: skip
     after = ask(ai, results, reasoning=reasoning, options={"tools": [TOOL], "previous_response_id": first.id})
     assert after.output_text == last.output_text
@@ -167,7 +171,7 @@ def test_reasoning_stream(ai: openai.OpenAI):
 
 
 def test_reasoning_budget(ai: openai.OpenAI):
-    answer = ai.responses.create(model=MODEL, input="Count to twenty.", temperature=0, extra_body={"thinking_budget": 2})
+    answer = ask(ai, "Count to twenty.", reasoning=None, options={"extra_body": {"thinking_budget": 2}})
     assert 0 < answer.usage.output_tokens_details.reasoning_tokens <= 2 and answer.output_text
 
 
@@ -206,7 +210,8 @@ def test_unknown_model(ai: openai.OpenAI):
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": "hot"}, {"input": []}, {"max_output_tokens": 0},
-                                   {"text": {"format": {"type": "poem"}}}, {"tools": [{"type": "oracle"}]}])  # fmt: skip
+                                   {"text": {"format": {"type": "poem"}}},
+                                   {"tools": [{"type": "oracle"}]}])  # fmt: skip
 def test_bad_field(ai: openai.OpenAI, wrong: Any):
     with pytest.raises(openai.BadRequestError) as caught:
         ai.responses.create(**{"model": MODEL, "input": "Hello", **wrong})
@@ -227,9 +232,9 @@ def long(ai: openai.OpenAI) -> Any:
 def test_cancel(ai: openai.OpenAI):
     stream = long(ai)
     next(iter(stream))
-    assert comes_to_work()
+    assert kit.comes_to_work()
     stream.close()
-    assert comes_to_rest()
+    assert kit.comes_to_rest()
 
 
 def test_cancel_by_id(ai: openai.OpenAI):
@@ -245,8 +250,8 @@ def test_cancel_by_id(ai: openai.OpenAI):
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert begun.wait(TIMEOUT_S) and comes_to_work()
+    assert begun.wait(TIMEOUT_S) and kit.comes_to_work()
     cancelled = ai.responses.cancel(ids[0])
     reader.join(TIMEOUT_S)
     assert cancelled.status == "cancelled" == ai.responses.retrieve(ids[0]).status
-    assert ends == ["response.incomplete"] and comes_to_rest()
+    assert ends == ["response.incomplete"] and kit.comes_to_rest()

@@ -3,9 +3,9 @@
 import asyncio
 from typing import Any
 
+import kit
 import pytest
 from kit import FRANCE, GREETING, KEY, MODEL, OFF, PARIS, THOUGHT, URL
-from kit import comes_to_rest, comes_to_work, get_weather
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelHTTPError, NativeOutput, StructuredDict, ToolOutput
 from pydantic_ai.messages import ThinkingPart, ToolCallPart
@@ -65,14 +65,14 @@ def test_multi_turn(api: str):
 
 @pytest.mark.parametrize("api", APIS)
 def test_tools_loop(api: str):
-    result = agent(api, {"tools": [get_weather]}).run_sync("What is the weather in Paris?")
+    result = agent(api, {"tools": [kit.get_weather]}).run_sync("What is the weather in Paris?")
     assert result.output == "It is 18 degrees in Paris." and result.usage.requests == 2
 
 
 @pytest.mark.parametrize("api", APIS)
 def test_tools_loop_stream(api: str):
     async def drive() -> str:
-        async with agent(api, {"tools": [get_weather]}).run_stream("What is the weather in Paris?") as result:
+        async with agent(api, {"tools": [kit.get_weather]}).run_stream("What is the weather in Paris?") as result:
             return await result.get_output()
 
     assert asyncio.run(drive()) == "It is 18 degrees in Paris."
@@ -80,7 +80,7 @@ def test_tools_loop_stream(api: str):
 
 @pytest.mark.parametrize("api", APIS)
 def test_parallel_tools(api: str):
-    result = agent(api, {"tools": [get_weather]}).run_sync("What is the weather in Paris and Rome?")
+    result = agent(api, {"tools": [kit.get_weather]}).run_sync("What is the weather in Paris and Rome?")
     calls = [part for message in result.all_messages() for part in message.parts if isinstance(part, ToolCallPart)]
     assert [call.args_as_dict() for call in calls] == [{"city": "Paris"}, {"city": "Rome"}]
     assert result.output == "It is 18 degrees in Paris, and 21 degrees in Rome."
@@ -164,9 +164,9 @@ def test_cancel():
         one = agent("chat", {"model_settings": {"max_tokens": 3500, "extra_body": exact}})
         async with one.run_stream("Hello") as result:
             async for _ in result.stream_text(delta=True, debounce_by=None):
-                assert comes_to_work()
+                assert kit.comes_to_work()
                 await result.cancel()
                 break
 
     asyncio.run(drive())
-    assert comes_to_rest()
+    assert kit.comes_to_rest()
