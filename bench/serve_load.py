@@ -23,7 +23,7 @@ import httpx
 
 from bench.machine import facts
 from tests.chat.models import smollm2_file
-from tests.serve.mini import mini_qwen3
+from tests.serve.mini import mini_random
 from tests.serve.serving import serving
 
 RESULT = Path(__file__).with_name("results") / "serve_load.json"
@@ -100,7 +100,7 @@ def llama(program: str, model: Path, *, folder: Path) -> Iterator[str]:
 def overhead(*, seconds: float, rounds: int) -> dict[str, Any]:
     """Processor time of the gateway per token, with a model so small that it answers faster than clients read."""
     costs: list[float] = []
-    with tempfile.TemporaryDirectory() as place, serving([f"mini={mini_qwen3()}"], folder=Path(place)) as served:
+    with tempfile.TemporaryDirectory() as place, serving([f"mini={mini_random()}"], folder=Path(place)) as served:
         body = bodies("mini", tokens=300)
         for _ in range(rounds):
             before = cpu_s(served.process.pid)

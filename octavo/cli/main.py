@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from octavo import __version__
-from octavo.cli import bench, chat, doctor, models, quantize, serve
+from octavo.cli import api_keys, batch, bench, chat, doctor, models, quantize, serve, usage
 from octavo.cli import run as run_verb
 from octavo.cli.clean import clean
 from octavo.core.errors import OctavoError
@@ -27,9 +27,12 @@ VERBS: dict[str, Verb] = {
     "bench": bench.bench,
     "quantize": quantize.quantize,
     "serve": serve.serve,
+    "usage": usage.usage,
 }
 GROUPS: dict[str, tuple[str, dict[str, Verb]]] = {
     "models": (models.__doc__ or "", models.VERBS),
+    "keys": (api_keys.__doc__ or "", api_keys.VERBS),
+    "batch": (batch.__doc__ or "", batch.VERBS),
 }
 
 

@@ -1,6 +1,7 @@
 """`octavo serve`: models behind one address."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -29,8 +30,15 @@ def serve(
                                                                 "(CORS); repeatable.")] = None,
     max_body: Annotated[int, typer.Option(min=1, help="Largest body of a request, in MiB.")] = 32,
     log: Annotated[Log, typer.Option(help="How requests are logged on stderr: text, json or off.")] = "text",
+    prices: Annotated[Path | None, typer.Option(help="TOML file: [models.\"NAME\"] with prompt, cached and output, per "
+                                                     "million tokens.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Requests that one model works on at once.")] = 32,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let everybody in, from other machines too.")] = False,
 ) -> None:  # fmt: skip
     """Serve models to OpenAI, Anthropic and other clients, and a web page to talk to them."""
+    from octavo.serve.gateway.fair import Bounds
+    from octavo.serve.gateway.gateway import Options
+    from octavo.serve.gateway.state import state_folder
     from octavo.serve.guard import Walls
     from octavo.serve.link import Open
     from octavo.serve.models import Care
@@ -39,7 +47,9 @@ def serve(
     openings = [Open(source, name, weights, draft, offline) for name, source in map(named, models)]
     walls = Walls(hosts=tuple(allow_host or ()), origins=tuple(allow_origin or ()), body_bytes=max_body << 20)
     care = Care(memory_bytes=None if memory is None else int(memory * 1e9), keep_alive_s=keep_alive)
-    sys.exit(serve_forever(openings, Place(host=host, port=port, walls=walls, log=log), care=care))
+    options = Options(folder=state_folder(), prices=prices, bounds=Bounds(slots=jobs))
+    place = Place(host=host, port=port, walls=walls, log=log, insecure=insecure)
+    sys.exit(serve_forever(openings, place, options, care=care))
 
 
 def named(text: str) -> tuple[str, str]:

@@ -9,6 +9,8 @@ from starlette.routing import Route, Router
 from octavo.serve.asides import Aside, Control, Tokens, Work, counting, rendering
 from octavo.serve.dialects import chat, completions, messages
 from octavo.serve.gate import Gate, OpenGate
+from octavo.serve.gateway.gateway import Gateway
+from octavo.serve.gateway.routes import Doors
 from octavo.serve.guard import Guard, Walls
 from octavo.serve.http import Desk, Dialect, Endpoint, openai_error
 from octavo.serve.journal import Journal
@@ -34,8 +36,15 @@ def application(models: Models, *, gate: Gate | None = None, walls: Walls = Wall
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncGenerator[None]:
         models.begin()
+        if doors is not None:
+            doors.runner.begin(router)
         yield
+        if doors is not None:
+            await doors.runner.stop()
         await models.close()
+        await desk.rested()
+        if doors is not None:
+            doors.gateway.close()
 
     listing = Listing(desk)
     endpoints = [Responses(desk), *(Endpoint(desk, dialect) for dialect in DIALECTS)]
@@ -51,6 +60,8 @@ def application(models: Models, *, gate: Gate | None = None, walls: Walls = Wall
         Route("/load", metrics.load, methods=["GET"]),
         Route("/version", metrics.version, methods=["GET"]),
     ]
+    doors = Doors(gate) if isinstance(gate, Gateway) else None
+    routes += doors.routes() if doors else []
     router = Router(routes, lifespan=lifespan)
     return Guard(router, gate, journal=journal, dialects=DIALECTS, walls=walls)
 

@@ -10,12 +10,16 @@ from octavo.serve.job import Job
 
 
 class Tenant(Struct, frozen=True, kw_only=True):
-    """Who asks.   key   id of the API key, "" without keys;   space   whose cached prompts it meets"""
+    """Who asks.   key   id of the API key, "" without keys;   space   whose cached prompts, files and batches it meets
+
+    batch   a batch of this tenant's asks: it can wait for all others
+    """
 
     key: str = ""
     workspace: str = ""
     space: str = ""
     priority: int = 0
+    batch: bool = False
 
 
 class Ticket(Protocol):
@@ -34,6 +38,10 @@ class Ticket(Protocol):
         """It is over: what it used, and why it ended ("stop", "length", "tool_calls", "cancelled" or "error")."""
         ...
 
+    async def kept(self) -> None:
+        """Wait until what began, or was settled, is on file: what a client has seen is never lost."""
+        ...
+
 
 class Gate(Protocol):
     """Decides who may have what done."""
@@ -42,7 +50,7 @@ class Gate(Protocol):
         """Who sends these headers (names in lower case). Raises Refusal: authentication_error."""
         ...
 
-    async def enter(self, tenant: Tenant, job: Job, *, dialect: str) -> Ticket:
+    async def enter(self, tenant: Tenant, job: Job, *, dialect: str, request_id: str) -> Ticket:
         """Wait for its turn. Raises Refusal: rate_limit_error, insufficient_quota or overloaded."""
         ...
 
@@ -58,6 +66,9 @@ class OpenTicket:
     def settle(self, usage: Usage, *, finish: str) -> None:
         """Noted by nobody."""
 
+    async def kept(self) -> None:
+        """At once: nothing is kept."""
+
 
 class OpenGate:
     """Everybody may do everything at once: a server on one's own machine, without keys."""
@@ -66,6 +77,6 @@ class OpenGate:
         """Nobody in particular."""
         return Tenant()
 
-    async def enter(self, tenant: Tenant, job: Job, *, dialect: str) -> Ticket:
+    async def enter(self, tenant: Tenant, job: Job, *, dialect: str, request_id: str) -> Ticket:
         """At once."""
         return OpenTicket()

@@ -95,35 +95,38 @@ class Desk:
         self.models, self.gate, self.watches = models, gate, tuple(watches)
         self.doing: dict[str, Doing] = {}
         self.waiting = 0  # at the gate
+        self.rests = set[asyncio.Task[None]]()
 
     async def begin(self, asked: Asked, tenant: Tenant, *, dialect: str, request_id: str) -> Doing:
         """Admit a job and give it to its engine; back when its first event is there. Raises Refusal."""
         model = self.models.find(asked.job.model)
         job = msgspec.structs.replace(asked.job, model=model.name, space=f"{tenant.space}/{asked.job.space}")
         came_s = time.perf_counter()
-        ticket = await self._enter(tenant, job, dialect=dialect)
+        ticket = await self._enter(tenant, job, dialect=dialect, request_id=request_id)
         queued_s = time.perf_counter() - came_s
         try:
             await self.models.start(model)
             stream = model.submit(request_id, job)
             doing = Doing(stream, ticket, tenant, job, dialect, time.perf_counter(), queued_s=queued_s)
-            try:
-                await stream.first()
-            except BaseException:  # whoever asked is gone already
-                stream.cancel()
-                raise
         except BaseException:
             ticket.settle(events.Usage(), finish="error")
             raise
+        doing = Doing(model.submit(request_id, job), ticket, tenant, job, dialect, time.perf_counter())
         self.doing[request_id] = doing
         for watch in self.watches:
             watch.began(doing)
+        try:
+            await doing.stream.first()
+            await ticket.kept()
+        except BaseException:
+            self.end(doing, Collected(replies=job.replies))
+            raise
         return doing
 
-    async def _enter(self, tenant: Tenant, job: Job, *, dialect: str) -> Ticket:
+    async def _enter(self, tenant: Tenant, job: Job, *, dialect: str, request_id: str) -> Ticket:
         self.waiting += 1
         try:
-            return await self.gate.enter(tenant, job, dialect=dialect)
+            return await self.gate.enter(tenant, job, dialect=dialect, request_id=request_id)
         except Refusal as refusal:
             for watch in self.watches:
                 watch.refused(refusal.kind)
@@ -143,11 +146,29 @@ class Desk:
         doing.last_s = now_s
 
     def end(self, doing: Doing, collected: Collected) -> None:
-        """Over, one way or another."""
+        """Nobody listens any more. Where the engine is not at its end, what it used is known when it has stopped."""
         doing.stream.cancel()
         del self.doing[doing.stream.id]
-        whole = doing.stream.done and collected.error is None
-        finish = collected.replies[0].reason if whole else "error" if collected.error else "cancelled"
+        if doing.stream.done:
+            self._settle(doing, collected)
+        else:
+            rest = asyncio.ensure_future(self._rest(doing, collected))
+            self.rests.add(rest)
+            rest.add_done_callback(self.rests.discard)
+
+    async def rested(self) -> None:
+        """Wait until all that was begun is settled. The engines have stopped."""
+        if self.rests:
+            await asyncio.wait(self.rests, timeout=KEEP_ALIVE_S)
+
+    async def _rest(self, doing: Doing, collected: Collected) -> None:
+        async for batch in doing.stream:
+            collected.add(batch)
+        self._settle(doing, collected)
+
+    def _settle(self, doing: Doing, collected: Collected) -> None:
+        collected.add(doing.stream.held)
+        finish = "error" if collected.error else collected.replies[0].reason
         doing.ticket.settle(collected.usage, finish=finish)
         for watch in self.watches:
             watch.ended(doing, collected.usage, finish=finish)
@@ -197,6 +218,7 @@ class Endpoint:
             await unless_gone(request.receive, collect())
         finally:
             self.desk.end(doing, collected)
+        await doing.ticket.kept()
         if collected.error is not None:
             failed = Refusal(collected.error.message, kind=collected.error.kind)
             return refused(failed, request_id=doing.stream.id, error=self.dialect.error)
@@ -255,6 +277,7 @@ class Streamed(Response):
             watcher.cancel()
             ticker.cancel()
             self.desk.end(self.doing, collected)
+        await self.doing.ticket.kept()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _keep_alive(self, send: Send) -> None:

@@ -1,6 +1,7 @@
 """The server on a socket: started, announced, drained."""
 
 import asyncio
+import ipaddress
 import logging
 import signal
 import socket
@@ -15,23 +16,28 @@ from msgspec import Struct
 
 from octavo.core.errors import ConfigError
 from octavo.serve.app import application
+from octavo.serve.gateway.gateway import Gateway, Options
 from octavo.serve.guard import Walls
 from octavo.serve.journal import Journal, Kind
 from octavo.serve.link import Open
 from octavo.serve.models import Care, Models
 from octavo.serve.sockets import BoundedProtocol
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DRAIN_S = 120  # for running requests, once the server is told to stop
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """Where to listen, and to whom.   port   0: any that is free;   log   how requests are logged on stderr"""
+    """Where to listen, and to whom.
+
+    port       0: any that is free;   log   how requests are logged on stderr
+    insecure   where everybody can reach it, even without keys
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
     walls: Walls = Walls()
     log: Kind = "text"
+    insecure: bool = False
 
 
 class _Server(uvicorn.Server):
@@ -48,11 +54,17 @@ class _Server(uvicorn.Server):
             loop.remove_signal_handler(number)
 
 
-def serve_forever(openings: Sequence[Open], place: Place, *, care: Care = Care()) -> int:
-    """Serve until told to stop. Returns the exit code. Raises ConfigError where it cannot listen there."""
+def serve_forever(openings: Sequence[Open], place: Place, options: Options, *, care: Care = Care()) -> int:
+    """Serve until told to stop. Returns the exit code. Raises ConfigError where it cannot or must not listen there."""
+    gateway = Gateway(options, default=openings[0].name)
+    if gateway.open and not (place.insecure or is_loopback(place.host)):
+        gateway.close()
+        raise ConfigError(f"{place.host} can be reached from other machines, and nobody needs a key: make one with "
+                          f"`octavo keys create NAME`, or give --insecure to let everybody in.")  # fmt: skip
     try:
         sock = socket.create_server((place.host, place.port), reuse_port=False)
     except OSError as cause:
+        gateway.close()
         raise ConfigError(f"{place.host}:{place.port} cannot be listened on ({cause.strerror}): choose another with "
                           f"--host and --port.") from cause  # fmt: skip
     walls = msgspec.structs.replace(place.walls, hosts=(*place.walls.hosts, place.host))
@@ -60,7 +72,7 @@ def serve_forever(openings: Sequence[Open], place: Place, *, care: Care = Care()
     logger = logging.getLogger("uvicorn")
     logger.addHandler(journal.handler())
     logger.propagate = False
-    app = application(Models(openings, care=care), walls=walls, journal=journal)
+    app = application(Models(openings, care=care), gate=gateway, walls=walls, journal=journal)
     config = uvicorn.Config(
         app, http=BoundedProtocol, log_config=None, ws="none", lifespan="on", log_level="warning", access_log=False,
         server_header=False, timeout_graceful_shutdown=DRAIN_S,
@@ -68,3 +80,11 @@ def serve_forever(openings: Sequence[Open], place: Place, *, care: Care = Care()
     print(f"Octavo serves on http://{place.host}:{sock.getsockname()[1]}", file=sys.stderr, flush=True)
     uvloop.run(_Server(config).serve(sockets=[sock]))
     return 0
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

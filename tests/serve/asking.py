@@ -154,3 +154,9 @@ def ask(client: httpx.Client, case: Case, *, dialect: str, stream: bool, rng: ra
     found.calls = [("", name, arguments) for _, name, arguments in found.calls]
     found.end = ENDS.get(found.end, found.end)
     return found
+
+
+def without_end(client: httpx.Client, model: str) -> dict[str, float]:
+    """A logit bias with which a reply neither ends nor stops thinking by itself."""
+    marks = {"model": model, "prompt": "</think><|im_end|><|endoftext|>"}
+    return {str(id): -100.0 for id in client.post("/tokenize", json=marks).json()["tokens"]}

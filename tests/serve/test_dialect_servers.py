@@ -18,7 +18,7 @@ from octavo.serve.link import Open
 from octavo.serve.models import Models
 from octavo.serve.stream import Stream
 from tests.serve.accumulate import sent
-from tests.serve.asking import Case, ask, cases
+from tests.serve.asking import Case, ask, cases, without_end
 from tests.serve.mini import mini_qwen3
 from tests.serve.serving import Served, serving
 
@@ -49,7 +49,7 @@ def test_a_budget_holds_in_every_dialect(served: Served):
 
 
 LONG: dict[str, Any] = {"model": "mini-thinking", "messages": [{"role": "user", "content": "hi"}], "stream": True,
-                        "logit_bias": {}, "max_tokens": 400, "seed": 3, "temperature": 1}  # fmt: skip
+                        "max_tokens": 400, "seed": 3, "temperature": 1}  # fmt: skip
 ORDERS = [("/v1/requests/{id}/end_thinking", None), ("/v1/chat/completions/control", "reasoning_end"),
           ("/v1/requests/{id}/cancel", None), ("/v1/responses/{id}/cancel", None)]  # fmt: skip
 
@@ -57,7 +57,11 @@ ORDERS = [("/v1/requests/{id}/end_thinking", None), ("/v1/chat/completions/contr
 @pytest.mark.parametrize(("path", "action"), ORDERS)
 def test_a_running_request_obeys(served: Served, path: str, action: str | None):
     responses = "responses" in path
-    body = LONG | ({"input": "hi", "max_output_tokens": 400} if responses else {})
+    body = (
+        LONG
+        | {"logit_bias": without_end(served.client, "mini-thinking")}
+        | ({"input": "hi", "max_output_tokens": 400} if responses else {})
+    )
     url = "/v1/responses" if responses else "/v1/chat/completions"
     thought, told, orders = 0, list[dict[str, Any]](), list[Thread]()
     with served.client.stream("POST", url, json={**body, "stream_options": {"include_usage": True}}) as answer:

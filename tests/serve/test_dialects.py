@@ -120,6 +120,7 @@ def test_every_way_to_choose_tools_is_understood(dialect: str, fields: dict[str,
 SAMPLINGS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("responses", {"max_output_tokens": 5, "top_p": 0.5}, {"max_tokens": 5, "top_p": 0.5}),
     ("responses", {"top_logprobs": 2}, {"logprobs": 2}),
+    ("chat", {"logit_bias": {"7": -100}}, {"logit_bias": {7: -100.0}}),
     ("responses", {"include": ["message.output_text.logprobs"]}, {"logprobs": 0}),
     ("responses", {"text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}}, {"schema": SCHEMA}),
     ("responses", {"text": {"format": {"type": "json_object"}}}, {"schema": {"type": "object"}}),
@@ -173,6 +174,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("responses", {"input": [{"type": "reasoning", "encrypted_content": "?"}]}, "input[0].encrypted_content"),
     ("completions", {"prompt": ["a", "b"]}, "prompt"), ("completions", {"prompt": []}, "prompt"),
     ("completions", {"suffix": "x"}, "suffix"), ("completions", {"prompt": [1], "echo": True}, "echo"),
+    ("chat", {"logit_bias": {"x": 1}}, "logit_bias"),
     ("completions", {"best_of": 3}, "best_of"), ("completions", {"max_tokens": 0}, "max_tokens"),
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serve.mini import mini_qwen3
+from tests.serve.mini import mini_random
 from tests.serve.serving import Served, serving
 
 LONG = {"model": "mini", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 600, "seed": 1,
@@ -28,7 +28,7 @@ def events(response: httpx.Response) -> list[object]:
 
 
 def test_an_engine_that_is_killed_is_missed_at_once_and_comes_again(tmp_path: Path):
-    with serving([f"mini={mini_qwen3()}"], folder=tmp_path) as served:
+    with serving([f"mini={mini_random()}"], folder=tmp_path) as served:
         first = host_pid(served)
         with served.client.stream("POST", "/v1/chat/completions", json=LONG) as response:
             lines = response.iter_lines()
@@ -51,7 +51,7 @@ def host_pid_or_none(served: Served) -> int | None:
 
 
 def test_told_to_stop_it_finishes_what_it_began(tmp_path: Path):
-    with serving([f"mini={mini_qwen3()}"], folder=tmp_path) as served:
+    with serving([f"mini={mini_random()}"], folder=tmp_path) as served:
         ends: list[str] = []
 
         def ask() -> None:
@@ -70,7 +70,7 @@ def test_told_to_stop_it_finishes_what_it_began(tmp_path: Path):
 
 
 def test_a_client_that_leaves_frees_the_engine(tmp_path: Path):
-    with serving([f"mini={mini_qwen3()}"], folder=tmp_path) as served:
+    with serving([f"mini={mini_random()}"], folder=tmp_path) as served:
 
         def descriptors() -> int:
             return len(os.listdir(f"/proc/{served.process.pid}/fd"))
@@ -86,7 +86,7 @@ def test_a_client_that_leaves_frees_the_engine(tmp_path: Path):
 
 
 def test_models_make_room_for_each_other(tmp_path: Path):
-    names = [f"{name}={mini_qwen3()}" for name in ("one", "two")]
+    names = [f"{name}={mini_random()}" for name in ("one", "two")]
     body = {"messages": LONG["messages"], "max_tokens": 2}
     with serving(names, folder=tmp_path, options=["--memory", "0.62"]) as served:
         states = lambda: {m["id"]: m["state"] for m in served.client.get("/v1/models").json()["data"]}  # noqa: E731
@@ -99,7 +99,7 @@ def test_models_make_room_for_each_other(tmp_path: Path):
 
 
 def test_a_model_that_nobody_asks_is_let_go_and_comes_again(tmp_path: Path):
-    with serving([f"mini={mini_qwen3()}"], folder=tmp_path, options=["--keep-alive", "0.3"]) as served:
+    with serving([f"mini={mini_random()}"], folder=tmp_path, options=["--keep-alive", "0.3"]) as served:
         end_s = time.monotonic() + 10
         while served.client.get("/v1/models").json()["data"][0]["state"] != "cold":
             assert time.monotonic() < end_s
@@ -110,8 +110,8 @@ def test_a_model_that_nobody_asks_is_let_go_and_comes_again(tmp_path: Path):
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_server_behind_the_server_says_the_same(tmp_path: Path, stream: bool):
     (tmp_path / "far").mkdir()
-    with serving([f"mini={mini_qwen3()}"], folder=tmp_path / "far") as far:
-        near_models = [f"near={mini_qwen3()}", f"far={far.url}/v1"]
+    with serving([f"mini={mini_random()}"], folder=tmp_path / "far") as far:
+        near_models = [f"near={mini_random()}", f"far={far.url}/v1"]
         with serving(near_models, folder=tmp_path) as served:
             said = []
             for model in ("near", "far"):

@@ -191,12 +191,20 @@ def _sampling(request: Request) -> dict[str, Any]:
     if request.stop is not None:
         found["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
     if request.logit_bias:
-        found["logit_bias"] = convert(request.logit_bias, dict[int, float], at="logit_bias")
+        found["logit_bias"] = biases(request.logit_bias)
     if request.logprobs:
         found["logprobs"] = request.top_logprobs or 0
     elif request.top_logprobs:
         raise Refusal("top_logprobs needs logprobs to be true.", param="top_logprobs")
     return found | shape_of(request.response_format, request.structured_outputs)
+
+
+def biases(given: dict[str, float]) -> dict[int, float]:
+    """`logit_bias`, whose keys are token ids as text. Raises Refusal for one that is none."""
+    for key in given:
+        if not (key.isascii() and key.isdecimal()):
+            raise Refusal(f"logit_bias has {key!r}: its keys are token ids.", param="logit_bias")
+    return {int(key): value for key, value in given.items()}
 
 
 def at_least_one(count: int, field: str) -> int:
@@ -283,7 +291,7 @@ class Writer:
     def _piece(self, index: int, delta: bytes) -> bytes:
         """What almost every chunk is, joined by hand: this is most of what a token costs here."""
         head = b'data: %b,"choices":[{"index":%d,"delta":{' % (self.base, index)
-        return head + delta + b'},"logprobs":null,"finish_reason":null}]}\n\n'
+        return head + on_one_line(delta) + b'},"logprobs":null,"finish_reason":null}]}\n\n'
 
     def _chunk(self, index: int, delta: dict[str, Any], logprobs: Sequence[TokenLogprob] = (), *,
                reason: str | None = None, more: dict[str, Any] | None = None) -> bytes:  # fmt: skip

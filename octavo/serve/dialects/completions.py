@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from octavo.core.deltas import TokenLogprob
 from octavo.serve import events
-from octavo.serve.dialects.chat import SAME, at_least_one, error_body, reason, shape_of, timings, usage
+from octavo.serve.dialects.chat import SAME, at_least_one, biases, error_body, reason, shape_of, timings, usage
 from octavo.serve.errors import Refusal
 from octavo.serve.job import Job
 from octavo.serve.stream import Collected
@@ -86,7 +86,7 @@ def _sampling(request: Request) -> dict[str, Any]:
     if request.stop is not None:
         found["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
     if request.logit_bias:
-        found["logit_bias"] = convert(request.logit_bias, dict[int, float], at="logit_bias")
+        found["logit_bias"] = biases(request.logit_bias)
     if request.logprobs is not None:
         found["logprobs"] = request.logprobs
     return found | shape_of(None, request.structured_outputs)

@@ -14,7 +14,7 @@ from octavo.core.deltas import TokenLogprob
 from octavo.core.messages import Message, ToolSpec
 from octavo.serve import events
 from octavo.serve.dialects import items
-from octavo.serve.dialects.chat import at_least_one, choice_of, shape_of, token_logprob
+from octavo.serve.dialects.chat import at_least_one, biases, choice_of, shape_of, token_logprob
 from octavo.serve.dialects.items import Item
 from octavo.serve.errors import Refusal
 from octavo.serve.job import Job
@@ -90,6 +90,7 @@ class Request(Switches, frozen=True, kw_only=True):
     min_p: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
+    logit_bias: dict[str, float] | None = None
     max_output_tokens: int | None = None
     top_logprobs: int | None = None
     metadata: dict[str, str] | None = None
@@ -154,6 +155,8 @@ def _sampling(request: Request) -> dict[str, Any]:
     found = {name: value for name in SAME if (value := getattr(request, name)) is not None}
     if request.max_output_tokens is not None:
         found["max_tokens"] = at_least_one(request.max_output_tokens, "max_output_tokens")
+    if request.logit_bias:
+        found["logit_bias"] = biases(request.logit_bias)
     if request.top_logprobs or "message.output_text.logprobs" in request.include:
         found["logprobs"] = request.top_logprobs or 0
     return found | shape_of(request.text.format)
