@@ -61,7 +61,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         key = made_key(folder)
-        with serving([f"mini={mini_qwen3()}"], folder=folder) as served:
+        with serving([f"mini={mini_qwen3()}"], folder=folder, wait=False) as served:
+            served.client.headers["authorization"] = f"Bearer {key}"
+            served.ready()
             seen = [one for client in only or SUITES for one in suite(client, served, key=key, folder=folder)]
     failed = [one for one in seen if one.why]
     show(seen, failed)
