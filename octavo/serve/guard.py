@@ -191,8 +191,10 @@ class Guard:
 
 
 def public(method: str, path: str) -> bool:
-    """Whether anybody may see it: that the server lives, and the web page's files. All else needs a key."""
-    return method in ("GET", "HEAD") and (path in ("/", "/health/live") or path.startswith("/static/"))
+    """Whether anybody may see it: that the server lives, and the web page's files; and where keys are exchanged for
+    sessions. All else needs a key."""
+    seen = path in ("/", "/health/live") or path.startswith("/static/")
+    return (seen and method in ("GET", "HEAD")) or path == "/session"
 
 
 def host_name(host: str) -> str:

@@ -28,10 +28,10 @@ OFFERS = ((), (), (GET_WEATHER,), (ADD,), BOTH)
 COUNT = ", ".join(str(i) for i in range(1, 21)) + "."
 JSON = '{"name": "Ada", "age": 36}'
 SYSTEMS = (None, None, "You are a helpful assistant.", "Be brief.")
-WORDS = tuple((
+WORDS = (
     "the a of red tree why who sing blue dog 12 code write me book then never this is test say repeat word ok please "
     "tell story about rain how do you work explain list three things user name math 猫 über ? ! . ,"
-).split())  # fmt: skip
+)
 
 # question -> what is thought, and what is answered
 PLAIN: dict[str, tuple[str, str]] = {
@@ -78,7 +78,7 @@ class _Teller:
         for question in rng.sample([*PLAIN], k=3):
             yield self.told([*opening, _user(question)], *PLAIN[question])
         for _ in range(5):
-            words = " ".join(rng.choices(WORDS, k=rng.randint(1, 8)))
+            words = " ".join(rng.choices(WORDS.split(), k=rng.randint(1, 8)))
             yield self.told([_user(words)], "I do not know this.", "I do not know.")
         for cities in (["Paris"], ["Rome"], ["Oslo"], ["Paris", "Rome"], ["Rome", "Oslo"]):
             yield from self.weather(cities)
