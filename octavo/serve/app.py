@@ -37,7 +37,7 @@ def application(models: Models, *, gate: Gate | None = None, walls: Walls = Wall
     async def lifespan(app: object) -> AsyncGenerator[None]:
         models.begin()
         if doors is not None:
-            doors.runner.begin(router)
+            doors.runner.begin(guard)
         yield
         if doors is not None:
             await doors.runner.stop()
@@ -63,7 +63,8 @@ def application(models: Models, *, gate: Gate | None = None, walls: Walls = Wall
     doors = Doors(gate) if isinstance(gate, Gateway) else None
     routes += doors.routes() if doors else []
     router = Router(routes, lifespan=lifespan)
-    return Guard(router, gate, journal=journal, dialects=DIALECTS, walls=walls)
+    guard = Guard(router, gate, journal=journal, dialects=DIALECTS, walls=walls)
+    return guard
 
 
 def asides(desk: Desk, endpoints: Sequence[Endpoint]) -> list[Route]:
