@@ -55,7 +55,7 @@ class CpuBackend:
             raise ConfigError(f"the CPU kernels cannot run this model: {reason}. Use the torch backend.")
         page_bytes = c.layers * c.heads.kv_heads * block_bytes(c.heads.head_width, cache_kind)
         self.page_tokens, self.pages = PAGE_TOKENS, min(cache_bytes // page_bytes, 1 << 30)
-        self.vocab_size, self.context_tokens = c.vocab_size, c.context_tokens
+        self.vocab_size, self.context_tokens, self.width = c.vocab_size, c.context_tokens, c.heads.width
         if self.pages < 1:
             raise ConfigError(
                 f"a page of {PAGE_TOKENS} tokens needs {page_bytes:,} bytes for keys and values, "
@@ -75,6 +75,13 @@ class CpuBackend:
 
     def forward(self, plan: Plan) -> NDArray[np.float32]:
         """Logits (N, V), fp32; keys and values of all the plan's tokens are in their pages afterwards."""
+        return self._run(plan, width=-(-self.vocab_size // PAIR) * PAIR, hidden=False)[:, : self.vocab_size]
+
+    def hidden(self, plan: Plan) -> NDArray[np.float32]:
+        """Rows (N, D) after the last norm, fp32, instead of their logits."""
+        return self._run(plan, width=self.width, hidden=True)
+
+    def _run(self, plan: Plan, *, width: int, hidden: bool) -> NDArray[np.float32]:
         for copy in plan.copies:
             self.library.calls["octavo_copy"](self.handle, copy.source, copy.target, copy.tokens)
         counts = [len(chunk.tokens) for chunk in plan.chunks]
@@ -88,10 +95,10 @@ class CpuBackend:
             [token for chunk in plan.chunks for token in chunk.tokens], counts, [c.start for c in plan.chunks],
             [page for chunk in plan.chunks for page in chunk.pages], np.cumsum([0, *sizes[:-1]]), rows,
         )]  # fmt: skip
-        logits_NV = np.empty((len(rows), -(-self.vocab_size // PAIR) * PAIR), dtype=np.float32)
-        step = CStep(first, len(counts), len(rows), 0, *map(pointer, arrays), pointer(logits_NV))
+        out_NW = np.empty((len(rows), width), dtype=np.float32)
+        step = CStep(first, len(counts), len(rows), hidden, *map(pointer, arrays), pointer(out_NW))
         self.library.calls["octavo_forward"](self.handle, ctypes.byref(step))
-        return logits_NV[:, : self.vocab_size]
+        return out_NW
 
     def _shape(self, frequency: NDArray[np.float32], factor: float) -> CShape:
         c, moe = self.model.config, self.model.config.moe

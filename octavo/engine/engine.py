@@ -1,8 +1,10 @@
 """The engine: requests in, steps out. One `step()` serves terminal, server, evals, rollouts and agents alike."""
 
 import secrets
+from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +16,11 @@ from octavo.core.sampling import Sampling
 from octavo.engine.channels import Automaton
 from octavo.engine.pages import PagePool
 from octavo.engine.rules import BudgetRule, EndRule, Rules, StopRule
-from octavo.engine.sampler import History, to_logprobs
+from octavo.engine.sampler import History
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence
 from octavo.engine.speculation import Speculation, Speculator
-from octavo.engine.types import Backend, Chunk, Request, Rule, Step, vocabulary_of
+from octavo.engine.types import Backend, Chunk, Plan, Request, Rule, Step, vocabulary_of
 
 if TYPE_CHECKING:
     from octavo.engine.grammar import Grammars
@@ -113,13 +115,13 @@ class Engine:
         sequences = [
             Sequence(
                 request=request, index=index, rules=first.clone(), limit=most, seed=seed,
-                tokens=list(request.tokens), history=History(request.tokens),
+                tokens=list(request.tokens), history=History(request.tokens), publishable=0 if request.pools else None,
             )
             for index in range(s.n)
         ]  # fmt: skip
         self.live[request.id] = sequences
         for sequence in sequences:
-            if s.max_tokens == 0 and s.logprobs is None:
+            if s.max_tokens == 0 and s.logprobs is None and not request.pools:
                 sequence.end("length")
                 continue
             if not sequence.scores:
@@ -145,19 +147,29 @@ class Engine:
         if plan.chunks:
             drafts = self.speculator.propose(plan, sequences) if self.speculator else {}
             plan = self.scheduler.lengthen(plan, sequences, drafts)
-            logits_NV = self.backend.forward(plan)
-            self.forwards += 1
-            row = 0
-            for chunk, sequence in zip(plan.chunks, sequences, strict=True):
+            for chunk, sequence, rows in self._computed(plan, sequences):
                 self.computed_tokens += len(chunk.tokens)
-                rows = {"none": 0, "last": 1, "all": len(chunk.tokens)}[chunk.rows]
                 if sequence.scores:
-                    self._score(sequence, chunk, logits_NV[row : row + rows])
-                elif rows:
-                    self._follow(sequence, chunk, logits_NV[row : row + rows])
-                row += rows
+                    self._score(sequence, chunk, rows)
+                elif len(rows):
+                    self._follow(sequence, chunk, rows)
             self.scheduler.commit(plan, sequences)
         return self._hand_out()
+
+    def _computed(self, plan: Plan,
+                  sequences: Items[Sequence]) -> Iterator[tuple[Chunk, Sequence, NDArray[np.float32]]]:  # fmt: skip
+        """The plan's chunks, each with its rows: logits, or of those that pool, what the head makes logits of."""
+        both = [*zip(plan.chunks, sequences, strict=True)]
+        for pools in (False, True):
+            chosen = [(chunk, sequence) for chunk, sequence in both if sequence.request.pools is pools]
+            if not chosen:
+                continue
+            part = Plan(chunks=tuple(chunk for chunk, _ in chosen), copies=() if pools else plan.copies)
+            rows = self.backend.hidden(part) if pools else self.backend.forward(part)
+            self.forwards += 1
+            sizes = [{"none": 0, "last": 1, "all": len(chunk.tokens)}[chunk.rows] for chunk, _ in chosen]
+            for (chunk, sequence), end, size in zip(chosen, accumulate(sizes), sizes, strict=True):
+                yield chunk, sequence, rows[end - size : end]
 
     def cancel(self, id: str) -> list[Step]:
         """End a request now: returns what was not handed out yet and the ends of its replies. Unknown ids: nothing."""
@@ -193,12 +205,11 @@ class Engine:
         if self.speculator and chunk.rows == "all":
             self.speculator.learn(sequence, drafted=len(chunk.tokens) - 1, accepted=sequence.agrees(chunk) - 1)
 
-    def _score(self, sequence: Sequence, chunk: Chunk, logits_TV: NDArray[np.float32]) -> None:
-        known = sequence.prompt_logprobs
-        for i, logits_V in enumerate(logits_TV, chunk.start):
-            known += [] if known else [float("nan")]
-            if i + 1 < len(sequence.tokens):
-                known.append(float(to_logprobs(logits_V)[sequence.tokens[i + 1]]))
+    def _score(self, sequence: Sequence, chunk: Chunk, rows: NDArray[np.float32]) -> None:
+        if sequence.request.pools:
+            sequence.pool(chunk, rows)
+        elif chunk.rows == "all":
+            sequence.score(chunk, rows)
         if chunk.start + len(chunk.tokens) == len(sequence.tokens):
             sequence.end("length")
 

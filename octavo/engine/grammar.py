@@ -19,6 +19,8 @@ from octavo.engine.rules import allow, forbid
 
 # One space, or a new line and its indentation: weak models otherwise lose themselves in white space without end.
 LAYOUT = r"( |\n {0,40})"
+# Where only one text can follow, it may be spelled as the model spells it, not only by the one-byte tokens below.
+FREE = '%llguidance {"no_forcing": true}\n'
 KEPT = 4  # vocabularies whose tokenizer is kept: making one takes some tenths of a second
 COMPILED = 32  # grammars that are kept compiled: the same tools and schemas are asked for again and again
 
@@ -60,7 +62,7 @@ class Grammars:
             tokenizer, key = self._tokenizer(vocabulary), (id(vocabulary), text)
             made = self.compiled.get(key)
         if made is None:  # others need not wait for this one
-            made = matcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(text))
+            made = matcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(FREE + text))
         with self.lock:
             self.compiled[key] = made
             self.compiled.move_to_end(key)
@@ -164,8 +166,10 @@ class GrammarRule:
             self.called = True
         elif channel is Channel.ANSWER and token not in self.other_ends and not self.called:
             follow(self.matcher, token)
+        if channel is not Channel.CLOSING:
+            self.opens = None
         if channel is Channel.ANSWER:
-            self.opens = self.calls = None
+            self.calls = None
 
     def finished(self) -> bool:
         """Whether nothing can follow."""

@@ -117,9 +117,10 @@ class Scheduler:
 
     def _begin(self, sequence: Sequence, left: int, *, parts: bool) -> int:
         """parts: take the beginning of a page too. That holds one page more, which may be the one that is missing."""
-        if not sequence.scores:
+        known = sequence.skips if sequence.scores else len(sequence.tokens) - 1
+        if known:
             sequence.pages, sequence.part = self.pool.match(
-                sequence.tokens[:-1], parts=parts, space=sequence.request.space
+                sequence.tokens[:known], parts=parts, space=sequence.request.space
             )
         copied = 0 if sequence.part is None else sequence.part.tokens
         sequence.computed = len(sequence.pages) * self.pool.page_tokens + copied
@@ -137,6 +138,8 @@ class Scheduler:
         return [(sequence, new)] if new else []
 
     def _chunk_size(self, sequence: Sequence, left: int) -> int:
+        if sequence.scores and sequence.computed < sequence.skips:
+            return min(sequence.skips - sequence.computed, left)
         most = min(left, SCORE_TOKENS) if sequence.scores else left
         return min(len(sequence.tokens) - sequence.computed, most)
 
@@ -184,7 +187,8 @@ class Scheduler:
     def _chunk(self, sequence: Sequence, new: int) -> Chunk:
         end = sequence.computed + new
         sampled = end == len(sequence.tokens) and not sequence.warms
-        rows = "all" if sequence.scores else "last" if sampled else "none"
+        scored = sequence.scores and end > sequence.skips
+        rows = "all" if scored else "last" if sampled and not sequence.scores else "none"
         tokens = tuple(sequence.tokens[sequence.computed : end])
         return Chunk(tokens=tokens, start=sequence.computed, pages=self._pages(sequence, end), rows=rows)
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from octavo.core.channel import Channel
 from octavo.engine.pages import Part
 from octavo.engine.rules import Rules
-from octavo.engine.sampler import Choice, History, choose
+from octavo.engine.sampler import Choice, History, choose, to_logprobs
 from octavo.engine.types import Chunk, EngineFinish, Request, Step
 
 
@@ -22,6 +22,7 @@ class Sequence:
     cached        prompt tokens that were found computed when the sequence first ran; None before
     part          the beginning of another's page, yet to be copied to the page of token `computed`, which counts it
     warms         nothing is generated: the prompt only has to be in the cache
+    pooled_D      of a request that pools: the sum of its rows so far
     out           steps to be handed out
     """
 
@@ -40,12 +41,18 @@ class Sequence:
     warms: bool = False
     out: list[Step] = field(default_factory=list[Step])
     prompt_logprobs: list[float] = field(default_factory=list[float])
+    pooled_D: NDArray[np.float64] | None = None
     finish: EngineFinish | None = None
 
     @property
     def scores(self) -> bool:
         """Whether the prompt is scored and nothing generated."""
         return self.request.sampling.max_tokens == 0
+
+    @property
+    def skips(self) -> int:
+        """Of a prompt that is scored: tokens at its beginning after which no logits are wanted."""
+        return 0 if self.request.pools else self.request.scored_from - 1
 
     @property
     def replied(self) -> int:
@@ -78,6 +85,22 @@ class Sequence:
         self._append(choice, forced=False)
         self.force()
 
+    def score(self, chunk: Chunk, logits_TV: NDArray[np.float32]) -> None:
+        """Note the log-probabilities of the tokens after each of the chunk's."""
+        known = self.prompt_logprobs
+        del known[chunk.start + 1 if chunk.start else 0 :]  # after a preemption they come again
+        known += [float("nan")] * (chunk.start + 1 - len(known))
+        for i, logits_V in enumerate(logits_TV, chunk.start):
+            if i + 1 < len(self.tokens):
+                known.append(float(to_logprobs(logits_V)[self.tokens[i + 1]]))
+
+    def pool(self, chunk: Chunk, rows_TD: NDArray[np.float32]) -> None:
+        """Add the chunk's rows one after the other: the sum does not depend on how the prompt is cut."""
+        if self.pooled_D is None or not chunk.start:
+            self.pooled_D = np.zeros(rows_TD.shape[1])
+        for row_D in rows_TD:
+            self.pooled_D += row_D
+
     def end(self, finish: EngineFinish, *, error: str | None = None) -> None:
         """Finish without another token."""
         self.finish = finish
@@ -104,5 +127,6 @@ class Sequence:
             top=() if choice is None or forced else choice.top,
             keep_bytes=self.rules.keep_bytes if finish else None,
             prompt_logprobs=tuple(self.prompt_logprobs) if finish else (),
+            pooled=() if self.pooled_D is None else tuple((self.pooled_D / len(self.tokens)).tolist()),
             cached_tokens=self.cached or 0, thinking_stop=self.rules.budget.stop,
         )  # fmt: skip

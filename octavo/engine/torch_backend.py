@@ -1,8 +1,9 @@
-"""The backend in plain torch: the truth that faster ones must equal.   Axes: T tokens, N rows of logits, V vocab."""
+"""The backend in plain torch: the truth that faster ones must equal.   Axes: T tokens, N rows, V vocab, D model."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from octavo.core.errors import ConfigError
 from octavo.engine.types import Plan
@@ -23,7 +24,7 @@ class TorchBackend:
         c, first = model.config, model.model.norm.weight
         page_bytes = 2 * c.layers * page_tokens * c.heads.kv_heads * c.heads.head_width * first.element_size()
         self.model, self.page_tokens = model.eval(), page_tokens
-        self.vocab_size, self.context_tokens = c.vocab_size, c.context_tokens
+        self.vocab_size, self.context_tokens, self.width = c.vocab_size, c.context_tokens, c.heads.width
         self.pages = cache_bytes // page_bytes
         if self.pages < 1:
             raise ConfigError(
@@ -38,6 +39,15 @@ class TorchBackend:
     @torch.inference_mode()
     def forward(self, plan: Plan) -> NDArray[np.float32]:
         """Logits (N, V), fp32; keys and values of all the plan's tokens are in their pages afterwards."""
+        hidden_ND = self._rows(plan)
+        return self.model.logits(hidden_ND).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def hidden(self, plan: Plan) -> NDArray[np.float32]:
+        """Rows (N, D) after the last norm, fp32, instead of their logits."""
+        return self._rows(plan).float().cpu().numpy()
+
+    def _rows(self, plan: Plan) -> Tensor:
         for copy in plan.copies:
             self.store.copy(source=copy.source, target=copy.target, tokens=copy.tokens)
         context = PagedContext(self.store, [(len(c.tokens), c.start, c.pages) for c in plan.chunks])
@@ -49,7 +59,4 @@ class TorchBackend:
         device = context.positions_T.device
         tokens_T = torch.tensor([token for chunk in plan.chunks for token in chunk.tokens], device=device)
         hidden_TD = self.model(tokens_T, context)
-        if not rows:
-            return np.empty((0, self.vocab_size), dtype=np.float32)
-        logits_NV = self.model.logits(hidden_TD[torch.tensor(rows, device=device)])
-        return logits_NV.float().cpu().numpy()
+        return hidden_TD[torch.tensor(rows, device=device, dtype=torch.int64)]

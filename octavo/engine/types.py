@@ -51,6 +51,9 @@ class Request:
     space           prompts are found again within one space only: who measures times learns nothing of other spaces
     calls           what its calls must look like; None: nothing is asked of them
     rules           constraints beside all these; each reply gets clones of them
+    scored_from     of a prompt that is scored: the first token whose log-probability is wanted, at least 1; what stands
+                    before may have been computed for others
+    pools           with sampling.max_tokens=0: the mean of the prompt's rows before the head is wanted, and no more
     """
 
     id: str
@@ -62,6 +65,8 @@ class Request:
     space: str = ""
     calls: Calls | None = None
     rules: "tuple[Rule, ...]" = ()
+    scored_from: int = 1
+    pools: bool = False
 
 
 def vocabulary_of(request: Request) -> Vocabulary:
@@ -81,7 +86,8 @@ class Step:
     keep_bytes   on the last step, where a stop string ended the reply: bytes of the reply's ANSWER text that precede
                  the stop string; None otherwise
     prompt_logprobs   on the last step of a scoring request: entry i is the logprob in nats of prompt token i given
-                 those before it (NaN for i = 0)
+                 those before it (NaN where it is not wanted, and for i = 0)
+    pooled       on the last step of a request that pools: the mean row
     cached_tokens     prompt tokens whose keys and values came from the prefix tree
     thinking_stop     how the thinking ended, from the step that ended it on
     error             with finish "error": what went wrong, for the user
@@ -97,6 +103,7 @@ class Step:
     finish: EngineFinish | None = None
     keep_bytes: int | None = None
     prompt_logprobs: tuple[float, ...] = ()
+    pooled: tuple[float, ...] = ()
     cached_tokens: int = 0
     thinking_stop: Literal["natural", "budget", "user"] | None = None
     error: str | None = None
@@ -141,12 +148,14 @@ class Plan:
 class Backend(Protocol):
     """Runs a model over pages of keys and values.
 
-    vocab_size       width of a row of logits;   context_tokens   longest sequence the model takes
+    vocab_size       width of a row of logits;   width   of a row before the head
+    context_tokens   longest sequence the model takes
     page_tokens      tokens per page;            pages            how many pages there may be (numbers 0..pages-1);
                      memory is taken as pages are first written, not before
     """
 
     vocab_size: int
+    width: int
     context_tokens: int
     page_tokens: int
     pages: int
@@ -156,6 +165,10 @@ class Backend(Protocol):
 
         Should it raise, the same copies and chunks may come again.
         """
+        ...
+
+    def hidden(self, plan: Plan) -> NDArray[np.float32]:
+        """As `forward`, but the rows after the last norm (rows, width), which the head makes logits of."""
         ...
 
 

@@ -192,12 +192,10 @@ class Guard:
 
 
 def public(method: str, path: str) -> bool:
-    """Whether anybody may see it: that the server lives, the web page's files, and where a key is given for a cookie.
-
-    All else needs a key.
-    """
+    """Whether anybody may see it: that the server lives, and the web page's files; and where keys are exchanged for
+    sessions. All else needs a key."""
     seen = path in ("/", "/health/live") or path.startswith("/static/")
-    return path == "/session" or (seen and method in ("GET", "HEAD"))
+    return (seen and method in ("GET", "HEAD")) or path == "/session"
 
 
 def host_name(host: str) -> str:

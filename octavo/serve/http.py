@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -39,6 +40,11 @@ def openai_error(refusal: Refusal, request_id: str) -> Any:
     """As OpenAI's API has it."""
     return {"error": {"message": str(refusal), "type": refusal.kind, "param": refusal.param or None,
                       "code": refusal.code or None}}  # fmt: skip
+
+
+def id_of(request: Request) -> str:
+    """The request's id: what the guard calls it in the log and in `x-request-id`; a new one where none was met."""
+    return request.scope.setdefault("request_id", uuid.uuid4().hex)
 
 
 def refused(refusal: Refusal, *, request_id: str, error: ErrorBody = openai_error) -> Response:
@@ -182,7 +188,7 @@ class Endpoint:
 
     async def answer(self, request: Request) -> Response:
         """Do what the request asks."""
-        request_id: str = request.scope["request_id"]
+        request_id = id_of(request)
         try:
             tenant = self.desk.gate.identify(request.headers)
             asked = self.decode(await request.body(), tenant)

@@ -27,6 +27,7 @@ class HashBackend:
         self.vocab_size, self.context_tokens, self.page_tokens, self.pages = (
             vocab_size, context_tokens, page_tokens, pages,
         )  # fmt: skip
+        self.width = 8
         self.store = np.full((pages, page_tokens), UNWRITTEN)
         self.loud, self.echo, self.strength = loud or {}, echo, strength
         self.forwards: list[Plan] = []
@@ -49,6 +50,10 @@ class HashBackend:
             first = {"none": end, "last": end - 1, "all": chunk.start}[chunk.rows]
             rows += [self.logits(seen[: i + 1].tolist()) for i in range(first, end)]
         return np.stack(rows) if rows else np.empty((0, self.vocab_size), np.float32)
+
+    def hidden(self, plan: Plan) -> NDArray[np.float32]:
+        """The first few logits of each row, as if the head added the rest."""
+        return self.forward(plan)[:, : self.width]
 
     def logits(self, tokens: list[int]) -> NDArray[np.float32]:
         """What comes after these tokens."""

@@ -1,77 +1,153 @@
-"""A tiny Qwen3 as an official checkpoint folder, made here: a tokenizer of its own, random weights.
+"""Tiny Qwen3 models as official checkpoint folders, made here: a tokenizer of their own, and weights.
 
-It talks nonsense in the right format, loads in a blink, and needs no file but this one.
+`mini_qwen3` has learnt to talk (see mini_talks.py) in some seconds, once for all tests; `mini_random` talks nonsense in
+the right format. Both need no file but these.
 """
 
+import fcntl
+import hashlib
 import json
 import os
+import random
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Fast
-from tokenizers import models, trainers
 
+from octavo.core.messages import ToolSpec
 from octavo.models import build
+from octavo.models.decoder import Decoder
+from octavo.nn.context import PackedContext
+from octavo.nn.logprobs import surprise
+from octavo.text.chat.base import Rendered
+from octavo.text.chat.chatml import OPEN
+from octavo.text.chat.hermes import system_turn
+from octavo.text.chat.qwen3 import Qwen3
 from octavo.text.families import QWEN2, qwen3_added
+from octavo.text.tokenizer import Tokenizer
 from octavo.weights.save import save_checkpoint
+from tests.serve import mini_talks
 
-TEXT = Path(__file__).read_text(encoding="utf-8")  # to learn some merges from
-WORDS = 600
+SOURCES = (Path(__file__), Path(mini_talks.__file__))
+WORDS, VOCABULARY = 800, 896  # tokens of its own; all that the model has, as official models more than there are
+STEPS, BATCH, RATE = 360, 12, 5e-3
+LONG = tuple(span.text for span in system_turn(None, [ToolSpec(name="f")]) if span.trusted and len(span.text) > 99)
 
 
-def config(vocab_size: int) -> dict[str, object]:
+def config() -> dict[str, object]:
     return {
-        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": vocab_size, "hidden_size": 64,
-        "intermediate_size": 128, "head_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": VOCABULARY, "hidden_size": 64,
+        "intermediate_size": 160, "head_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 4096, "hidden_act": "silu", "rms_norm_eps": 1e-6,
-        "rope_theta": 1e6, "tie_word_embeddings": True,
+        "rope_theta": 1e4, "tie_word_embeddings": True,
     }  # fmt: skip
 
 
-def write_tokenizer(folder: Path, texts: list[str]) -> int:
-    """Byte-level BPE with Qwen3's added tokens. Returns the number of ids."""
+def mini_qwen3() -> Path:
+    """The folder of the model that has learnt to talk: greedy, it says what stands in mini_talks.py."""
+    return _made("talks", _train)
+
+
+def mini_random() -> Path:
+    """The folder of the model with random weights."""
+    return _made("random", lambda folder, model: None)
+
+
+def _made(name: str, train: Callable[[Path, Decoder], None]) -> Path:
+    """Made when it is not there yet; several processes may ask at once: one makes it, the others wait."""
+    made_by = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()[:12]
+    place = Path(tempfile.gettempdir()) / f"octavo-mini-{name}-{os.getuid()}-{made_by}"
+    with _locked(place.with_suffix(".lock")):
+        if not place.exists():
+            with tempfile.TemporaryDirectory(dir=place.parent) as made:
+                folder, words = Path(made) / "model", Path(made) / "words"
+                torch.manual_seed(0)
+                model = build(config())
+                for parameter in model.parameters():
+                    if parameter.dim() > 1:
+                        torch.nn.init.normal_(parameter, std=0.1)
+                words.mkdir()
+                write_tokenizer(words)
+                train(words, model)
+                save_checkpoint(folder, model=model, config=config())
+                for file in words.iterdir():
+                    file.rename(folder / file.name)
+                folder.rename(place)
+    return place
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Byte-level BPE with Qwen3's added tokens, learnt from the talks."""
     made = Fast(models.BPE())
     made.normalizer, made.pre_tokenizer = QWEN2.normalizer(), QWEN2.pre_tokenizer()  # type: ignore[assignment]
-    from tokenizers import decoders, pre_tokenizers
-
-    made.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=WORDS, initial_alphabet=alphabet, show_progress=False)
+    made.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    texts = [_rendered(talk) for talk in _talks(0)]
+    spoken = ("".join(" " if span.text in LONG else span.text for span in text.spans) for text in texts)
+    trainer = trainers.BpeTrainer(
+        vocab_size=WORDS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    from tokenizers import AddedToken
-
-    made.add_tokens([AddedToken(text, special=special, normalized=False) for text, special in qwen3_added()])
+    made.train_from_iterator(spoken, trainer)
+    added = [*qwen3_added(), *((text, False) for text in LONG)]
+    made.add_tokens([AddedToken(text, special=special, normalized=False) for text, special in added])
+    assert made.get_vocab_size() <= VOCABULARY
     made.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
     )
-    return made.get_vocab_size()
 
 
-def mini_random() -> Path:
-    """The folder, made when it is not there yet; several processes may ask at once."""
-    place = Path(tempfile.gettempdir()) / f"octavo-mini-random-{os.getuid()}-1"
-    if place.exists():
-        return place
-    with tempfile.TemporaryDirectory(dir=place.parent) as made:
-        folder = Path(made) / "mini-qwen3"
-        torch.manual_seed(0)
-        vocab = 704 + 64  # more than the tokenizer has, as official models
-        model = build(config(vocab))
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                torch.nn.init.normal_(parameter, std=0.1)
-        save_checkpoint(folder, model=model, config=config(vocab))
-        assert write_tokenizer(folder, [TEXT]) <= vocab
-        try:
-            folder.rename(place)
-        except OSError:  # another process was faster
-            assert place.exists()
-    return place
+def _rendered(talk: mini_talks.Talk) -> Rendered:
+    return Qwen3().render(talk.messages, tools=talk.tools, thinking=talk.thinking, reply=False)
 
 
-def mini_qwen3() -> Path:
-    """Until there is a trained one."""
-    return mini_random()
+def _talks(seed: int) -> list[mini_talks.Talk]:
+    return mini_talks.talks(random.Random(seed))
+
+
+Text = tuple[tuple[int, ...], tuple[float, ...]]  # tokens, and which of them a model writes
+
+
+def _train(folder: Path, model: Decoder) -> None:
+    """Teach it the talks: the tokens that a model writes itself."""
+    tokenizer = Tokenizer.from_folder(folder)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    threads, texts = torch.get_num_threads(), list[Text]()
+    torch.set_num_threads(1)
+    for step in range(STEPS):
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * min(1, (step + 1) / 30, 1.2 * (1 - step / STEPS))
+        texts = texts or _texts(tokenizer, seed=step)
+        batch = [texts.pop() for _ in range(min(BATCH, len(texts)))]
+        tokens_T = torch.tensor([token for tokens, _ in batch for token in tokens])
+        written_T = torch.tensor([weight for _, weights in batch for weight in weights])
+        hidden_TD = model(tokens_T, PackedContext([len(tokens) for tokens, _ in batch]))
+        rows = (written_T[1:] > 0).nonzero().flatten()
+        loss = surprise(model.logits(hidden_TD[rows]), tokens_T[rows + 1]).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        if os.environ.get("MINI_LOG") and step % 50 == 0:
+            print(step, len(tokens_T), round(loss.item(), 4), flush=True)
+    torch.set_num_threads(threads)
+
+
+def _texts(tokenizer: Tokenizer, *, seed: int) -> list[Text]:
+    """All talks once, in some order. Of each, the last turn is learnt."""
+    texts, opening = list[Text](), tokenizer.id_of(OPEN)
+    for talk in _talks(seed):
+        tokens, weights = _rendered(talk).tokens_and_weights(tokenizer)
+        last = max(i for i, token in enumerate(tokens) if token == opening)
+        texts.append((tokens, (0.0,) * last + weights[last:]))
+    return random.Random(seed).sample(texts, k=len(texts))

@@ -26,14 +26,14 @@ struct Shape {
 };
 
 struct Step {  // one forward pass: tokens of all sequences end to end
-    int32_t tokens, sequences, rows, reserved;
+    int32_t tokens, sequences, rows, hidden;  // hidden: the rows after the last norm are wanted, not their logits
     const int32_t* token;    // (tokens)
     const int32_t* count;    // (sequences) new tokens
     const int32_t* start;    // (sequences) position of the first of them
     const int32_t* pages;    // page numbers of all sequences end to end
     const int32_t* page_at;  // (sequences) where a sequence's page numbers begin
     const int32_t* row;      // (rows) tokens whose logits are wanted
-    float* logits;           // (rows, vocab rounded up to 32)
+    float* logits;           // (rows, vocab rounded up to 32), or (rows, width)
 };
 
 struct Run {  // tokens of one sequence that lie in one page
@@ -270,9 +270,11 @@ class Decoder {
         attend_any(cache, number, kv, block.pages, queries, count, scale);
     }
 
-    // Row r of the next matrix: token t, normed. router: of a sparse layer, which the token is sent through first.
-    void prepare_norm(const float* weight, const Matrix& next, int t, int r, int thread, const float* router = nullptr) {
+    // Row r of the next matrix: token t, normed. router: of a sparse layer, which the token is sent through first. kept: given as it is.
+    void prepare_norm(const float* weight, const Matrix& next, int t, int r, int thread, const float* router = nullptr,
+                      bool kept = false) {
         norm_row(x.data + (size_t)t * wide, weight, wide, s.width, s.eps, tmp[thread].data);
+        if (kept) std::memcpy(step->logits + (size_t)r * s.width, tmp[thread].data, s.width * sizeof(float));
         if (router) route(router, t, tmp[thread].data);
         set_row(x_rows, next, r, tmp[thread].data, spare[thread].data);
     }
@@ -288,12 +290,14 @@ class Decoder {
             const float* norm = last ? s.norm : s.layer[i + 1].norm_in;
             const Matrix& after = last ? s.head : s.layer[i + 1].qkv;
             const int rows = last ? step->rows : tokens;
-            auto next = [=, &after](int r) { prepare_norm(norm, after, last ? step->row[r] : r, r, thread); };
+            const bool kept = last && step->hidden;
+            auto next = [=, &after](int r) { prepare_norm(norm, after, last ? step->row[r] : r, r, thread, nullptr, kept); };
             if (s.layer[i].router)
                 experts(s.layer[i], thread, rows, next);
             else
                 dense(s.layer[i], thread, rows, next);
         }
+        if (step->hidden) return;
         const size_t logits_wide = s.head.outputs;
         linear(s.head, x_rows, step->rows, thread, [&](int at, int r, F16 y0, F16 y1) {
             float* to = step->logits + r * logits_wide + at;

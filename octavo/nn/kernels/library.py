@@ -52,7 +52,7 @@ class CCache(Structure):
 class CStep(Structure):
     """`Step` of decoder.h."""
 
-    _fields_ = [("tokens", c_int32), ("sequences", c_int32), ("rows", c_int32), ("reserved", c_int32),
+    _fields_ = [("tokens", c_int32), ("sequences", c_int32), ("rows", c_int32), ("hidden", c_int32),
                 ("token", c_void_p), ("count", c_void_p), ("start", c_void_p), ("pages", c_void_p),
                 ("page_at", c_void_p), ("row", c_void_p), ("logits", c_void_p)]  # fmt: skip
 

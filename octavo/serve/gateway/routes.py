@@ -2,7 +2,6 @@
 
 import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 
 from msgspec import Struct, to_builtins
@@ -17,7 +16,7 @@ from octavo.serve.gateway.files import Files, page
 from octavo.serve.gateway.gateway import Gateway
 from octavo.serve.gateway.runner import Runner
 from octavo.serve.gateway.sessions import set_cookie
-from octavo.serve.http import as_json, refused
+from octavo.serve.http import as_json, id_of, refused
 from octavo.serve.wire import read
 
 MOST_BODY_BYTES = 1 << 16
@@ -120,7 +119,7 @@ def _told(work: Answer) -> Answer:
     """An endpoint whose refusals are told to the client."""
 
     async def answer(request: Request) -> Response:
-        request_id = uuid.uuid4().hex
+        request_id = id_of(request)
         try:
             return await work(request)
         except Refusal as refusal:

@@ -44,7 +44,14 @@ class Desk:
 
 def chat(text: str = "Hello", **more: Any) -> dict[str, Any]:
     """The body of a request."""
-    return {"messages": [{"role": "user", "content": text}], "max_tokens": 8, "temperature": 1, "seed": 1, **more}
+    return {
+        "model": "mini",
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": 8,
+        "temperature": 1,
+        "seed": 1,
+        **more,
+    }
 
 
 def jsonl(count: int, **more: Any) -> bytes:
