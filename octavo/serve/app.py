@@ -40,7 +40,7 @@ def application(models: Models, *, gate: Gate | None = None, walls: Walls = Wall
     async def lifespan(app: object) -> AsyncGenerator[None]:
         models.begin()
         if doors is not None:
-            doors.runner.begin(router)
+            doors.runner.begin(guard)
         yield
         if doors is not None:
             await doors.runner.stop()
@@ -68,7 +68,8 @@ def application(models: Models, *, gate: Gate | None = None, walls: Walls = Wall
     routes.append(Route("/openapi.json", OpenApi(routes).answer, methods=["GET"]))
     routes += page_routes(desk.gate)
     router = Router(routes, lifespan=lifespan)
-    return Guard(router, gate, journal=journal, dialects=DIALECTS, walls=walls)
+    guard = Guard(router, gate, journal=journal, dialects=DIALECTS, walls=walls)
+    return guard
 
 
 def asides(desk: Desk, endpoints: Sequence[Endpoint]) -> list[Route]:

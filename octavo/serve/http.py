@@ -112,11 +112,11 @@ class Desk:
         queued_s = time.perf_counter() - came_s
         try:
             await self.models.start(model)
-            stream = model.submit(request_id, job)
-            doing = Doing(stream, ticket, tenant, job, dialect, time.perf_counter(), queued_s=queued_s)
         except BaseException:
             ticket.settle(events.Usage(), finish="error")
             raise
+        stream = model.submit(request_id, job)
+        doing = Doing(stream, ticket, tenant, job, dialect, time.perf_counter(), queued_s=queued_s)
         self.doing[request_id] = doing
         for watch in self.watches:
             watch.began(doing)
@@ -174,7 +174,8 @@ class Desk:
 
     def _settle(self, doing: Doing, collected: Collected) -> None:
         collected.add(doing.stream.held)
-        finish = "error" if collected.error else collected.replies[0].reason
+        reasons = [reply.reason for reply in collected.replies]
+        finish = "error" if collected.error else "cancelled" if "cancelled" in reasons else reasons[0]
         doing.ticket.settle(collected.usage, finish=finish)
         for watch in self.watches:
             watch.ended(doing, collected.usage, finish=finish)
