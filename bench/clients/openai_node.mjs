@@ -159,7 +159,8 @@ test('stop', async () => {
 test('seed', async () => {
   const said = async (seed) => (await ask('Hello', { temperature: 2, seed, max_tokens: 40 })).choices[0].message.content;
   assert.equal(await said(7), await said(7));
-  assert.notEqual(await said(7), await said(8));
+  const others = await Promise.all([1, 2, 3, 4, 5, 6].map(said));
+  assert.ok(new Set(others).size > 1);
 });
 
 test('unknown_model', async () => {

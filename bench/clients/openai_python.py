@@ -287,7 +287,7 @@ def test_seed(ai: openai.OpenAI):
         options = {"temperature": 2.0, "seed": seed, "max_tokens": 40, "extra_body": OFF}
         return ai.chat.completions.create(model=MODEL, messages=HELLO, **options).choices[0].message.content or ""
 
-    assert said(7) == said(7) != said(8)
+    assert said(7) == said(7) and len({said(seed) for seed in range(8)}) > 1
 
 
 def test_unknown_model(ai: openai.OpenAI):
