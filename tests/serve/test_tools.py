@@ -30,7 +30,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def ask(served: Served, messages: list[Any] = ASKED, **body: Any) -> Any:
-    answer = served.client.post("/v1/chat/completions", json={"messages": messages, "temperature": 1, **body})
+    answer = served.client.post(
+        "/v1/chat/completions", json={"model": "mini", "messages": messages, "temperature": 1, **body}
+    )
     return answer.json()
 
 
@@ -71,7 +73,7 @@ def test_a_required_call_streams_as_it_is_whole(served: Served):
     body = {"tools": [ADD, LOOK], "tool_choice": "required", "parallel_tool_calls": False, "seed": 5, "think": False}
     whole = ask(served, **body)["choices"][0]["message"]["tool_calls"]
     lines = served.client.post(
-        "/v1/chat/completions", json={"messages": ASKED, "temperature": 1, "stream": True, **body}
+        "/v1/chat/completions", json={"model": "mini", "messages": ASKED, "temperature": 1, "stream": True, **body}
     )
     deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in lines.text.splitlines() if line[:7] == "data: {"]
     parts = [part for delta in deltas for part in delta.get("tool_calls", ())]
