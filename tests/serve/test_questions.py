@@ -1,7 +1,6 @@
 """Embeddings and decisions over HTTP: shapes, exactness, refusals, and that jobs go on beside them."""
 
 import base64
-import json
 import math
 from array import array
 from collections.abc import Iterator
@@ -168,13 +167,3 @@ def test_replies_go_on_beside_many_texts_and_who_goes_away_is_forgotten(served: 
     assert beside == alone
     pages = served.client.get("/metrics").text
     assert vectors(embed(served, "Hello")) and pages
-
-
-def test_a_decision_reads_in_the_official_client(served: Served):
-    openai = pytest.importorskip("openai")
-    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="x")
-    if not hasattr(client, "decisions"):
-        pytest.skip("this openai package knows no decisions")
-    found = client.decisions.create(model="mini", input="Hello", questions=[PREDICATE, CHOICE, SCORE])
-    assert [answer.type for answer in found.answers] == ["predicate", "choice", "score"]
-    assert json.loads(found.model_dump_json())["usage"]["output_tokens"] == 0
