@@ -29,7 +29,7 @@ HOMES = {
     "exponential_(": ("engine/sampler.py",),
     "scaled_dot_product_attention": ("nn/",),
     "sys.argv": ("cli/",),
-    "subprocess": ("nn/kernels/build.py",),  # the compiler
+    "subprocess": ("nn/kernels/build.py", "serve/engines.py"),  # the compiler; the process that hosts an engine
     "\\boxed": (),
     "####": (),
     "trust_" + "remote_code": (),

@@ -70,7 +70,8 @@ class LocalChat:
         c = conversation
         tokens = c.tokens(self.form, self.tokenizer)
         sampling = sampling or self.recommended(c)
-        request = self._request(tokens, sampling, budget=c.thinking.budget_tokens, calls=calls, space=c.space)
+        budget = 0 if c.thinking.mode == "off" else c.thinking.budget_tokens  # off: none that the model begins itself
+        request = self._request(tokens, sampling, budget=budget, calls=calls, space=c.space)
         many = range(sampling.n)
         return request, [ReplyReader(self.form, self.tokenizer, request, index=i, tools=bool(c.tools)) for i in many]
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
 
 import msgspec
 import typer
@@ -34,12 +33,11 @@ def submit(
         raise RequestError(f"{file} cannot be read ({cause.strerror}).") from cause
     except (msgspec.DecodeError, KeyError, TypeError) as cause:
         raise RequestError(f"{file}: the first line is no request with custom_id, method, url and body.") from cause
-    query = urlencode({"purpose": "batch", "filename": file.name})
-    sent = asked(url, f"/v1/files?{query}", data=data, kind="application/jsonl")
+    sent = asked(url, f"/v1/files?purpose=batch&filename={quoted(file.name)}", data=data, kind="application/jsonl")
     about = msgspec.json.encode({"input_file_id": sent["id"], "endpoint": endpoint, "completion_window": "24h"})
     id = asked(url, "/v1/batches", data=about)["id"]
     print(id, file=sys.stderr if wait else sys.stdout, flush=True)
-    while wait and asked(url, f"/v1/batches/{quote(id)}")["status"] not in OVER:
+    while wait and asked(url, f"/v1/batches/{quoted(id)}")["status"] not in OVER:
         time.sleep(POLL_S)
     if wait:
         result(id, url=url)
@@ -48,7 +46,7 @@ def submit(
 def status(id: Id, *, url: Url = HERE,
            json: Annotated[bool, typer.Option("--json", help="Print the batch as JSON.")] = False) -> None:  # fmt: skip
     """How far a batch is."""
-    found = asked(url, f"/v1/batches/{quote(id)}")
+    found = asked(url, f"/v1/batches/{quoted(id)}")
     counts = found["request_counts"]
     line = f"{found['status']}: {counts['completed']} of {counts['total']} done, {counts['failed']} failed"
     print(msgspec.json.encode(found).decode() if json else line)
@@ -58,12 +56,12 @@ def status(id: Id, *, url: Url = HERE,
 
 def result(id: Id, *, url: Url = HERE) -> None:
     """Print a batch's results, JSONL; requests that failed go to standard error, and the exit code is 1."""
-    found = asked(url, f"/v1/batches/{quote(id)}")
+    found = asked(url, f"/v1/batches/{quoted(id)}")
     if found["status"] not in OVER:
         raise RequestError(f"the batch is {found['status']}: come again, or submit with --wait.")
     for field, stream in (("output_file_id", sys.stdout), ("error_file_id", sys.stderr)):
         if found[field]:
-            stream.write(fetched(url, f"/v1/files/{quote(found[field])}/content").decode())
+            stream.write(fetched(url, f"/v1/files/{quoted(found[field])}/content").decode())
     _tell_errors(found)
     if found["error_file_id"] or found["errors"]:
         raise typer.Exit(1)
@@ -71,12 +69,19 @@ def result(id: Id, *, url: Url = HERE) -> None:
 
 def cancel(id: Id, *, url: Url = HERE) -> None:
     """Stop a batch; what is done of it can be had."""
-    print(asked(url, f"/v1/batches/{quote(id)}/cancel", data=b"")["status"])
+    print(asked(url, f"/v1/batches/{quoted(id)}/cancel", data=b"")["status"])
 
 
 def _tell_errors(found: dict[str, Any]) -> None:
     for one in (found["errors"] or {}).get("data", ()):
         print(f"line {one['line']}: {one['message']}", file=sys.stderr)
+
+
+def quoted(text: str) -> str:
+    """As it may stand in an address."""
+    from urllib.parse import quote  # slow to import, and help has to be fast
+
+    return quote(text, safe="")
 
 
 def asked(url: str, path: str, *, data: bytes | None = None, kind: str = "application/json") -> Any:
@@ -86,7 +91,7 @@ def asked(url: str, path: str, *, data: bytes | None = None, kind: str = "applic
 
 def fetched(url: str, path: str, *, data: bytes | None = None, kind: str = "application/json") -> bytes:
     """An answer of the server; as a POST where there is data."""
-    from urllib.error import HTTPError, URLError  # slow to import, and help has to be fast
+    from urllib.error import HTTPError, URLError
     from urllib.request import Request, urlopen
 
     headers = {"content-type": kind}

@@ -18,6 +18,8 @@ from octavo.serve.journal import Journal
 from octavo.serve.listing import Listing
 from octavo.serve.metrics import Metrics
 from octavo.serve.models import Models
+from octavo.serve.openapi import OpenApi
+from octavo.serve.page.routes import page_routes
 from octavo.serve.responses import Responses
 
 DIALECTS = (
@@ -38,7 +40,7 @@ def application(models: Models, *, gate: Gate | None = None, walls: Walls = Wall
     async def lifespan(app: object) -> AsyncGenerator[None]:
         models.begin()
         if doors is not None:
-            doors.runner.begin(router)
+            doors.runner.begin(guard)
         yield
         if doors is not None:
             await doors.runner.stop()
@@ -63,8 +65,11 @@ def application(models: Models, *, gate: Gate | None = None, walls: Walls = Wall
     ]
     doors = Doors(gate) if isinstance(gate, Gateway) else None
     routes += doors.routes() if doors else []
+    routes.append(Route("/openapi.json", OpenApi(routes).answer, methods=["GET"]))
+    routes += page_routes(desk.gate)
     router = Router(routes, lifespan=lifespan)
-    return Guard(router, gate, journal=journal, dialects=DIALECTS, walls=walls)
+    guard = Guard(router, gate, journal=journal, dialects=DIALECTS, walls=walls)
+    return guard
 
 
 def asides(desk: Desk, endpoints: Sequence[Endpoint]) -> list[Route]:

@@ -1,7 +1,6 @@
 """What is answered at once, beside the dialects: prompts shown and counted, text to tokens and back, live control."""
 
 import re
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from starlette.responses import Response
 from octavo.serve.dialects import chat
 from octavo.serve.errors import Refusal
 from octavo.serve.gate import Tenant
-from octavo.serve.http import Desk, Doing, ErrorBody, as_json, openai_error, refused
+from octavo.serve.http import Desk, Doing, ErrorBody, as_json, id_of, openai_error, refused
 from octavo.serve.job import Job
 from octavo.serve.wire import Asked, read
 
@@ -28,7 +27,7 @@ class Aside:
 
     async def answer(self, request: Request) -> Response:
         """Do what the request asks."""
-        request_id = uuid.uuid4().hex
+        request_id = id_of(request)
         try:
             tenant = self.desk.gate.identify(request.headers)
             return as_json(await self.work(request, tenant), headers={"x-request-id": request_id})

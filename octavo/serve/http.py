@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -39,6 +40,11 @@ def openai_error(refusal: Refusal, request_id: str) -> Any:
     """As OpenAI's API has it."""
     return {"error": {"message": str(refusal), "type": refusal.kind, "param": refusal.param or None,
                       "code": refusal.code or None}}  # fmt: skip
+
+
+def id_of(request: Request) -> str:
+    """The request's id: what the guard calls it in the log and in `x-request-id`; a new one where none was met."""
+    return request.scope.setdefault("request_id", uuid.uuid4().hex)
 
 
 def refused(refusal: Refusal, *, request_id: str, error: ErrorBody = openai_error) -> Response:
@@ -106,11 +112,11 @@ class Desk:
         queued_s = time.perf_counter() - came_s
         try:
             await self.models.start(model)
-            stream = model.submit(request_id, job)
-            doing = Doing(stream, ticket, tenant, job, dialect, time.perf_counter(), queued_s=queued_s)
         except BaseException:
             ticket.settle(events.Usage(), finish="error")
             raise
+        stream = model.submit(request_id, job)
+        doing = Doing(stream, ticket, tenant, job, dialect, time.perf_counter(), queued_s=queued_s)
         self.doing[request_id] = doing
         for watch in self.watches:
             watch.began(doing)
@@ -168,7 +174,8 @@ class Desk:
 
     def _settle(self, doing: Doing, collected: Collected) -> None:
         collected.add(doing.stream.held)
-        finish = "error" if collected.error else collected.replies[0].reason
+        reasons = [reply.reason for reply in collected.replies]
+        finish = "error" if collected.error else "cancelled" if "cancelled" in reasons else reasons[0]
         doing.ticket.settle(collected.usage, finish=finish)
         for watch in self.watches:
             watch.ended(doing, collected.usage, finish=finish)
@@ -182,7 +189,7 @@ class Endpoint:
 
     async def answer(self, request: Request) -> Response:
         """Do what the request asks."""
-        request_id: str = request.scope["request_id"]
+        request_id = id_of(request)
         try:
             tenant = self.desk.gate.identify(request.headers)
             asked = self.decode(await request.body(), tenant)

@@ -1,5 +1,6 @@
 """Cases that mean the same in several dialects, drawn at random, and how each dialect asks them."""
 
+import json
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -151,12 +152,20 @@ def ask(client: httpx.Client, case: Case, *, dialect: str, stream: bool, rng: ra
     found = said_in_stream(dialect, answer.content) if stream else said_in_whole(dialect, answer.json())
     prompt_tokens, _, completion, reasoning = found.usage
     found.usage = (prompt_tokens, 0, completion, reasoning)
-    found.calls = [("", name, arguments) for _, name, arguments in found.calls]
+    found.calls = [("", name, _plain(arguments)) for _, name, arguments in found.calls]
     found.end = ENDS.get(found.end, found.end)
     return found
 
 
+def _plain(arguments: str) -> str:
+    """JSON in one spelling: Messages hands on what it says, not how it was written."""
+    try:
+        return json.dumps(json.loads(arguments))
+    except ValueError:
+        return arguments
+
+
 def without_end(client: httpx.Client, model: str) -> dict[str, float]:
     """A logit bias with which a reply neither ends nor stops thinking by itself."""
-    marks = {"model": model, "prompt": "</think><|im_end|><|endoftext|>"}
+    marks = {"model": model, "prompt": "</think><tool_call><|im_end|><|endoftext|>"}
     return {str(id): -100.0 for id in client.post("/tokenize", json=marks).json()["tokens"]}

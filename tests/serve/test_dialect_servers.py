@@ -19,7 +19,7 @@ from octavo.serve.models import Models
 from octavo.serve.stream import Stream
 from tests.serve.accumulate import sent
 from tests.serve.asking import Case, ask, cases, without_end
-from tests.serve.mini import mini_qwen3
+from tests.serve.mini import mini_random
 from tests.serve.serving import Served, serving
 
 
@@ -27,8 +27,8 @@ from tests.serve.serving import Served, serving
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One server: "mini" thinks when it likes, "mini-thinking" always."""
     folder = tmp_path_factory.mktemp("dialects")
-    copytree(mini_qwen3(), folder / "mini-thinking")
-    with serving([f"mini={mini_qwen3()}", str(folder / "mini-thinking")], folder=folder) as found:
+    copytree(mini_random(), folder / "mini-thinking")
+    with serving([f"mini={mini_random()}", str(folder / "mini-thinking")], folder=folder) as found:
         yield found
 
 

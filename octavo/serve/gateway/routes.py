@@ -2,7 +2,6 @@
 
 import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 
 from msgspec import Struct, to_builtins
@@ -16,8 +15,8 @@ from octavo.serve.gateway.batches import ENDPOINTS, Batch, Owned
 from octavo.serve.gateway.files import Files, page
 from octavo.serve.gateway.gateway import Gateway
 from octavo.serve.gateway.runner import Runner
-from octavo.serve.gateway.sessions import same_site, set_cookie
-from octavo.serve.http import as_json, refused
+from octavo.serve.gateway.sessions import set_cookie
+from octavo.serve.http import as_json, id_of, refused
 from octavo.serve.wire import read
 
 MOST_BODY_BYTES = 1 << 16
@@ -75,7 +74,6 @@ class Doors:
 
     async def log_in(self, request: Request) -> Response:
         """{"key"} -> a cookie."""
-        same_site(request.headers)
         asked, _ = read(await small_body(request), _Login)
         if self.gateway.open:
             return as_json({"open": True, "logged_in": False})
@@ -85,7 +83,6 @@ class Doors:
 
     async def log_out(self, request: Request) -> Response:
         """The cookie is worth nothing any more."""
-        same_site(request.headers)
         self.gateway.sessions.close(request.headers)
         cookie = set_cookie("", secure=request.url.scheme == "https")
         return as_json({"open": self.gateway.open, "logged_in": False}, headers={"set-cookie": cookie})
@@ -122,7 +119,7 @@ def _told(work: Answer) -> Answer:
     """An endpoint whose refusals are told to the client."""
 
     async def answer(request: Request) -> Response:
-        request_id = uuid.uuid4().hex
+        request_id = id_of(request)
         try:
             return await work(request)
         except Refusal as refusal:

@@ -21,7 +21,7 @@ MOST_WAIT_S = 30.0
 
 
 class Runner:
-    """All batches of this server.   app   does the requests: the routes, without what guards them from outside"""
+    """All batches of this server.   app   does the requests: the whole server"""
 
     app: ASGIApp
 
@@ -39,7 +39,7 @@ class Runner:
 
     def start(self, owned: Owned) -> None:
         """Do a batch, from where it is."""
-        task = asyncio.get_running_loop().create_task(self._do(owned))
+        task = asyncio.get_running_loop().create_task(self._bearing(owned))
         self.tasks[owned.batch.id] = task
         task.add_done_callback(lambda _: self.tasks.pop(owned.batch.id, None))
 
@@ -64,6 +64,21 @@ class Runner:
         self.start(owned)
         return owned.batch
 
+    async def _bearing(self, owned: Owned) -> None:
+        """Do it; where its files cannot be read or written, it has failed, and says so."""
+        try:
+            await self._do(owned)
+        except OSError as cause:
+            wrong = {
+                "code": "file_lost",
+                "line": None,
+                "message": f"a file is gone or full: {cause.strerror}.",
+                "param": None,
+            }
+            owned.batch.errors = {"object": "list", "data": [wrong]}
+            owned.batch.status, owned.batch.failed_at = "failed", int(time.time())
+            self.shelf.put(owned.batch)
+
     async def _do(self, owned: Owned) -> None:
         batch = owned.batch
         async with self.turns:
@@ -85,10 +100,7 @@ class Runner:
 
     async def _check(self, batch: Batch) -> None:
         path = self.files.path(batch.input_file_id)
-        try:
-            total, wrong = await asyncio.to_thread(lambda: checked(path, endpoint=batch.endpoint))
-        except OSError:
-            total, wrong = 0, [{"code": "missing_file", "line": None, "message": "its file is gone.", "param": None}]
+        total, wrong = await asyncio.to_thread(lambda: checked(path, endpoint=batch.endpoint))
         batch.request_counts.total = total
         batch.errors = {"object": "list", "data": wrong} if wrong else None
         if wrong:

@@ -7,6 +7,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from octavo.serve.gateway import keys
+from octavo.serve.gateway.limits import Terms
+from octavo.serve.gateway.state import State
 from tests.serve.serving import OCTAVO
 
 
@@ -23,9 +26,12 @@ class Desk:
         assert done.returncode == code, done.stderr
         return (done.stdout if code == 0 else done.stderr).strip()
 
-    def key(self, name: str, *options: str) -> dict[str, str]:
+    def key(self, name: str, *, workspace: str = "", terms: Terms = Terms()) -> dict[str, str]:
         """A new key, as headers."""
-        return {"authorization": f"Bearer {self.octavo('keys', 'create', name, *options)}"}
+        db = State(self.folder).connect()
+        _, text = keys.create(db, name, workspace=workspace, terms=terms)
+        db.close()
+        return {"authorization": f"Bearer {text}"}
 
     def rows(self, query: str) -> list[dict[str, Any]]:
         """What the database holds."""
@@ -38,7 +44,14 @@ class Desk:
 
 def chat(text: str = "Hello", **more: Any) -> dict[str, Any]:
     """The body of a request."""
-    return {"messages": [{"role": "user", "content": text}], "max_tokens": 8, "temperature": 1, "seed": 1, **more}
+    return {
+        "model": "mini",
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": 8,
+        "temperature": 1,
+        "seed": 1,
+        **more,
+    }
 
 
 def jsonl(count: int, **more: Any) -> bytes:

@@ -70,7 +70,7 @@ def test_a_file_that_is_no_batch_fails_with_the_line_and_why(desk: Desk, served:
 
 
 def test_files_and_batches_are_for_their_owner_alone(desk: Desk, served: Served):
-    one, mate, other = desk.key("w1", "--workspace", "w"), desk.key("w2", "--workspace", "w"), desk.key("z")
+    one, mate, other = desk.key("w1", workspace="w"), desk.key("w2", workspace="w"), desk.key("z")
     batch = run(served, one, jsonl(1))
     places = [f"/v1/files/{batch['input_file_id']}", f"/v1/files/{batch['output_file_id']}/content",
               f"/v1/batches/{batch['id']}"]  # fmt: skip

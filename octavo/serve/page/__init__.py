@@ -1,0 +1,1 @@
+"""The web page at `/`: static files, and a model's markdown made into clean HTML."""
