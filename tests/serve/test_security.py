@@ -139,7 +139,7 @@ def nested(depth: int) -> object:
 
 TOO_MUCH: list[dict[str, object]] = [
     {"n": 129}, {"n": 0}, {"n": -1}, {"stop": ["x"] * 17}, {"stop": ["y" * 1025]}, {"stop": [""]},
-    {"logit_bias": {str(i): 1 for i in range(1025)}}, {"logit_bias": {"768": 1}}, {"logit_bias": {"-1": 1}},
+    {"logit_bias": {str(i): 1 for i in range(1025)}}, {"logit_bias": {"896": 1}}, {"logit_bias": {"-1": 1}},
     {"logprobs": True, "top_logprobs": 21}, {"logprobs": True, "top_logprobs": -1}, {"max_tokens": 0},
     {"max_tokens": -5}, {"max_tokens": 1 << 40}, {"max_tokens": 10**30}, {"seed": 1 << 64}, {"seed": 10**40},
     {"temperature": -1}, {"temperature": 1e9}, {"top_p": 2}, {"top_k": -1}, {"presence_penalty": 3},
