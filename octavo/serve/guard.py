@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.serve.errors import Refusal
 from octavo.serve.gate import Gate, Tenant
+from octavo.serve.gateway.files import MOST_BYTES as FILE_BYTES
 from octavo.serve.http import Dialect, openai_error, refused
 from octavo.serve.journal import Journal
 
@@ -137,7 +138,7 @@ class Guard:
 
     async def _met(self, visit: Visit) -> bool:
         """Whether the visit was answered at the door. Raises Refusal."""
-        visit.most_bytes = self.walls.body_bytes
+        visit.most_bytes = FILE_BYTES if visit.path == "/v1/files" else self.walls.body_bytes
         self._check_head(visit)
         self._check_host(visit.headers.getlist("host"))
         preflight = self._check_origin(visit)
