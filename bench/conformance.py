@@ -3,9 +3,9 @@
 llm-comply asks every text test of Chat Completions, Open Responses and Messages, compatcanary its modern profile. Both
 come from their registries: --comply and --canary say where they are. Writes bench/results/conformance.json.
 
-Their questions are asked of a tiny model that has learnt to answer them (and to end, and to call the tool it is given):
-what is judged is the server. Tests of images are left out: the models here read text. Those that llm-comply asks of models with certain names only
-(reasoning) are asked once more under such a name.
+Their questions are asked of a tiny model that has learnt to answer them, to end, and to call the tool it is given: what
+is judged is the server. Tests of images are left out: the models here read text. Those that llm-comply asks only of
+models with certain names (reasoning) are asked once more under such a name.
 """
 
 import argparse
