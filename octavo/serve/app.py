@@ -7,7 +7,8 @@ from typing import cast
 from starlette.routing import Route, Router
 
 from octavo.serve.asides import Aside, Control, Tokens, Work, counting, rendering
-from octavo.serve.dialects import chat, completions, messages
+from octavo.serve.asking import Asking
+from octavo.serve.dialects import chat, completions, decisions, embeddings, messages
 from octavo.serve.gate import Gate, OpenGate
 from octavo.serve.gateway.gateway import Gateway
 from octavo.serve.gateway.routes import Doors
@@ -90,6 +91,8 @@ def asides(desk: Desk, endpoints: Sequence[Endpoint]) -> list[Route]:
         ("POST", control.end_thinking, "/v1/requests/{id}/end_thinking"),
         ("POST", control.control, "/v1/chat/completions/control"),
     ]  # fmt: skip
+    asking = Asking(desk)
+    works += [("POST", asking.embed, embeddings.PATH), ("POST", asking.decide, decisions.PATH)]
     found += [Route(path, Aside(desk, work).answer, methods=[method]) for method, work, path in works]
     return [
         *found,

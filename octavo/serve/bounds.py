@@ -7,13 +7,14 @@ not be told is refused.
 from collections.abc import Iterable
 from fractions import Fraction
 from math import lcm
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from octavo.serve.errors import Refusal
 from octavo.serve.job import Job
 
+T = TypeVar("T")
 MOST_REPLIES = 128  # n, and n times the prompts of one request
 MOST_PROMPTS = 1024
 MOST_STOPS, STOP_CHARACTERS = 16, 1024
@@ -51,12 +52,18 @@ def bounded(job: Job) -> None:
         most("tools.name", len(tool.name), NAME_CHARACTERS, unit="characters")
         bounded_schema(f"tools.{tool.name}.parameters", tool.parameters)
     most("cache_salt", len(job.space), TEXT_CHARACTERS, unit="characters")
+    sayable(job)
+
+
+def sayable(value: T) -> T:
+    """The value, if an engine's process can be told it. Raises Refusal for numbers and nesting beyond its wire."""
     try:
-        msgspec.msgpack.encode(job)  # what the engine's process is told
+        msgspec.msgpack.encode(value)
     except (OverflowError, RecursionError, UnicodeEncodeError) as cause:
         raise Refusal(
             f"the request holds what cannot be passed on ({cause}): integers have 64 bits at most."
         ) from cause
+    return value
 
 
 def most(field: str, found: float, limit: int, *, unit: str) -> None:

@@ -108,7 +108,7 @@ class Desk:
         model = self.models.find(asked.job.model)
         job = msgspec.structs.replace(asked.job, model=model.name, space=f"{tenant.space}/{asked.job.space}")
         came_s = time.perf_counter()
-        ticket = await self._enter(tenant, job, dialect=dialect, request_id=request_id)
+        ticket = await self.enter(tenant, job, dialect=dialect, request_id=request_id)
         queued_s = time.perf_counter() - came_s
         try:
             await self.models.start(model)
@@ -128,7 +128,8 @@ class Desk:
             raise
         return doing
 
-    async def _enter(self, tenant: Tenant, job: Job, *, dialect: str, request_id: str) -> Ticket:
+    async def enter(self, tenant: Tenant, job: Job, *, dialect: str, request_id: str) -> Ticket:
+        """Wait at the gate. Raises Refusal."""
         self.waiting += 1
         try:
             return await self.gate.enter(tenant, job, dialect=dialect, request_id=request_id)
