@@ -106,3 +106,15 @@ def test_a_client_that_leaves_pays_for_what_was_written_until_then(desk: Desk, s
         time.sleep(0.1)
     assert [row["finish"] for row in rows] == ["cancelled"] * 2
     assert all(row["prompt"] > 0 and 0 < row["output"] < 3000 for row in rows)
+
+
+def test_a_first_token_that_shows_nothing_yet_counts_as_one(desk: Desk, served: Served):
+    """A tool call is told when it is whole: until then its tenant's next prompt need not wait."""
+    headers = desk.key("caller")
+    tool = {"type": "function", "function": {"name": "f", "parameters": {
+        "type": "object", "properties": {"x": {"type": "string", "minLength": 40}}, "required": ["x"]}}}  # fmt: skip
+    body = chat(tools=[tool], tool_choice="required", max_tokens=400, enable_thinking=False)
+    assert served.client.post(CHAT, json=body, headers=headers).status_code == 200
+    key = desk.rows("SELECT id FROM keys WHERE name = 'caller'")[0]["id"]
+    (row,) = desk.rows(f"SELECT * FROM ledger WHERE key = '{key}'")
+    assert row["output"] > 20 and row["first_ms"] < row["total_ms"] / 2
