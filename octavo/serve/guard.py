@@ -20,6 +20,7 @@ from octavo.serve.errors import Refusal
 from octavo.serve.gate import Gate, Tenant
 from octavo.serve.http import Dialect, openai_error, refused
 from octavo.serve.journal import Journal
+from octavo.serve.spans import TRACEPARENT
 
 BODY_BYTES = 32 << 20
 BODY_S = 60.0  # between two pieces of a body
@@ -138,6 +139,8 @@ class Guard:
     async def _met(self, visit: Visit) -> bool:
         """Whether the visit was answered at the door. Raises Refusal."""
         visit.most_bytes = self.walls.body_bytes
+        if "traceparent" in visit.headers:
+            TRACEPARENT.set(visit.headers["traceparent"][:200])
         self._check_head(visit)
         self._check_host(visit.headers.getlist("host"))
         preflight = self._check_origin(visit)
