@@ -58,8 +58,10 @@ def server(model: str, folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
         name: subprocess.run([*OCTAVO, "keys", "create", name], env=env, capture_output=True, text=True, check=True)
         for name in names
     }
-    with serving([f"model={model}"], folder=folder, env={"OMP_NUM_THREADS": THREADS}) as served:
-        yield served.url, {name: done.stdout.strip() for name, done in keys.items()}
+    texts = {name: done.stdout.strip() for name, done in keys.items()}
+    key = {"authorization": f"Bearer {texts['flood']}"}
+    with serving([f"model={model}"], folder=folder, env={"OMP_NUM_THREADS": THREADS}, key=key) as served:
+        yield served.url, texts
 
 
 def times(load: Load, *, tenant: str, rate: float, round_: int) -> list[float]:

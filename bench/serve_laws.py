@@ -5,26 +5,33 @@ thinking that is ended from outside ends at once. Writes bench/results/serve_law
 """
 
 import argparse
+import asyncio
 import json
 import random
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shutil import copytree
-from threading import Thread
 from typing import Any
 
 import httpx
 
-from tests.serve.accumulate import sent
+from octavo.serve import events
+from octavo.serve.dialects import chat
+from octavo.serve.gate import OpenGate, Tenant
+from octavo.serve.http import Desk
+from octavo.serve.link import Open
+from octavo.serve.models import Models
+from octavo.serve.stream import Collected
 from tests.serve.asking import CHATS, Case, ask, cases, without_end
 from tests.serve.mini import mini_random
 from tests.serve.serving import serving
 
-WORKERS = 8
+WORKERS, CROWD = 8, 16
 Figures = dict[str, Any]
 
 
@@ -70,39 +77,54 @@ def budgets_hold(client: httpx.Client, count: int) -> Figures:
     }  # fmt: skip
 
 
-def thinking_ends_when_told(client: httpx.Client, count: int) -> Figures:
-    """Endless thinking, ended by another request: tokens of thinking after the order was confirmed, less those on
-    their way. Each token is counted as the client reads it, so what waits in sockets counts as late too."""
-    late: list[int] = []
-    rng, bias = random.Random(6), without_end(client, "mini-thinking")
-    for seed in range(count):
-        body = {"model": "mini-thinking", "messages": [{"role": "user", "content": "Think."}], "max_tokens": 400,
-                "stream": True, "stream_options": {"include_usage": True}, "seed": seed, "temperature": 1,
-                "logprobs": True, "logit_bias": bias}  # fmt: skip
-        late.append(_late(client, body, after=rng.randint(1, 60)))
+def thinking_ends_when_told(desk: Desk, count: int, *, bias: dict[str, float]) -> Figures:
+    """Endless thinking, ended from outside: tokens of thinking that came after the order, in the gateway's own process.
+
+    A step that runs when the order comes gives one token more. CROWD requests run at once, so that a step takes longer
+    than a busy machine may keep the gateway from reading what the engine has sent.
+    """
+
+    async def all_of_them() -> list[int]:
+        crowd, rng = asyncio.Semaphore(CROWD), random.Random(6)
+
+        async def one(seed: int) -> int:
+            async with crowd:
+                return await _late(desk, seed, after=rng.randint(1, 60), bias=bias)
+
+        desk.models.begin()
+        try:
+            return await asyncio.gather(*(one(seed) for seed in range(count)))
+        finally:
+            await desk.models.close()
+
+    late = asyncio.run(all_of_them())
     return {"requests": count, "tokens late, at most": max(late), "tokens late": dict(sorted(Counter(late).items()))}
 
 
-def _late(client: httpx.Client, body: dict[str, Any], *, after: int) -> int:
-    """Tokens of thinking after the answer to the order to end it."""
-    seen, at_answer, orders, usage = 0, [-1], list[Thread](), dict[str, Any]()
+async def _late(desk: Desk, seed: int, *, after: int, bias: dict[str, float]) -> int:
+    """Tokens of thinking after the order to end it."""
+    body = {"model": "mini-thinking", "messages": [{"role": "user", "content": "Think."}], "max_tokens": 100,
+            "seed": seed, "temperature": 1, "logprobs": True, "logit_bias": bias}  # fmt: skip
+    asked = chat.decode(json.dumps(body).encode())
+    doing = await desk.begin(asked, Tenant(), dialect="chat", request_id=f"{seed}")
+    seen, at_order, collected = 0, 0, Collected(replies=1)
+    async for batch in doing.stream:
+        collected.add(batch)
+        seen += sum(len(one.logprobs) for one in batch if isinstance(one, events.Reasoning))
+        if seen >= after and not at_order:
+            at_order = seen
+            doing.stream.end_thinking()
+    desk.end(doing, collected)
+    assert collected.usage.thinking_stop == "user", collected.usage
+    return collected.usage.reasoning_tokens - at_order
 
-    def order(id: str) -> None:
-        assert client.post(f"/v1/requests/{id}/end_thinking").is_success
-        at_answer[0] = seen
 
-    with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-        for line in answer.iter_lines():
-            for chunk in sent(line.encode()):
-                usage = chunk.get("usage") or usage
-                for choice in chunk["choices"]:
-                    if choice["delta"].get("reasoning") is not None and choice["logprobs"]:
-                        seen += len(choice["logprobs"]["content"])
-                if seen >= after and not orders:
-                    orders.append(Thread(target=order, args=(chunk["id"],)))
-                    orders[0].start()
-    orders[0].join()
-    return max(0, usage["completion_tokens_details"]["reasoning_tokens"] - at_answer[0])
+def told(name: str, law: Callable[[], Figures], results: Figures) -> Figures:
+    """What a law has counted, printed and put with the other results."""
+    began_s = time.perf_counter()
+    results[name] = {**law(), "seconds": round(time.perf_counter() - began_s, 1)}
+    print(f"{name}: {results[name]}", flush=True)
+    return results[name]
 
 
 def main() -> int:
@@ -115,15 +137,13 @@ def main() -> int:
         folder = Path(made)
         copytree(mini_random(), folder / "mini-thinking")
         with serving([f"mini={mini_random()}", str(folder / "mini-thinking")], folder=folder) as served:
-            laws = [(one_seed_one_reply, count), (budgets_hold, count), (thinking_ends_when_told, count // 5)]
-            for law, many in laws:
-                began_s = time.perf_counter()
-                found = law(served.client, many)
-                results[law.__name__] = {**found, "seconds": round(time.perf_counter() - began_s, 1)}
-                print(f"{law.__name__}: {results[law.__name__]}", flush=True)
+            bias = without_end(served.client, "mini-thinking")
+            seeds = told("one_seed_one_reply", lambda: one_seed_one_reply(served.client, count), results)
+            budgets = told("budgets_hold", lambda: budgets_hold(served.client, count), results)
+        desk = Desk(Models([Open(str(folder / "mini-thinking"), "mini-thinking")]), OpenGate())
+        ends = told("thinking_ends_when_told", lambda: thinking_ends_when_told(desk, count, bias=bias), results)
     path = Path(__file__).with_name("results") / "serve_laws.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
-    seeds, budgets, ends = (results[law.__name__] for law, _ in laws)
     broken = seeds["answers that differ"] + budgets["budget exceeded"] + budgets["thought although off"]
     return 1 if broken or ends["tokens late, at most"] > 2 else 0
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from starlette.testclient import TestClient
 from torch import nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
@@ -21,11 +22,18 @@ from octavo.engine.types import Request
 from octavo.models import ARCHITECTURES, Family, skeleton
 from octavo.models.qwen3 import qwen3
 from octavo.nn import linear
+from octavo.serve import app
+from octavo.serve.job import Job
+from octavo.serve.link import Open
+from octavo.serve.models import Models
+from octavo.serve.stream import Collected
+from octavo.serve.wire import Asked
 from octavo.text.chat import FORMATS, choose_format
 from octavo.text.chat.chatml import ChatMl
 from octavo.weights import load_weights, open_checkpoint, save_checkpoint
 from tests.chat.models import nonsense, smollm2
 from tests.engine.hash_backend import HashBackend
+from tests.serve.mini import mini_random
 
 TINY = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "head_dim": 16, "num_hidden_layers": 1,
@@ -142,3 +150,26 @@ def test_a_verb_is_a_file_and_one_line(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setitem(main.VERBS, "greet", greet)
     assert CliRunner().invoke(main.app(), ["greet", "you"]).output == "hello you\n"
+
+
+def shout(body: bytes) -> Asked:
+    """Plain text in, plain text out, loudly."""
+    job = Job(model="mini", messages=(Message(role="user", content=body.decode()),), sampling={"max_tokens": 4})
+    return Asked(job, stream=False, writer=lambda head: Loud())
+
+
+class Loud:
+    def write(self, batch: object) -> bytes:
+        raise AssertionError("it never streams")
+
+    def whole(self, collected: Collected) -> dict[str, str]:
+        return {"LOUD": collected.replies[0].text.upper() + "!"}
+
+
+def test_an_api_dialect_is_a_file_and_one_line(monkeypatch: pytest.MonkeyPatch):
+    new = app.Dialect("shout", "/v1/shout", shout, app.openai_error)
+    monkeypatch.setattr(app, "DIALECTS", (*app.DIALECTS, new))
+    server = app.application(Models([Open(str(mini_random()), "mini")]))
+    with TestClient(server, base_url="http://localhost") as client:
+        answer = client.post("/v1/shout", content=b"Hello")
+    assert answer.status_code == 200 and answer.json()["LOUD"].endswith("!")

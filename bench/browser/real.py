@@ -4,8 +4,11 @@ import re
 
 import httpx
 
-from bench.browser.stage import Flow, Page, Stage
+from bench.browser.stage import Flow, Page, Stage, folder
 from octavo.serve.page.routes import POLICY
+from tests.serve.gateway.desk import Desk
+from tests.serve.mini import mini_qwen3
+from tests.serve.serving import serving
 
 THINKER = "thinker"  # a model that always thinks, as its name lets its format begin
 
@@ -88,7 +91,7 @@ def compares(stage: Stage) -> str:
 def ends_thinking_live(stage: Stage) -> str:
     with stage.page(stage.real) as p:
         p.page.select_option("#model", THINKER)
-        settings(p, {"seed": 5})
+        settings(p, {"temperature": 0})  # it goes round in circles, for long
         p.page.locator(".switch label", has_text="On").click()
         p.say("Think for ever")
         p.page.wait_for_selector("#finish:visible")
@@ -98,6 +101,26 @@ def ends_thinking_live(stage: Stage) -> str:
         if p.page.locator("#stop").is_visible():
             p.page.click("#stop")
         return p.page.locator("details.thought summary").inner_text()
+
+
+def logs_in_with_a_key(stage: Stage) -> str:
+    """A server with a key of its own; the page's session is a cookie that scripts cannot read."""
+    with folder() as place:
+        key = Desk(place).key("page")["authorization"].removeprefix("Bearer ")
+        with serving([f"mini={mini_qwen3()}"], folder=place, wait=False) as served:
+            with stage.page(served.url, ready=False) as p:
+                p.page.wait_for_selector("#log-in[open]")
+                p.page.fill("#key", key)
+                p.page.press("#key", "Enter")
+                p.page.wait_for_selector("#log-in", state="hidden")
+                settings(p, {"max_tokens": 8, "seed": 1})
+                p.ask("Hello")
+                assert p.page.locator(".figures").inner_text()
+                assert key not in p.storage() and p.page.evaluate("document.cookie") == ""
+                p.page.click("#log-out")
+                p.page.wait_for_selector("#log-in[open]")
+            with httpx.Client(base_url=served.url) as client:
+                return f"without a key: {client.post('/page/render', json={'text': 'a'}).status_code}"
 
 
 def comes_under_the_policy(stage: Stage) -> str:
@@ -115,5 +138,6 @@ FLOWS: dict[str, Flow] = {
     "octavo serve: the same seed says the same": says_the_same_with_the_same_seed,
     "octavo serve: compares two models": compares,
     "octavo serve: finishes thinking at once": ends_thinking_live,
+    "octavo serve: with keys, the page logs in and out": logs_in_with_a_key,
     "octavo serve: the page comes under its policy": comes_under_the_policy,
 }

@@ -7,7 +7,8 @@ from typing import cast
 from starlette.routing import Route, Router
 
 from octavo.serve.asides import Aside, Control, Tokens, Work, counting, rendering
-from octavo.serve.dialects import chat, completions, messages
+from octavo.serve.asking import Asking
+from octavo.serve.dialects import chat, completions, decisions, embeddings, messages
 from octavo.serve.gate import Gate, OpenGate
 from octavo.serve.gateway.gateway import Gateway
 from octavo.serve.gateway.routes import Doors
@@ -39,7 +40,7 @@ def application(models: Models, *, gate: Gate | None = None, walls: Walls = Wall
     async def lifespan(app: object) -> AsyncGenerator[None]:
         models.begin()
         if doors is not None:
-            doors.runner.begin(router)
+            doors.runner.begin(guard)
         yield
         if doors is not None:
             await doors.runner.stop()
@@ -67,7 +68,8 @@ def application(models: Models, *, gate: Gate | None = None, walls: Walls = Wall
     routes.append(Route("/openapi.json", OpenApi(routes).answer, methods=["GET"]))
     routes += page_routes(desk.gate)
     router = Router(routes, lifespan=lifespan)
-    return Guard(router, gate, journal=journal, dialects=DIALECTS, walls=walls)
+    guard = Guard(router, gate, journal=journal, dialects=DIALECTS, walls=walls)
+    return guard
 
 
 def asides(desk: Desk, endpoints: Sequence[Endpoint]) -> list[Route]:
@@ -89,6 +91,8 @@ def asides(desk: Desk, endpoints: Sequence[Endpoint]) -> list[Route]:
         ("POST", control.end_thinking, "/v1/requests/{id}/end_thinking"),
         ("POST", control.control, "/v1/chat/completions/control"),
     ]  # fmt: skip
+    asking = Asking(desk)
+    works += [("POST", asking.embed, embeddings.PATH), ("POST", asking.decide, decisions.PATH)]
     found += [Route(path, Aside(desk, work).answer, methods=[method]) for method, work, path in works]
     return [
         *found,

@@ -124,7 +124,12 @@ class LocalModel:
         about = sayable(msgspec.to_builtins(about))
         self.questions[id] = asyncio.get_running_loop().create_future()
         self._order(link.Question(id, what, about))
-        answer = await self.questions[id]
+        try:
+            answer = await self.questions[id]
+        except asyncio.CancelledError:
+            del self.questions[id]
+            self._order(link.Cancel(id))
+            raise
         if answer.error:
             raise Refusal(answer.error, kind=answer.kind or "server_error")
         return answer.value
@@ -147,7 +152,7 @@ class LocalModel:
             case link.Beat():
                 self.step_age_s, self.stats, self.beat_s = word.step_age_s, word.stats, time.monotonic()
             case link.Answer():
-                self.questions.pop(word.id).set_result(word)
+                self._answered(word)
             case link.Ready():
                 self.facts, self.beat_s = word.facts, time.monotonic()
                 self.used_s = self.beat_s
@@ -165,9 +170,8 @@ class LocalModel:
         for stream in self.streams.values():
             stream.push(events.Error(message, "server_error"))
         self.streams = {}
-        for id, future in self.questions.items():
-            future.set_result(link.Answer(id, None, message, "server_error"))
-        self.questions = {}
+        for id in list(self.questions):
+            self._answered(link.Answer(id, None, message, "server_error"))
         if was == "loading":
             self.problem, self.wanted = "its process ended while it loaded the model.", False
             self._set("failed")
@@ -175,6 +179,11 @@ class LocalModel:
         if was == "ready":
             self.loaded = None
             self._set("cold")
+
+    def _answered(self, answer: link.Answer) -> None:
+        future = self.questions.pop(answer.id, None)
+        if future is not None and not future.done():  # else nobody waits for it any more
+            future.set_result(answer)
 
     def _settle(self) -> None:
         if self.loaded is not None and not self.loaded.done():

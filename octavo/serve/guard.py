@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.serve.errors import Refusal
 from octavo.serve.gate import Gate, Tenant
+from octavo.serve.gateway.files import MOST_BYTES as FILE_BYTES
 from octavo.serve.http import Dialect, openai_error, refused
 from octavo.serve.journal import Journal
 from octavo.serve.spans import TRACEPARENT
@@ -138,7 +139,7 @@ class Guard:
 
     async def _met(self, visit: Visit) -> bool:
         """Whether the visit was answered at the door. Raises Refusal."""
-        visit.most_bytes = self.walls.body_bytes
+        visit.most_bytes = FILE_BYTES if visit.path == "/v1/files" else self.walls.body_bytes
         if "traceparent" in visit.headers:
             TRACEPARENT.set(visit.headers["traceparent"][:200])
         self._check_head(visit)

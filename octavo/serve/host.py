@@ -21,9 +21,10 @@ from octavo.chat.reader import ReplyReader
 from octavo.core.deltas import Delta, Finished, TextDelta, ThinkingDelta, ToolCallDelta
 from octavo.core.errors import MemoryNeeded, OctavoError, RequestError
 from octavo.engine.types import Step
-from octavo.serve import answers, events, link
+from octavo.serve import answers, events, link, questions
 from octavo.serve.compiling import Compiler, shaped
 from octavo.serve.job import Job
+from octavo.serve.questions import Questions
 
 BEAT_S = 0.25
 READ_BYTES = 1 << 18
@@ -119,6 +120,7 @@ class Host:
         self.step_began_s: float | None = None
         self.stepped_s = 0.0  # in all steps
         self.compiler = Compiler(lambda job: answers.compiled(self.chat, job))
+        self.questions = Questions(chat, wire.send)
 
     def run(self) -> None:
         """Until the gateway is gone."""
@@ -154,11 +156,15 @@ class Host:
             case link.Cancel():
                 if self.compiler.drop(order.id):
                     self._send(order.id, [events.Error("it was cancelled before it began.", "server_error")])
-                elif order.id in self.ids:
+                elif order.id not in self.ids:
+                    self.questions.drop(order.id)
+                else:
                     self._tell(self.chat.engine.cancel(self.ids[order.id]))
             case link.EndThinking():
                 if order.id in self.ids:
                     self.chat.engine.end_thinking(self.ids[order.id])
+            case link.Question() if order.what in questions.TABLE:
+                self.questions.begin(order)
             case link.Question():
                 self.wire.send(answers.answer(self.chat, order))
             case link.Open():
@@ -186,6 +192,7 @@ class Host:
 
     def _tell(self, steps: list[Step]) -> None:
         """One frame for all events of these steps."""
+        self.questions.read(steps)
         told: list[tuple[str, events.Event]] = []
         for step in steps:
             run = self.running.get(step.id)

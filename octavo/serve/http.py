@@ -108,15 +108,15 @@ class Desk:
         model = self.models.find(asked.job.model)
         job = msgspec.structs.replace(asked.job, model=model.name, space=f"{tenant.space}/{asked.job.space}")
         came_s = time.perf_counter()
-        ticket = await self._enter(tenant, job, dialect=dialect, request_id=request_id)
+        ticket = await self.enter(tenant, job, dialect=dialect, request_id=request_id)
         queued_s = time.perf_counter() - came_s
         try:
             await self.models.start(model)
-            stream = model.submit(request_id, job)
-            doing = Doing(stream, ticket, tenant, job, dialect, time.perf_counter(), queued_s=queued_s)
         except BaseException:
             ticket.settle(events.Usage(), finish="error")
             raise
+        stream = model.submit(request_id, job)
+        doing = Doing(stream, ticket, tenant, job, dialect, time.perf_counter(), queued_s=queued_s)
         self.doing[request_id] = doing
         for watch in self.watches:
             watch.began(doing)
@@ -128,7 +128,8 @@ class Desk:
             raise
         return doing
 
-    async def _enter(self, tenant: Tenant, job: Job, *, dialect: str, request_id: str) -> Ticket:
+    async def enter(self, tenant: Tenant, job: Job, *, dialect: str, request_id: str) -> Ticket:
+        """Wait at the gate. Raises Refusal."""
         self.waiting += 1
         try:
             return await self.gate.enter(tenant, job, dialect=dialect, request_id=request_id)
@@ -173,7 +174,8 @@ class Desk:
 
     def _settle(self, doing: Doing, collected: Collected) -> None:
         collected.add(doing.stream.held)
-        finish = "error" if collected.error else collected.replies[0].reason
+        reasons = [reply.reason for reply in collected.replies]
+        finish = "error" if collected.error else "cancelled" if "cancelled" in reasons else reasons[0]
         doing.ticket.settle(collected.usage, finish=finish)
         for watch in self.watches:
             watch.ended(doing, collected.usage, finish=finish)

@@ -167,5 +167,5 @@ def _plain(arguments: str) -> str:
 
 def without_end(client: httpx.Client, model: str) -> dict[str, float]:
     """A logit bias with which a reply neither ends nor stops thinking by itself."""
-    marks = {"model": model, "prompt": "</think><|im_end|><|endoftext|>"}
+    marks = {"model": model, "prompt": "</think><tool_call><|im_end|><|endoftext|>"}
     return {str(id): -100.0 for id in client.post("/tokenize", json=marks).json()["tokens"]}

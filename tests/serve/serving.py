@@ -23,10 +23,10 @@ class Served:
         self.process, self.url, self.log = process, url, log
         self.client = httpx.Client(base_url=url, timeout=60)
 
-    def ready(self, *, timeout_s: float = 60) -> None:
-        """Wait until models answer."""
+    def ready(self, *, key: dict[str, str], timeout_s: float = 60) -> None:
+        """Wait until models answer.   key   headers that hold one, where one is needed"""
         end_s = time.monotonic() + timeout_s
-        while self.client.get("/health/ready").status_code != 200:
+        while self.client.get("/health/ready", headers=key).status_code != 200:
             assert time.monotonic() < end_s, f"not ready after {timeout_s} s:\n{self.log.read_text()}"
             time.sleep(0.05)
 
@@ -38,8 +38,11 @@ class Served:
 
 @contextmanager
 def serving(models: Sequence[str], *, folder: Path, options: Sequence[str] = (), env: dict[str, str] | None = None,
-            wait: bool = True) -> Iterator[Served]:  # fmt: skip
-    """`octavo serve MODELS --port 0 OPTIONS`; its log goes to `folder`. wait: until the first model answers."""
+            wait: bool = True, key: dict[str, str] | None = None) -> Iterator[Served]:  # fmt: skip
+    """`octavo serve MODELS --port 0 OPTIONS`; its log goes to `folder`.
+
+    wait   until the first model answers;   key   headers that hold one, where the state has keys already
+    """
     log = folder / "serve.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -54,7 +57,7 @@ def serving(models: Sequence[str], *, folder: Path, options: Sequence[str] = (),
             time.sleep(0.02)
         served = Served(process, url=found.group(1), log=log)
         if wait:
-            served.ready()
+            served.ready(key=key or {})
         yield served
     finally:
         if process.poll() is None:

@@ -39,7 +39,7 @@ def test_an_engine_that_is_killed_is_missed_at_once_and_comes_again(tmp_path: Pa
         assert rest[-1]["error"]["type"] == "server_error" and "again" in rest[-1]["error"]["message"]
         while served.client.get("/health/ready").status_code == 200 and host_pid_or_none(served) != first:
             assert time.monotonic() - killed_s < 1
-        served.ready()
+        served.ready(key={})
         assert host_pid(served) != first
         short = {**LONG, "stream": False, "max_tokens": 3}
         assert served.client.post("/v1/chat/completions", json=short).status_code == 200

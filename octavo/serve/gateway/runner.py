@@ -21,7 +21,7 @@ MOST_WAIT_S = 30.0
 
 
 class Runner:
-    """All batches of this server.   app   does the requests: the routes, without what guards them from outside"""
+    """All batches of this server.   app   does the requests: the whole server"""
 
     app: ASGIApp
 

@@ -1,10 +1,12 @@
-"""Sessions of the web page: a key is exchanged for a cookie that scripts cannot read and other sites cannot send."""
+"""Sessions of the web page: a key is exchanged for a cookie that scripts cannot read and other sites cannot send.
+
+Requests that other sites' pages make are refused by `guard`, whatever they carry.
+"""
 
 import secrets
 import time
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import urlsplit
 
 from octavo.serve.errors import Refusal
 from octavo.serve.gateway.keys import digest
@@ -35,7 +37,6 @@ class Sessions:
         value = cookie(headers)
         if value is None:
             return None
-        same_site(headers)
         key, ends = self.keys.get(digest(value), ("", 0.0))
         if ends <= time.time():
             raise Refusal("the session is over: log in again.", kind="authentication_error", code="session_over")
@@ -55,15 +56,6 @@ def cookie(headers: Mapping[str, str]) -> str | None:
     except CookieError:
         return None
     return found.value if found else None
-
-
-def same_site(headers: Mapping[str, str]) -> None:
-    """Raises Refusal for a request that another site's page makes."""
-    origin, host = headers.get("origin"), headers.get("host", "")
-    if (origin is not None and urlsplit(origin).netloc != host) or headers.get("sec-fetch-site") == "cross-site":
-        raise Refusal(
-            f"a page of {origin or 'another site'} cannot use the session of {host}.", kind="permission_error"
-        )
 
 
 def set_cookie(value: str, *, secure: bool) -> str:

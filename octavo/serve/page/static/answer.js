@@ -22,6 +22,9 @@ export class Answer {
     this.element = h("div.answer", {}, this.details, this.waiting, this.text, this.note, this.figures);
     this.rendered = new Rendered(this.text);
     this.folded = false;
+    this.live = false;
+    /** @type {ReturnType<typeof setInterval> | undefined} */
+    this.timer = undefined;
   }
 
   /**

@@ -25,6 +25,10 @@ export class Compare {
     this.replies = [];
     /** @type {Contestant[]} */
     this.sides = [];
+    /** @type {Answer[]} */
+    this.answers = [];
+    /** @type {HTMLElement[]} */
+    this.names = [];
     byId("compare-form").addEventListener("submit", (/** @type {Event} */ event) => this.#begin(event));
     this.prompt.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing) this.#begin(event);

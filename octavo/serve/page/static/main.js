@@ -58,7 +58,8 @@ class App {
       this.models = await models();
     } catch (cause) {
       if (!(cause instanceof Refused || cause instanceof TypeError)) throw cause;
-      if (cause instanceof TypeError || cause.status !== 401) notice(words("failed", { why: cause.message }));
+      const asked = cause instanceof Refused && cause.status === 401; // for a key, by the dialog
+      if (!asked) notice(words("failed", { why: cause.message }));
     }
     if (!this.models.some(({ id }) => id === setting("model", ""))) setSetting("model", this.models[0]?.id ?? "");
     this.compare.offer(this.models);

@@ -9,7 +9,8 @@ const BUSY = 4; // the server spends at most one part in so many on one growing 
 /** HTML that the server gave. Nothing else passes the page's only policy. @type {Set<string>} */
 const given = new Set();
 
-const policy = window.trustedTypes?.createPolicy("octavo", { createHTML: only }) ?? { createHTML: only };
+const { trustedTypes } = /** @type {any} */ (window); // not in every browser yet; the check is the same without
+const policy = trustedTypes?.createPolicy("octavo", { createHTML: only }) ?? { createHTML: only };
 
 /** @param {string} html */
 function only(html) {
@@ -30,7 +31,10 @@ export class Rendered {
     this.blocks = [];
   }
 
-  /** Show a text: now the first time and where it is whole, otherwise soon. @param {string} text @param {boolean} whole */
+  /**
+   * Show a text: now the first time and where it is whole, otherwise soon.
+   * @param {string} text @param {boolean} whole
+   */
   show(text, whole = false) {
     this.text = text;
     this.whole = whole;

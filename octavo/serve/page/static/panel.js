@@ -4,8 +4,10 @@ import { byId, h } from "./dom.js";
 import { setSetting, setting } from "./store.js";
 import { SAMPLING } from "./talk.js";
 
-const OWN = { presetOwn: {}, presetExact: { temperature: 0 }, presetBalanced: { temperature: 0.7, top_p: 0.8, top_k: 20 },
-              presetFree: { temperature: 1.1, top_p: 0.95 } };
+const OWN = {
+  presetOwn: {}, presetExact: { temperature: 0 }, presetBalanced: { temperature: 0.7, top_p: 0.8, top_k: 20 },
+  presetFree: { temperature: 1.1, top_p: 0.95 },
+};
 const STEPS = { temperature: "0.1", top_p: "0.05", top_k: "1", max_tokens: "1", seed: "1" };
 
 export class Panel {
@@ -21,6 +23,8 @@ export class Panel {
     byId("sampling").append(...Object.values(this.fields).map((input) => input.parentElement));
     this.dialog.addEventListener("input", (/** @type {Event} */ event) => this.#input(event));
     byId("preset-save").addEventListener("click", () => this.#save());
+    this.removing = byId("preset-remove");
+    this.removing.addEventListener("click", () => this.#remove());
   }
 
   /** @param {import("./talk.js").Talk} talk */
@@ -38,7 +42,8 @@ export class Panel {
 
   get values() {
     const given = Object.entries(this.fields).filter(([, input]) => input.value !== "" && input.checkValidity());
-    return { system: this.system.value, sampling: Object.fromEntries(given.map(([k, input]) => [k, Number(input.value)])) };
+    const sampling = Object.fromEntries(given.map(([name, input]) => [name, Number(input.value)]));
+    return { system: this.system.value, sampling };
   }
 
   /** @returns {Record<string, {system: string, sampling: Record<string, number>}>} */
@@ -50,6 +55,7 @@ export class Panel {
     const own = Object.keys(OWN).map((key) => h("option", { value: `own:${key}`, "data-t": key }));
     const saved = Object.keys(this.saved).map((name) => h("option", { value: `saved:${name}` }, name));
     this.preset.replaceChildren(h("option", { value: "" }, "—"), ...own, ...saved);
+    this.removing.hidden = true;
   }
 
   /** @param {Event} event */
@@ -60,6 +66,7 @@ export class Panel {
       if (kind === "own") this.#fill({ system: this.system.value, sampling: OWN[/** @type {keyof OWN} */ (name)] });
       if (kind === "saved") this.#fill(this.saved[name]);
     } else this.preset.value = "";
+    this.removing.hidden = !this.preset.value.startsWith("saved:");
     this.changed(this.values);
   }
 
@@ -69,7 +76,15 @@ export class Panel {
     setSetting("presets", { ...this.saved, [name]: this.values });
     this.#presets();
     this.preset.value = `saved:${name}`;
+    this.removing.hidden = false;
     this.name.value = "";
+  }
+
+  #remove() {
+    const { [this.preset.value.slice("saved:".length)]: _, ...others } = this.saved;
+    setSetting("presets", others);
+    this.#presets();
+    this.preset.focus();
   }
 }
 

@@ -19,7 +19,8 @@ export class Side {
     byId("new").addEventListener("click", () => acts.fresh());
     byId("import").addEventListener("click", () => byId("file").click());
     byId("file").addEventListener("change", () => this.#read());
-    byId("export-one").addEventListener("click", () => this.#write(this.store.list().filter((t) => t.id === acts.current())));
+    byId("export-one").addEventListener("click", () =>
+      this.#write(store.list().filter(({ id }) => id === acts.current())));
     byId("export-all").addEventListener("click", () => this.#write(this.store.list()));
   }
 
@@ -34,8 +35,9 @@ export class Side {
     const here = talk.id === this.acts.current();
     const title = talk.title || words("newTalk");
     const remove = () => confirm(words("removeSure", { title })) && this.acts.remove(talk.id);
+    const open = () => this.acts.open(talk.id);
     return h("li", {},
-      h("button.talk", { type: "button", "aria-current": here ? "true" : null, onclick: () => this.acts.open(talk.id) }, title),
+      h("button.talk", { type: "button", "aria-current": here ? "true" : null, onclick: open }, title),
       h("button.icon-button.remove", { type: "button", "aria-label": `${words("remove")}: ${title}`, onclick: remove },
         icon("trash")));
   }

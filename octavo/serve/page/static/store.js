@@ -51,7 +51,10 @@ export class Store {
   }
 }
 
-/** A setting, or `fallback` where there is none or it cannot be read. @template T @param {string} name @param {T} fallback @returns {T} */
+/**
+ * A setting, or `fallback` where there is none or it cannot be read.
+ * @template T @param {string} name @param {T} fallback @returns {T}
+ */
 export function setting(name, fallback) {
   const text = localStorage.getItem(`octavo.${name}`);
   if (text === null) return fallback;

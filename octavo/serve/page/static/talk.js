@@ -42,7 +42,10 @@ export function titled(text) {
   return line.length > TITLE ? `${line.slice(0, TITLE - 1)}…` : line;
 }
 
-/** The chosen messages, first to last; up to and with `until` where it is given. @param {Talk} talk @param {string} until */
+/**
+ * The chosen messages, first to last; up to and with `until` where it is given.
+ * @param {Talk} talk @param {string} until
+ */
 export function path(talk, until = "") {
   /** @type {Message[]} */
   const found = [];
@@ -102,15 +105,16 @@ function checkedTalk(talk) {
   need(isObject(talk) && isObject(talk.messages) && isObject(talk.chosen), "conversation");
   const all = Object.entries(talk.messages);
   need(all.length <= LIMITS.messages, "messages");
+  /** @type {Map<string, string>} */
   const ids = new Map(all.map(([id]) => [id, crypto.randomUUID()]));
   ids.set("", "");
   const renamed = (/** @type {unknown} */ id) => need(ids.get(/** @type {string} */ (id)), "id");
   const messages = all.map(([id, message]) => checkedMessage(message, renamed(id), parentOf(message, ids)));
   const chosen = Object.entries(talk.chosen).map(([from, to]) => [from && renamed(from), renamed(to)]);
   const made = newTalk({
-    title: text(talk.title, 1000), model: text(talk.model, 1000), system: text(talk.system), updated: number(talk.updated),
-    sampling: checkedSampling(talk.sampling), messages: Object.fromEntries(messages.map((one) => [one.id, one])),
-    chosen: Object.fromEntries(chosen),
+    title: text(talk.title, 1000), model: text(talk.model, 1000), system: text(talk.system),
+    updated: number(talk.updated), sampling: checkedSampling(talk.sampling),
+    messages: Object.fromEntries(messages.map((one) => [one.id, one])), chosen: Object.fromEntries(chosen),
   });
   for (const [parent, child] of chosen) need(made.messages[child].parent === parent, "chosen");
   messages.forEach((one) => acyclic(made, one));

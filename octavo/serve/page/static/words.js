@@ -77,6 +77,7 @@ const WORDS = {
   presetBalanced: ["Balanced", "均衡", "バランス"],
   presetFree: ["Free", "自由", "自由"],
   presetName: ["Name of a preset", "预设名称", "プリセット名"],
+  presetRemove: ["Delete preset", "删除预设", "プリセットを削除"],
   presetSave: ["Save as preset", "存为预设", "プリセットとして保存"],
   temperature: ["Temperature", "温度", "温度"],
   top_p: ["Top p", "Top p", "Top p"],

@@ -1,0 +1,55 @@
+"""Embeddings and decisions over HTTP: admitted and counted like jobs, answered as questions."""
+
+from typing import Any, Literal
+
+import msgspec
+from starlette.requests import Request
+
+from octavo.serve.dialects import decisions, embeddings
+from octavo.serve.events import Usage
+from octavo.serve.gate import Tenant
+from octavo.serve.http import Desk, unless_gone
+from octavo.serve.job import Job
+from octavo.serve.questions import Decide, Embed
+
+
+class Asking:
+    """The two endpoints."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    async def embed(self, request: Request, tenant: Tenant) -> Any:
+        """`/v1/embeddings`."""
+        asked, inputs = embeddings.decode(await request.body())
+        text = " ".join(one if isinstance(one, str) else " ".join(map(str, one)) for one in inputs)
+        job = Job(model=asked.model, prompt=text, sampling={"max_tokens": 1})
+        about = Embed(inputs=inputs, dimensions=asked.dimensions, space=tenant.space)
+        model, found = await unless_gone(request.receive, self._ask(request, tenant, job, ("embed", about)))
+        return embeddings.body(asked, model=model, vectors=found["vectors"], tokens=found["tokens"])
+
+    async def decide(self, request: Request, tenant: Tenant) -> Any:
+        """`/v1/decisions`."""
+        asked, messages, questions = decisions.decode(await request.body())
+        job = Job(model=asked.model, messages=messages, sampling={"max_tokens": 1})
+        space = f"{tenant.space}/{asked.prompt_cache_key or ''}"
+        about = Decide(messages=messages, questions=questions, space=space)
+        model, found = await unless_gone(request.receive, self._ask(request, tenant, job, ("decide", about)))
+        return decisions.body(asked, model=model, **found)
+
+    async def _ask(self, request: Request, tenant: Tenant, job: Job,
+                   question: tuple[Literal["embed", "decide"], Any]) -> tuple[str, Any]:  # fmt: skip
+        """The model's name, and what it answers. Raises Refusal."""
+        what, about = question
+        model = self.desk.models.find(job.model)
+        job = msgspec.structs.replace(job, model=model.name, space=about.space)
+        ticket = await self.desk.enter(tenant, job, dialect=what, request_id=request.scope["request_id"])
+        used, finish = Usage(), "error"
+        try:
+            await self.desk.models.start(model)
+            found = await model.ask(what, about)
+            used, finish = Usage(prompt_tokens=found["tokens"], cached_tokens=found["cached"]), "stop"
+        finally:
+            ticket.settle(used, finish=finish)
+        await ticket.kept()
+        return model.name, found
