@@ -117,6 +117,7 @@ class Desk:
             raise
         stream = model.submit(request_id, job)
         doing = Doing(stream, ticket, tenant, job, dialect, time.perf_counter(), queued_s=queued_s)
+        stream.began = ticket.began
         self.doing[request_id] = doing
         for watch in self.watches:
             watch.began(doing)
