@@ -22,6 +22,7 @@ from octavo.serve.journal import Journal, Kind
 from octavo.serve.link import Open
 from octavo.serve.models import Care, Models
 from octavo.serve.sockets import BoundedProtocol
+from octavo.serve.spans import spans_to
 
 DRAIN_S = 120  # for running requests, once the server is told to stop
 
@@ -37,6 +38,7 @@ class Place(Struct, frozen=True, kw_only=True):
     port: int = 8000
     walls: Walls = Walls()
     log: Kind = "text"
+    otel: str = ""
     insecure: bool = False
 
 
@@ -56,6 +58,7 @@ class _Server(uvicorn.Server):
 
 def serve_forever(openings: Sequence[Open], place: Place, options: Options, *, care: Care = Care()) -> int:
     """Serve until told to stop. Returns the exit code. Raises ConfigError where it cannot or must not listen there."""
+    watches = (spans_to(place.otel),) if place.otel else ()
     with closing(Gateway(options, default=openings[0].name)) as gateway:
         if gateway.open and not (place.insecure or is_loopback(place.host)):
             raise ConfigError(f"{place.host} can be reached from other machines, and nobody needs a key: make one with "
@@ -70,7 +73,7 @@ def serve_forever(openings: Sequence[Open], place: Place, options: Options, *, c
         logger = logging.getLogger("uvicorn")
         logger.addHandler(journal.handler())
         logger.propagate = False
-        app = application(Models(openings, care=care), gate=gateway, walls=walls, journal=journal)
+        app = application(Models(openings, care=care), gate=gateway, walls=walls, journal=journal, watches=watches)
         config = uvicorn.Config(
             app, http=BoundedProtocol, log_config=None, ws="none", lifespan="on", log_level="warning", access_log=False,
             server_header=False, timeout_graceful_shutdown=DRAIN_S,
