@@ -25,7 +25,7 @@ class Asking:
         text = " ".join(one if isinstance(one, str) else " ".join(map(str, one)) for one in inputs)
         job = Job(model=asked.model, prompt=text, sampling={"max_tokens": 1})
         about = Embed(inputs=inputs, dimensions=asked.dimensions, space=tenant.space)
-        model, found = await unless_gone(request.receive, self._ask(request, tenant, job, ("embed", about)))
+        model, found = await unless_gone(request.receive, self._ask(request, tenant, job, question=("embed", about)))
         return embeddings.body(asked, model=model, vectors=found["vectors"], tokens=found["tokens"])
 
     async def decide(self, request: Request, tenant: Tenant) -> Any:
@@ -34,10 +34,10 @@ class Asking:
         job = Job(model=asked.model, messages=messages, sampling={"max_tokens": 1})
         space = f"{tenant.space}/{asked.prompt_cache_key or ''}"
         about = Decide(messages=messages, questions=questions, space=space)
-        model, found = await unless_gone(request.receive, self._ask(request, tenant, job, ("decide", about)))
+        model, found = await unless_gone(request.receive, self._ask(request, tenant, job, question=("decide", about)))
         return decisions.body(asked, model=model, **found)
 
-    async def _ask(self, request: Request, tenant: Tenant, job: Job,
+    async def _ask(self, request: Request, tenant: Tenant, job: Job, *,
                    question: tuple[Literal["embed", "decide"], Any]) -> tuple[str, Any]:  # fmt: skip
         """The model's name, and what it answers. Raises Refusal."""
         what, about = question
