@@ -150,6 +150,20 @@ def keeps_and_deletes(stage: Stage) -> None:
         assert "second talk" not in p.storage()
 
 
+def tabs_agree(stage: Stage) -> None:
+    with stage.page() as p:
+        p.ask("from the first tab")
+        other = Page(p.page.context.new_page())
+        other.page.goto(stage.scripted.url + "/")
+        other.page.locator(".talk", has_text="from the first tab").click()
+        p.ask("and one more")
+        other.page.wait_for_selector(".message.user:has-text('and one more')")
+        other.page.keyboard.press("Alt+n")
+        other.ask("from the second tab")
+        p.page.wait_for_selector(".talk:has-text('from the second tab')")
+        assert p.said() == ["from the first tab", "and one more"]
+
+
 def speaks_three_languages(stage: Stage) -> None:
     for locale, word in (("ja-JP", "新しい会話"), ("zh-CN", "新对话"), ("fr-FR", "New conversation")):
         with stage.page(options={"locale": locale}) as p:
@@ -240,6 +254,7 @@ FLOWS: dict[str, Flow] = {
     "export and import round trip": exports_and_imports,
     "files that are no conversations are refused": refuses_files_that_are_none,
     "conversations outlive a reload and are deleted for good": keeps_and_deletes,
+    "what one tab says, the other shows": tabs_agree,
     "English, Chinese, Japanese, by the browser and by choice": speaks_three_languages,
     "light and dark, by the system and by choice": goes_dark,
     "two models side by side, blind until the vote, tally kept": compares_blindly,

@@ -143,6 +143,9 @@ class LocalModel:
         """What the process said."""
         match word:
             case link.Frame():
+                for id in word.began:
+                    if id in self.streams:
+                        self.streams[id].began()
                 for id, event in word.events:
                     stream = self.streams.get(id)
                     if stream is not None:

@@ -65,6 +65,7 @@ class Running:
         self.started_s = time.perf_counter()
         self.open, self.calls, self.told = len(readers), [0] * len(readers), [0] * len(readers)
         self.finished: list[Finished] = []
+        self.begun = False  # a token has come
 
     def read(self, step: Step) -> list[events.Event]:
         """The events of one step. Raises RequestError for a reply that cannot go on."""
@@ -193,11 +194,14 @@ class Host:
     def _tell(self, steps: list[Step]) -> None:
         """One frame for all events of these steps."""
         self.questions.read(steps)
-        told: list[tuple[str, events.Event]] = []
+        told, began = list[tuple[str, events.Event]](), list[str]()
         for step in steps:
             run = self.running.get(step.id)
             if run is None:
                 continue
+            if step.token is not None and not run.begun:
+                run.begun = True
+                began.append(run.id)
             try:
                 told += [(run.id, event) for event in run.read(step)]
             except RequestError as error:
@@ -206,8 +210,8 @@ class Host:
                 run.open = 0
             if not run.open:
                 self._forget(step.id, run)
-        if told:
-            self.wire.send(link.Frame(tuple(told)))
+        if told or began:
+            self.wire.send(link.Frame(tuple(told), tuple(began)))
 
     def _forget(self, request_id: str, run: Running) -> None:
         del self.running[request_id], self.ids[run.id]

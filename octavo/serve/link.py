@@ -63,9 +63,13 @@ class Ready(Struct, frozen=True, array_like=True, tag="ready"):
 
 
 class Frame(Struct, frozen=True, array_like=True, tag="frame"):
-    """What one step of the engine gave: (job id, event), in order."""
+    """What one step of the engine gave: (job id, event), in order.
+
+    began   ids of jobs whose first token came: perhaps long before an event shows it, where a tool call is written
+    """
 
     events: tuple[tuple[str, Event], ...]
+    began: tuple[str, ...] = ()
 
 
 class Answer(Struct, frozen=True, array_like=True, tag="answer"):

@@ -70,7 +70,7 @@ class Responses(Endpoint):
             given.reverse()
         ids = [item["id"] for item in given]
         first = ids.index(ask["after"]) + 1 if ask.get("after") in ids else 0
-        limit = int(ask["limit"]) if ask.get("limit", "").isdecimal() else 20
+        limit = int(ask["limit"][:9]) if ask.get("limit", "").isdecimal() else 20
         page = given[first : first + max(1, min(limit, MOST_ITEMS))]
         return {"object": "list", "data": page, "has_more": first + len(page) < len(given),
                 "first_id": page[0]["id"] if page else None, "last_id": page[-1]["id"] if page else None}  # fmt: skip

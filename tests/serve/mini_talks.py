@@ -9,6 +9,8 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from octavo.core.messages import Message, ToolCall, ToolSpec
 from octavo.core.sampling import Thinking
 
@@ -25,6 +27,9 @@ ADD = ToolSpec(
 )  # fmt: skip
 BOTH = (GET_WEATHER, ADD)
 OFFERS = ((), (), (GET_WEATHER,), (ADD,), BOTH)
+DRAFT = "http://json-schema.org/draft-07/schema#"
+# Whether fields have titles, no others are allowed, and the draft is named.
+SPELLINGS = (*[(False, False, False)] * 3, (True, False, False), (True, True, False), (False, True, True))
 COUNT = ", ".join(str(i) for i in range(1, 21)) + "."
 JSON = '{"name": "Ada", "age": 36}'
 SYSTEMS = (None, None, "You are a helpful assistant.", "Be brief.")
@@ -118,7 +123,18 @@ class _Teller:
         system = self.systems[len(offered) + (ADD in offered)]
         first = [] if system is None else [Message(role="system", content=system)]
         reply = Message(role="assistant", content=answer, thinking=thought if on else None, tool_calls=tuple(calls))
-        return Talk((*first, *history, reply), offered, Thinking(mode="on" if on else "off"))
+        return Talk((*first, *history, reply), self.spelled(offered), Thinking(mode="on" if on else "off"))
+
+    def spelled(self, tools: tuple[ToolSpec, ...]) -> tuple[ToolSpec, ...]:
+        """The same tools as one of the clients says their schemas: with titles, closed, with the draft's name."""
+        title, closed, draft = self.rng.choice(SPELLINGS)
+        found: list[ToolSpec] = []
+        for tool in tools:
+            p = tool.parameters
+            fields = {n: {"title": n.title(), **kind} if title else kind for n, kind in p["properties"].items()}
+            said = {**({"$schema": DRAFT} if draft else {}), **p, "properties": fields}
+            found.append(replace(tool, parameters=said | ({"additionalProperties": False} if closed else {})))
+        return tuple(found)
 
 
 def _user(text: str) -> Message:

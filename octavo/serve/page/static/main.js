@@ -130,6 +130,16 @@ class App {
     return this.answer(this.talk, said.id);
   }
 
+  /** Another tab has changed a conversation: show it as it is now, unless we write it ourselves. @param {string} id */
+  follow(id) {
+    const now = this.store.all.get(id);
+    if (id !== this.talk.id || this.reply) return this.side.show();
+    if (!now) return this.fresh();
+    this.talk = now;
+    this.view.clear();
+    this.refresh();
+  }
+
   /** @param {import("./talk.js").Message} message @param {string} text */
   async edit(message, text) {
     await this.halt(this.talk);
@@ -243,6 +253,7 @@ async function main() {
     app.refresh();
     app.showModels();
   };
+  app.store.watch((id) => app.follow(id));
   languages(again);
   themes();
   shortcuts(app);

@@ -11,11 +11,12 @@ function settled(request) {
   });
 }
 
-/** Conversations, all in memory and each written when it changes. */
+/** Conversations, all in memory and each written when it changes. Other tabs are told. */
 export class Store {
   /** @param {IDBDatabase} database */
   constructor(database) {
     this.database = database;
+    this.channel = new BroadcastChannel(NAME);
     /** @type {Map<string, import("./talk.js").Talk>} */
     this.all = new Map();
   }
@@ -33,6 +34,16 @@ export class Store {
     return this.database.transaction(TABLE, mode).objectStore(TABLE);
   }
 
+  /** Call `changed` for each conversation that another tab has changed. @param {(id: string) => void} changed */
+  watch(changed) {
+    this.channel.onmessage = async ({ data: id }) => {
+      const talk = await settled(this.#table("readonly").get(id));
+      if (talk) this.all.set(id, talk);
+      else this.all.delete(id);
+      changed(id);
+    };
+  }
+
   /** Newest first. */
   list() {
     return [...this.all.values()].sort((a, b) => b.updated - a.updated);
@@ -42,12 +53,14 @@ export class Store {
   async put(talk) {
     this.all.set(talk.id, talk);
     await settled(this.#table("readwrite").put(talk));
+    this.channel.postMessage(talk.id);
   }
 
   /** @param {string} id */
   async remove(id) {
     this.all.delete(id);
     await settled(this.#table("readwrite").delete(id));
+    this.channel.postMessage(id);
   }
 }
 
