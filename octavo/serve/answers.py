@@ -33,6 +33,7 @@ def facts(chat: LocalChat) -> dict[str, Any]:
     return {
         "context_tokens": chat.context_tokens, "vocab_size": chat.engine.backend.vocab_size, "format": form.name,
         "thinks": form.thinks, "tools": form.calls_tools, "page_tokens": chat.engine.backend.page_tokens,
+        "embedding_width": chat.engine.backend.width,
     }  # fmt: skip
 
 
