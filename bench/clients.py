@@ -61,7 +61,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         key = made_key(folder)
-        with serving([f"mini={mini_qwen3()}"], folder=folder) as served:
+        known = {"authorization": f"Bearer {key}"}
+        with serving([f"mini={mini_qwen3()}"], folder=folder, key=known) as served:
             seen = [one for client in only or SUITES for one in suite(client, served, key=key, folder=folder)]
     failed = [one for one in seen if one.why]
     show(seen, failed)

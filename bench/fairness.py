@@ -75,7 +75,7 @@ def times(load: Load, *, tenant: str, rate: float, round_: int) -> list[float]:
 async def ask(client: httpx.AsyncClient, key: str, *, tenant: str, load: Load, draw: random.Random) -> Asked:
     """One request with a prompt that nobody has sent before, streamed."""
     text = " ".join(draw.choice(WORDS) for _ in range(load.words))
-    body = {"messages": [{"role": "user", "content": f"{draw.random()} {text}"}], "stream": True,
+    body = {"model": "model", "messages": [{"role": "user", "content": f"{draw.random()} {text}"}], "stream": True,
             "max_tokens": load.tokens, "temperature": 0}  # fmt: skip
     begin_s, first_s, status = time.perf_counter(), 0.0, 0
     headers = {"authorization": f"Bearer {key}"}

@@ -53,7 +53,7 @@ async def read_events(reader: asyncio.StreamReader, told: dict[str, Any], began_
             return
 
 
-async def client(order: dict[str, Any], number: int, until_s: float, told: list[dict[str, Any]]) -> None:
+async def client(order: dict[str, Any], number: int, *, until_s: float, told: list[dict[str, Any]]) -> None:
     """One request after the other, until the time is over; a refusal is waited out as the server asks."""
     bodies = [body.encode() for body in order["bodies"]]
     turn = number
@@ -69,7 +69,9 @@ async def crowd(order: dict[str, Any]) -> dict[str, Any]:
     """All clients. Streams that began in time are read to their end."""
     told: list[dict[str, Any]] = []
     began_s = time.perf_counter()
-    await asyncio.gather(*(client(order, i, began_s + order["seconds"], told) for i in range(order["clients"])))
+    await asyncio.gather(
+        *(client(order, i, until_s=began_s + order["seconds"], told=told) for i in range(order["clients"]))
+    )
     return {"streams": told, "took_s": time.perf_counter() - began_s}
 
 

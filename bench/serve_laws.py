@@ -31,7 +31,7 @@ from tests.serve.asking import CHATS, Case, ask, cases, without_end
 from tests.serve.mini import mini_random
 from tests.serve.serving import serving
 
-WORKERS, CROWD = 8, 16
+WORKERS, CROWD = 8, 32
 Figures = dict[str, Any]
 
 

@@ -127,10 +127,11 @@ test('wrong_key', async () => {
 test('cancel', async () => {
   const output_config = { format: { type: 'json_schema', schema: LONG } };
   const stream = ai.messages.stream({ ...BASE, max_tokens: 3500, messages: [user('Hello')], output_config });
-  stream.on('error', () => {});
+  const ended = assert.rejects(stream.done(), (error) => error instanceof Anthropic.APIUserAbortError);
   await new Promise((begun) => stream.once('text', begun));
   assert.ok(await comesTo('work'));
   stream.abort();
+  await ended;
   assert.ok(await comesTo('rest'));
 });
 

@@ -103,9 +103,16 @@ def test_structured_by_forced_tool(api: str):
 @pytest.mark.parametrize("api", APIS)
 def test_reasoning(api: str):
     on = {"thinking": {"type": "enabled", "budget_tokens": 1024}} if api == "messages" else {"enable_thinking": True}
-    result = agent(api, settings(on)).run_sync("Hello")
+    shown: Any = {"openai_reasoning_summary": "auto"} if api == "responses" else {}  # its user asks to see it
+    result = agent(api, settings(on, shown)).run_sync("Hello")
     thought = [part.content for part in result.all_messages()[-1].parts if isinstance(part, ThinkingPart)]
     assert thought == [THOUGHT] and result.output == GREETING
+
+
+def test_reasoning_raw():
+    result = agent("responses", settings({"enable_thinking": True})).run_sync("Hello")
+    [thought] = [part for part in result.all_messages()[-1].parts if isinstance(part, ThinkingPart)]
+    assert thought.provider_details == {"raw_content": [THOUGHT]} and result.output == GREETING
 
 
 @pytest.mark.parametrize("api", ["chat", "messages"])

@@ -30,6 +30,7 @@ def serve(
                                                                 "(CORS); repeatable.")] = None,
     max_body: Annotated[int, typer.Option(min=1, help="Largest body of a request, in MiB.")] = 32,
     log: Annotated[Log, typer.Option(help="How requests are logged on stderr: text, json or off.")] = "text",
+    otel: Annotated[str, typer.Option(help="OpenTelemetry endpoint that spans go to (octavo[otel]).")] = "",
     prices: Annotated[Path | None, typer.Option(help="TOML file: [models.\"NAME\"] with prompt, cached and output, per "
                                                      "million tokens.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Requests that one model works on at once.")] = 32,
@@ -48,7 +49,7 @@ def serve(
     walls = Walls(hosts=tuple(allow_host or ()), origins=tuple(allow_origin or ()), body_bytes=max_body << 20)
     care = Care(memory_bytes=None if memory is None else int(memory * 1e9), keep_alive_s=keep_alive)
     options = Options(folder=state_folder(), prices=prices, bounds=Bounds(slots=jobs))
-    place = Place(host=host, port=port, walls=walls, log=log, insecure=insecure)
+    place = Place(host=host, port=port, walls=walls, log=log, otel=otel, insecure=insecure)
     sys.exit(serve_forever(openings, place, options, care=care))
 
 

@@ -13,7 +13,7 @@ from octavo.serve.gate import Gate, OpenGate
 from octavo.serve.gateway.gateway import Gateway
 from octavo.serve.gateway.routes import Doors
 from octavo.serve.guard import Guard, Walls
-from octavo.serve.http import Desk, Dialect, Endpoint, openai_error
+from octavo.serve.http import Desk, Dialect, Endpoint, Watch, openai_error
 from octavo.serve.journal import Journal
 from octavo.serve.listing import Listing
 from octavo.serve.metrics import Metrics
@@ -30,11 +30,11 @@ DIALECTS = (
 
 
 def application(models: Models, *, gate: Gate | None = None, walls: Walls = Walls(),
-                journal: Journal | None = None) -> Guard:  # fmt: skip
+                journal: Journal | None = None, watches: Sequence[Watch] = ()) -> Guard:  # fmt: skip
     """The server. The first model is loaded when it starts, the others when they are asked for."""
     gate, journal = gate or OpenGate(), journal or Journal("off")
     metrics = Metrics()
-    desk = metrics.desk = Desk(models, gate, (journal, metrics))
+    desk = metrics.desk = Desk(models, gate, (journal, metrics, *watches))
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncGenerator[None]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from octavo.serve import events, link
+from octavo.serve.bounds import sayable
 from octavo.serve.errors import Refusal
 from octavo.serve.job import Job
 from octavo.serve.stream import Stream
@@ -120,8 +121,9 @@ class LocalModel:
             raise Refusal(f"{self.name} is not ready: try again in a moment.", kind="overloaded", retry_after_s=1.0)
         self.used_s = time.monotonic()
         id = f"q{next(self.numbers)}"
+        about = sayable(msgspec.to_builtins(about))
         self.questions[id] = asyncio.get_running_loop().create_future()
-        self._order(link.Question(id, what, msgspec.to_builtins(about)))
+        self._order(link.Question(id, what, about))
         try:
             answer = await self.questions[id]
         except asyncio.CancelledError:
@@ -141,6 +143,9 @@ class LocalModel:
         """What the process said."""
         match word:
             case link.Frame():
+                for id in word.began:
+                    if id in self.streams:
+                        self.streams[id].began()
                 for id, event in word.events:
                     stream = self.streams.get(id)
                     if stream is not None:

@@ -31,7 +31,7 @@ class Ticket(Protocol):
     headers: Mapping[str, str]
 
     def began(self) -> None:
-        """Its first token has come."""
+        """Its first token has come; said once or twice."""
         ...
 
     def settle(self, usage: Usage, *, finish: str) -> None:

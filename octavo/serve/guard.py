@@ -21,6 +21,7 @@ from octavo.serve.gate import Gate, Tenant
 from octavo.serve.gateway.files import MOST_BYTES as FILE_BYTES
 from octavo.serve.http import Dialect, openai_error, refused
 from octavo.serve.journal import Journal
+from octavo.serve.spans import TRACEPARENT
 
 BODY_BYTES = 32 << 20
 BODY_S = 60.0  # between two pieces of a body
@@ -139,6 +140,8 @@ class Guard:
     async def _met(self, visit: Visit) -> bool:
         """Whether the visit was answered at the door. Raises Refusal."""
         visit.most_bytes = FILE_BYTES if visit.path == "/v1/files" else self.walls.body_bytes
+        if "traceparent" in visit.headers:
+            TRACEPARENT.set(visit.headers["traceparent"][:200])
         self._check_head(visit)
         self._check_host(visit.headers.getlist("host"))
         preflight = self._check_origin(visit)

@@ -22,7 +22,7 @@ from octavo.core.deltas import Delta, Finished, TextDelta, ThinkingDelta, ToolCa
 from octavo.core.errors import MemoryNeeded, OctavoError, RequestError
 from octavo.engine.types import Step
 from octavo.serve import answers, events, link, questions
-from octavo.serve.compiling import Compiler, shaped
+from octavo.serve.compiling import Clerk, Compiler, takes_long
 from octavo.serve.job import Job
 from octavo.serve.questions import Questions
 
@@ -65,6 +65,7 @@ class Running:
         self.started_s = time.perf_counter()
         self.open, self.calls, self.told = len(readers), [0] * len(readers), [0] * len(readers)
         self.finished: list[Finished] = []
+        self.begun = False  # a token has come
 
     def read(self, step: Step) -> list[events.Event]:
         """The events of one step. Raises RequestError for a reply that cannot go on."""
@@ -120,7 +121,7 @@ class Host:
         self.step_began_s: float | None = None
         self.stepped_s = 0.0  # in all steps
         self.compiler = Compiler(lambda job: answers.compiled(self.chat, job))
-        self.questions = Questions(chat, wire.send)
+        self.questions, self.clerk = Questions(chat, wire.send), Clerk(chat, wire.send)
 
     def run(self) -> None:
         """Until the gateway is gone."""
@@ -166,7 +167,7 @@ class Host:
             case link.Question() if order.what in questions.TABLE:
                 self.questions.begin(order)
             case link.Question():
-                self.wire.send(answers.answer(self.chat, order))
+                self.clerk.begin(order)
             case link.Open():
                 raise AssertionError("one model per process")
 
@@ -178,7 +179,7 @@ class Host:
             self._send(id, [events.Error(str(error), "invalid_request_error")])
 
     def _submit(self, id: str, job: Job) -> None:
-        if shaped(job):
+        if takes_long(job):
             self.compiler.begin(id, job)
         else:
             self._start(id, (*answers.prepared(self.chat, job), None))
@@ -193,11 +194,14 @@ class Host:
     def _tell(self, steps: list[Step]) -> None:
         """One frame for all events of these steps."""
         self.questions.read(steps)
-        told: list[tuple[str, events.Event]] = []
+        told, began = list[tuple[str, events.Event]](), list[str]()
         for step in steps:
             run = self.running.get(step.id)
             if run is None:
                 continue
+            if step.token is not None and not run.begun:
+                run.begun = True
+                began.append(run.id)
             try:
                 told += [(run.id, event) for event in run.read(step)]
             except RequestError as error:
@@ -206,8 +210,8 @@ class Host:
                 run.open = 0
             if not run.open:
                 self._forget(step.id, run)
-        if told:
-            self.wire.send(link.Frame(tuple(told)))
+        if told or began:
+            self.wire.send(link.Frame(tuple(told), tuple(began)))
 
     def _forget(self, request_id: str, run: Running) -> None:
         del self.running[request_id], self.ids[run.id]

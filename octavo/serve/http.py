@@ -117,6 +117,7 @@ class Desk:
             raise
         stream = model.submit(request_id, job)
         doing = Doing(stream, ticket, tenant, job, dialect, time.perf_counter(), queued_s=queued_s)
+        stream.began = ticket.began
         self.doing[request_id] = doing
         for watch in self.watches:
             watch.began(doing)
@@ -193,7 +194,7 @@ class Endpoint:
         try:
             tenant = self.desk.gate.identify(request.headers)
             asked = self.decode(await request.body(), tenant)
-            doing = await self._begin(request, asked, tenant, request_id)
+            doing = await self._begin(request, asked, tenant, request_id=request_id)
         except Refusal as refusal:
             return refused(refusal, request_id=request_id, error=self.dialect.error)
         head = Head(request_id, int(time.time()), self.desk.models.find(asked.job.model).name)
@@ -202,18 +203,19 @@ class Endpoint:
             headers["x-ignored-fields"] = printable(", ".join(asked.ignored))
         writer = asked.writer(head)
         if asked.stream:
-            return Streamed(self.desk, doing, writer, headers)
-        return await self._whole(request, doing, writer, headers)
+            return Streamed(self.desk, doing, writer, headers=headers)
+        return await self._whole(request, doing, writer, headers=headers)
 
     def decode(self, body: bytes, tenant: Tenant) -> Asked:
         """The request of a tenant. Raises Refusal."""
         return self.dialect.decode(body)
 
-    async def _begin(self, request: Request, asked: Asked, tenant: Tenant, request_id: str) -> Doing:
+    async def _begin(self, request: Request, asked: Asked, tenant: Tenant, *, request_id: str) -> Doing:
         begin = self.desk.begin(asked, tenant, dialect=self.dialect.name, request_id=request_id)
         return await unless_gone(request.receive, begin)
 
-    async def _whole(self, request: Request, doing: Doing, writer: Writer, headers: dict[str, str]) -> Response:
+    async def _whole(self, request: Request, doing: Doing, writer: Writer, *,
+                     headers: dict[str, str]) -> Response:  # fmt: skip
         collected = Collected(replies=doing.job.replies)
 
         async def collect() -> None:
@@ -261,7 +263,7 @@ async def _gone(receive: Receive) -> None:
 class Streamed(Response):
     """A response written as its events come. It ends early where the client goes away, and the engine then stops."""
 
-    def __init__(self, desk: Desk, doing: Doing, writer: Writer, headers: dict[str, str]) -> None:
+    def __init__(self, desk: Desk, doing: Doing, writer: Writer, *, headers: dict[str, str]) -> None:
         super().__init__(headers={**STREAM_HEADERS, **headers})
         del self.headers["content-length"]
         self.desk, self.doing, self.writer = desk, doing, writer

@@ -43,7 +43,8 @@ class EndThinking(Struct, frozen=True, array_like=True, tag="end"):
 
 
 class Question(Struct, frozen=True, array_like=True, tag="ask"):
-    """Something that is answered at once, by one `Answer`: see `octavo.serve.host` for what each takes and gives."""
+    """Something that one `Answer` answers: at once (see `octavo.serve.answers` for what each takes and gives), or when
+    the engine has worked for it (see `octavo.serve.questions`); a `Cancel` of such a one ends it without an answer."""
 
     id: str
     what: Literal["render", "count", "tokenize", "detokenize", "embed", "decide"]
@@ -62,9 +63,13 @@ class Ready(Struct, frozen=True, array_like=True, tag="ready"):
 
 
 class Frame(Struct, frozen=True, array_like=True, tag="frame"):
-    """What one step of the engine gave: (job id, event), in order."""
+    """What one step of the engine gave: (job id, event), in order.
+
+    began   ids of jobs whose first token came: perhaps long before an event shows it, where a tool call is written
+    """
 
     events: tuple[tuple[str, Event], ...]
+    began: tuple[str, ...] = ()
 
 
 class Answer(Struct, frozen=True, array_like=True, tag="answer"):

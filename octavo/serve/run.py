@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import msgspec
 import uvicorn
@@ -22,6 +22,7 @@ from octavo.serve.journal import Journal, Kind
 from octavo.serve.link import Open
 from octavo.serve.models import Care, Models
 from octavo.serve.sockets import BoundedProtocol
+from octavo.serve.spans import spans_to
 
 DRAIN_S = 120  # for running requests, once the server is told to stop
 
@@ -37,6 +38,7 @@ class Place(Struct, frozen=True, kw_only=True):
     port: int = 8000
     walls: Walls = Walls()
     log: Kind = "text"
+    otel: str = ""
     insecure: bool = False
 
 
@@ -56,30 +58,29 @@ class _Server(uvicorn.Server):
 
 def serve_forever(openings: Sequence[Open], place: Place, options: Options, *, care: Care = Care()) -> int:
     """Serve until told to stop. Returns the exit code. Raises ConfigError where it cannot or must not listen there."""
-    gateway = Gateway(options, default=openings[0].name)
-    if gateway.open and not (place.insecure or is_loopback(place.host)):
-        gateway.close()
-        raise ConfigError(f"{place.host} can be reached from other machines, and nobody needs a key: make one with "
-                          f"`octavo keys create NAME`, or give --insecure to let everybody in.")  # fmt: skip
-    try:
-        sock = socket.create_server((place.host, place.port), reuse_port=False)
-    except OSError as cause:
-        gateway.close()
-        raise ConfigError(f"{place.host}:{place.port} cannot be listened on ({cause.strerror}): choose another with "
-                          f"--host and --port.") from cause  # fmt: skip
-    walls = msgspec.structs.replace(place.walls, hosts=(*place.walls.hosts, place.host))
-    journal = Journal(place.log)
-    logger = logging.getLogger("uvicorn")
-    logger.addHandler(journal.handler())
-    logger.propagate = False
-    app = application(Models(openings, care=care), gate=gateway, walls=walls, journal=journal)
-    config = uvicorn.Config(
-        app, http=BoundedProtocol, log_config=None, ws="none", lifespan="on", log_level="warning", access_log=False,
-        server_header=False, timeout_graceful_shutdown=DRAIN_S,
-    )  # fmt: skip
-    print(f"Octavo serves on http://{place.host}:{sock.getsockname()[1]}", file=sys.stderr, flush=True)
-    uvloop.run(_Server(config).serve(sockets=[sock]))
-    return 0
+    watches = (spans_to(place.otel),) if place.otel else ()
+    with closing(Gateway(options, default=openings[0].name)) as gateway:
+        if gateway.open and not (place.insecure or is_loopback(place.host)):
+            raise ConfigError(f"{place.host} can be reached from other machines, and nobody needs a key: make one with "
+                              f"`octavo keys create NAME`, or give --insecure to let everybody in.")  # fmt: skip
+        try:
+            sock = socket.create_server((place.host, place.port), reuse_port=False)
+        except OSError as cause:
+            raise ConfigError(f"{place.host}:{place.port} cannot be listened on ({cause.strerror}): choose another "
+                              f"with --host and --port.") from cause  # fmt: skip
+        walls = msgspec.structs.replace(place.walls, hosts=(*place.walls.hosts, place.host))
+        journal = Journal(place.log)
+        logger = logging.getLogger("uvicorn")
+        logger.addHandler(journal.handler())
+        logger.propagate = False
+        app = application(Models(openings, care=care), gate=gateway, walls=walls, journal=journal, watches=watches)
+        config = uvicorn.Config(
+            app, http=BoundedProtocol, log_config=None, ws="none", lifespan="on", log_level="warning", access_log=False,
+            server_header=False, timeout_graceful_shutdown=DRAIN_S,
+        )  # fmt: skip
+        print(f"Octavo serves on http://{place.host}:{sock.getsockname()[1]}", file=sys.stderr, flush=True)
+        uvloop.run(_Server(config).serve(sockets=[sock]))
+        return 0
 
 
 def is_loopback(host: str) -> bool:

@@ -16,6 +16,7 @@ class Stream:
     """Filled by an engine, emptied by whoever answers the client: `async for batch in stream`, each not empty.
 
     stop, end_thinking   called with the job's id
+    began                is called when the first token is there, which its first event may not be yet
     done                 no more events will come: there was a Usage or an Error
     """
 
@@ -23,6 +24,7 @@ class Stream:
         self.id, self._stop, self._end_thinking = id, stop, end_thinking
         self.held: list[events.Event] = []
         self.done = False
+        self.began: Callable[[], None] = lambda: None
         self.waiter: asyncio.Future[None] | None = None
 
     def push(self, event: events.Event) -> None:

@@ -1,6 +1,5 @@
 """What the tests of the server's wall ask, and how."""
 
-import re
 import socket
 from collections.abc import Mapping
 
@@ -9,7 +8,6 @@ import httpx
 from octavo.serve.app import application
 from octavo.serve.errors import Refusal
 from octavo.serve.gate import OpenGate, Tenant
-from octavo.serve.guard import Guard
 from octavo.serve.link import Open
 from octavo.serve.models import Models
 from tests.serve.mini import mini_qwen3
@@ -52,10 +50,3 @@ def behind_a_gate() -> httpx.AsyncClient:
     """The real application, in this process, behind a gate that wants a key."""
     app = application(Models([Open(str(mini_qwen3()), "mini")]), gate=KeyGate())
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
-
-
-def paths_of(guard: Guard) -> list[tuple[str, str]]:
-    from starlette.routing import Route
-
-    return [(method, re.sub(r"\{[^}]*\}", "x", route.path)) for route in guard.app.routes  # type: ignore[attr-defined]
-            if isinstance(route, Route) for method in route.methods or ()]  # fmt: skip

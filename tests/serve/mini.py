@@ -10,7 +10,7 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from tests.serve import mini_talks
 SOURCES = (Path(__file__), Path(mini_talks.__file__))
 WORDS, VOCABULARY = 800, 896  # tokens of its own; all that the model has, as official models more than there are
 STEPS, BATCH, RATE = 360, 12, 5e-3
+Tell = Callable[[int], list[mini_talks.Talk]]  # talks, told differently for each number
 LONG = tuple(span.text for span in system_turn(None, [ToolSpec(name="f")]) if span.trusted and len(span.text) > 99)
 
 
@@ -50,6 +51,11 @@ def config() -> dict[str, object]:
 def mini_qwen3() -> Path:
     """The folder of the model that has learnt to talk: greedy, it says what stands in mini_talks.py."""
     return _made("talks", _train)
+
+
+def mini_taught(name: str, talks: Tell) -> Path:
+    """The folder of a model that has learnt other talks, for a purpose of its own. name: another for other talks."""
+    return _made(name, lambda folder, model: _train(folder, model, talks=talks))
 
 
 def mini_random() -> Path:
@@ -118,7 +124,7 @@ def _talks(seed: int) -> list[mini_talks.Talk]:
 Text = tuple[tuple[int, ...], tuple[float, ...]]  # tokens, and which of them a model writes
 
 
-def _train(folder: Path, model: Decoder) -> None:
+def _train(folder: Path, model: Decoder, *, talks: Tell = _talks) -> None:
     """Teach it the talks: the tokens that a model writes itself."""
     tokenizer = Tokenizer.from_folder(folder)
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
@@ -127,7 +133,7 @@ def _train(folder: Path, model: Decoder) -> None:
     for step in range(STEPS):
         for group in optimiser.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / 30, 1.2 * (1 - step / STEPS))
-        texts = texts or _texts(tokenizer, seed=step)
+        texts = texts or _texts(tokenizer, talks(step), seed=step)
         batch = [texts.pop() for _ in range(min(BATCH, len(texts)))]
         tokens_T = torch.tensor([token for tokens, _ in batch for token in tokens])
         written_T = torch.tensor([weight for _, weights in batch for weight in weights])
@@ -143,10 +149,10 @@ def _train(folder: Path, model: Decoder) -> None:
     torch.set_num_threads(threads)
 
 
-def _texts(tokenizer: Tokenizer, *, seed: int) -> list[Text]:
+def _texts(tokenizer: Tokenizer, talks: Sequence[mini_talks.Talk], *, seed: int) -> list[Text]:
     """All talks once, in some order. Of each, the last turn is learnt."""
     texts, opening = list[Text](), tokenizer.id_of(OPEN)
-    for talk in _talks(seed):
+    for talk in talks:
         tokens, weights = _rendered(talk).tokens_and_weights(tokenizer)
         last = max(i for i, token in enumerate(tokens) if token == opening)
         texts.append((tokens, (0.0,) * last + weights[last:]))

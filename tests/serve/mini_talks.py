@@ -9,6 +9,8 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from octavo.core.messages import Message, ToolCall, ToolSpec
 from octavo.core.sampling import Thinking
 
@@ -25,6 +27,7 @@ ADD = ToolSpec(
 )  # fmt: skip
 BOTH = (GET_WEATHER, ADD)
 OFFERS = ((), (), (GET_WEATHER,), (ADD,), BOTH)
+DRAFTS = ("", "", "http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft/2020-12/schema")
 COUNT = ", ".join(str(i) for i in range(1, 21)) + "."
 JSON = '{"name": "Ada", "age": 36}'
 SYSTEMS = (None, None, "You are a helpful assistant.", "Be brief.")
@@ -118,7 +121,19 @@ class _Teller:
         system = self.systems[len(offered) + (ADD in offered)]
         first = [] if system is None else [Message(role="system", content=system)]
         reply = Message(role="assistant", content=answer, thinking=thought if on else None, tool_calls=tuple(calls))
-        return Talk((*first, *history, reply), offered, Thinking(mode="on" if on else "off"))
+        return Talk((*first, *history, reply), self.spelled(offered), Thinking(mode="on" if on else "off"))
+
+    def spelled(self, tools: tuple[ToolSpec, ...]) -> tuple[ToolSpec, ...]:
+        """The same tools as some client says their schemas: named by a draft, closed, in order, fields with titles."""
+        draft, closed, title, order = self.rng.choice(DRAFTS), *(self.rng.random() < 0.4 for _ in range(3))
+        found: list[ToolSpec] = []
+        for tool in tools:
+            p = tool.parameters
+            fields = {n: {"title": n.title(), **kind} if title else kind for n, kind in p["properties"].items()}
+            said = {**({"$schema": draft} if draft else {}), **p, "properties": fields}
+            said |= {"additionalProperties": False} if closed else {}
+            found.append(replace(tool, parameters=dict(sorted(said.items())) if order else said))
+        return tuple(found)
 
 
 def _user(text: str) -> Message:

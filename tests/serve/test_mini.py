@@ -21,7 +21,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def ask(served: Served, *messages: Any, think: bool = False, **body: Any) -> Any:
     said = [{"role": "user", "content": one} if isinstance(one, str) else one for one in messages]
-    body = {"messages": said, "temperature": 0, "max_tokens": 200, "enable_thinking": think, **body}
+    body = {"model": "mini", "messages": said, "temperature": 0, "max_tokens": 200, "enable_thinking": think, **body}
     answer = served.client.post("/v1/chat/completions", json=body).json()
     return answer["choices"][0]["message"] if "choices" in answer else answer
 

@@ -17,7 +17,8 @@ import pytest
 
 from octavo.chat import load
 from octavo.core.errors import OctavoError
-from tests.serve.knocking import BODY, CHAT, OPTIONS, Headers, ask, behind_a_gate, paths_of, raw
+from tests.serve.gateway.desk import Desk
+from tests.serve.knocking import BODY, CHAT, OPTIONS, Headers, ask, raw
 from tests.serve.mini import mini_qwen3
 from tests.serve.serving import Served, serving
 
@@ -139,7 +140,7 @@ def nested(depth: int) -> object:
 
 TOO_MUCH: list[dict[str, object]] = [
     {"n": 129}, {"n": 0}, {"n": -1}, {"stop": ["x"] * 17}, {"stop": ["y" * 1025]}, {"stop": [""]},
-    {"logit_bias": {str(i): 1 for i in range(1025)}}, {"logit_bias": {"768": 1}}, {"logit_bias": {"-1": 1}},
+    {"logit_bias": {str(i): 1 for i in range(1025)}}, {"logit_bias": {"99999999": 1}}, {"logit_bias": {"-1": 1}},
     {"logprobs": True, "top_logprobs": 21}, {"logprobs": True, "top_logprobs": -1}, {"max_tokens": 0},
     {"max_tokens": -5}, {"max_tokens": 1 << 40}, {"max_tokens": 10**30}, {"seed": 1 << 64}, {"seed": 10**40},
     {"temperature": -1}, {"temperature": 1e9}, {"top_p": 2}, {"top_k": -1}, {"presence_penalty": 3},
@@ -216,6 +217,18 @@ def test_no_grammar_holds_up_others_or_ends_the_engine(served: Served):
     assert max(waits) < 5
 
 
+@pytest.mark.parametrize("path", [CHAT, "/tokenize", "/v1/messages/count_tokens"])
+def test_megabytes_of_prompt_hold_up_nobody(served: Served, path: str):
+    """Cut into tokens they took 30 s, in which nobody else was served."""
+    text = "hello you there " * 500_000
+    body = {"model": "mini", "prompt": text} if path == "/tokenize" else {**BODY, "messages": [
+        {"role": "user", "content": text}]}  # fmt: skip
+    began_s = time.perf_counter()
+    answer = served.client.post(path, json=body)
+    assert answer.status_code == 400 and "characters" in answer.text
+    assert time.perf_counter() - began_s < 5
+
+
 # Files
 
 
@@ -284,20 +297,24 @@ def test_an_origin_that_was_named_may_ask_and_read(served: Served):
     assert ask(served, {"origin": served.url}).status_code == 200  # the server's own page
 
 
-def test_without_a_key_nothing_is_open_but_the_page_and_the_sign_of_life():
-    """Deny by default (CVE-2025-63389): of every route that there is, and of any that there is not."""
-
-    async def statuses() -> dict[tuple[str, str], int]:
-        async with behind_a_gate() as client:
-            paths = [*paths_of(client._transport.app), ("GET", "/nothing"), ("POST", "/admin"), ("GET", "/metrics"),
-                     ("GET", "/static2/x"), ("POST", "/static/x"), ("POST", "/"), ("PUT", "/v1/models")]  # type: ignore[attr-defined]  # fmt: skip
-            return {(method, path): (await client.request(method, path)).status_code for method, path in paths}
-
-    found = asyncio.run(statuses())
-    free = {one for one, status in found.items() if status != 401}
-    assert free <= {(method, path) for method in ("GET", "HEAD") for path in
-                    ("/", "/health/live", *(p for _, p in found if p.startswith("/static/")))}  # fmt: skip
-    assert found["GET", "/health/live"] == 200 and len(found) > 15
+def test_without_a_key_nothing_is_open_but_the_page_and_the_sign_of_life(tmp_path: Path):
+    """Deny by default (CVE-2025-63389): every route that there is, and others. `/session` asks for the key itself."""
+    key = Desk(tmp_path).key("someone")
+    with serving([f"mini={mini_qwen3()}"], folder=tmp_path, wait=False) as served:
+        document = served.client.get("/openapi.json", headers=key).json()
+        paths = [(method.upper(), re.sub(r"\{\w+\}", "x", path)) for path, methods in document["paths"].items()
+                 for method in methods]  # fmt: skip
+        paths += [("GET", "/nothing"), ("POST", "/admin"), ("POST", "/"), ("PUT", "/v1/models"), ("GET", "/static2/x"),
+                  ("POST", "/static/x"), ("HEAD", "/metrics"), ("GET", "/static/../metrics")]  # fmt: skip
+        wrong = {"authorization": key["authorization"][:-1] + "~"}
+        for headers in ({}, wrong, {"x-api-key": "ok-nothing"}, {"cookie": "octavo_session=x"}):
+            found = {one: served.client.request(*one, headers=headers).status_code for one in paths}
+            free = {one for one, status in found.items() if status != 401}
+            assert free <= {("GET", "/"), ("GET", "/health/live"), ("GET", "/static/x"), ("GET", "/session"),
+                            ("POST", "/session"), ("DELETE", "/session")}, free  # fmt: skip
+        assert found["GET", "/health/live"] == 200 and len(found) > 30
+        assert served.client.post("/session", json={"key": "ok-wrong"}).status_code == 401
+        assert served.client.get("/metrics", headers=key).status_code == 200
 
 
 # Other tenants

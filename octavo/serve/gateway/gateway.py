@@ -111,7 +111,7 @@ class Gateway:
         return ticket
 
     def close(self) -> None:
-        """Write what is unwritten, and let go of the state folder."""
+        """Write what is unwritten, and let go of the state folder. Once is enough."""
         self.ledger.close()
         self.run.end()
         self.db.close()
@@ -130,8 +130,9 @@ class Ticket:
 
     def began(self) -> None:
         """Its first token has come."""
-        self.first_s = time.monotonic()
-        self.gateway.admission.began(self.model, self.claim.id)
+        if self.first_s is None:
+            self.first_s = time.monotonic()
+            self.gateway.admission.began(self.model, self.claim.id)
 
     def settle(self, usage: Usage, *, finish: str) -> None:
         """Put the estimate right, write the row, let the next one in."""

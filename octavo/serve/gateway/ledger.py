@@ -58,7 +58,7 @@ class Ledger:
         self.run, self.db = run, state.connect()
         self.given = self.written = 0  # rows
         self.orders: queue.SimpleQueue[tuple[str, Sequence[Any]] | asyncio.Future[None] | None] = queue.SimpleQueue()
-        self.thread = threading.Thread(target=self._write, name="ledger")
+        self.thread = threading.Thread(target=self._write, name="ledger", daemon=True)
         self.thread.start()
 
     def write(self, statement: str, values: Sequence[Any]) -> int:
@@ -87,7 +87,7 @@ class Ledger:
         await asyncio.wait((future,), timeout=KEPT_S)
 
     def close(self) -> None:
-        """Write all, and end."""
+        """Write all, and end. Once is enough."""
         self.orders.put(None)
         self.thread.join()
         self.db.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.serve.gateway.desk import Desk
-from tests.serve.mini import mini_qwen3
+from tests.serve.mini import mini_random
 from tests.serve.serving import Served, serving
 
 PRICES = "[models.mini]\nprompt = 2.0\ncached = 1.0\noutput = 8.0\n"
@@ -21,7 +21,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 def served(desk: Desk) -> Iterator[Served]:
     prices = desk.folder / "prices.toml"
     prices.write_text(PRICES, encoding="utf-8")
-    with serving([f"mini={mini_qwen3()}"], folder=desk.folder, options=["--prices", str(prices)]) as running:
+    with serving([f"mini={mini_random()}"], folder=desk.folder, options=["--prices", str(prices)]) as running:
         yield running
 
 

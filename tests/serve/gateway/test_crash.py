@@ -8,7 +8,7 @@ import time
 import httpx
 
 from tests.serve.gateway.desk import Desk, chat, jsonl
-from tests.serve.mini import mini_qwen3
+from tests.serve.mini import mini_random
 from tests.serve.serving import serving
 
 CHAT = "/v1/chat/completions"
@@ -31,7 +31,7 @@ def ask_until_it_falls(url: str, key: dict[str, str], seen: list[tuple[str, int]
 
 def test_after_kill_9_each_request_is_in_the_ledger_once_and_none_whose_end_was_seen_is_lost(fresh: Desk):
     keys, seen, began = [fresh.key(f"k{i}") for i in range(6)], [[] for _ in range(6)], [[] for _ in range(6)]
-    model = [f"mini={mini_qwen3()}"]
+    model = [f"mini={mini_random()}"]
     with serving(model, folder=fresh.folder, key=keys[0]) as served:
         threads = [
             threading.Thread(target=ask_until_it_falls, args=(served.url, *one))
@@ -59,7 +59,7 @@ def test_after_kill_9_each_request_is_in_the_ledger_once_and_none_whose_end_was_
 
 
 def test_a_batch_goes_on_after_kill_9_and_no_line_that_was_done_is_done_again(fresh: Desk):
-    key, model = fresh.key("owner"), [f"mini={mini_qwen3()}"]
+    key, model = fresh.key("owner"), [f"mini={mini_random()}"]
     with serving(model, folder=fresh.folder, key=key) as served:
         file = served.client.post("/v1/files?purpose=batch", content=jsonl(120), headers=key).json()["id"]
         asked = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
@@ -85,7 +85,7 @@ def test_a_batch_goes_on_after_kill_9_and_no_line_that_was_done_is_done_again(fr
 
 def test_sigterm_under_load_loses_no_accepted_request_and_no_row(fresh: Desk):
     keys, seen, began = [fresh.key(f"k{i}") for i in range(4)], [[] for _ in range(4)], [[] for _ in range(4)]
-    with serving([f"mini={mini_qwen3()}"], folder=fresh.folder, key=keys[0]) as served:
+    with serving([f"mini={mini_random()}"], folder=fresh.folder, key=keys[0]) as served:
         threads = [
             threading.Thread(target=ask_until_it_falls, args=(served.url, *one))
             for one in zip(keys, seen, began, strict=True)

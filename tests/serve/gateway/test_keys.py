@@ -10,7 +10,7 @@ from octavo.serve.gateway import keys
 from octavo.serve.gateway.limits import Limits, Terms
 from octavo.serve.gateway.state import State
 from tests.serve.gateway.desk import Desk, chat
-from tests.serve.mini import mini_qwen3
+from tests.serve.mini import mini_random
 from tests.serve.serving import Served
 
 CHAT = "/v1/chat/completions"
@@ -75,6 +75,6 @@ def test_a_page_logs_in_with_a_key_and_other_sites_cannot_use_its_session(desk: 
 
 
 def test_a_public_bind_without_keys_is_refused_and_says_what_to_do(fresh: Desk):
-    words = ("serve", f"mini={mini_qwen3()}", "--port", "0", "--host", "0.0.0.0")
+    words = ("serve", f"mini={mini_random()}", "--port", "0", "--host", "0.0.0.0")
     why = fresh.octavo(*words, code=1)
     assert "octavo keys create" in why and "--insecure" in why

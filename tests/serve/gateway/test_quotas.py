@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from octavo.serve.gateway.limits import Budget, Limits, Terms
+from tests.serve.asking import without_end
 from tests.serve.gateway.desk import Desk, chat
 from tests.serve.serving import Served
 
@@ -88,8 +89,8 @@ def test_limits_change_while_the_server_runs(desk: Desk, served: Served):
 
 def test_a_client_that_leaves_pays_for_what_was_written_until_then(desk: Desk, served: Served):
     headers = desk.key("leaver")
-    body = chat("Tell me all", max_tokens=3000, n=4)
     with httpx.Client(base_url=served.url, headers=headers) as client:
+        body = chat("Tell me all", max_tokens=3000, logit_bias=without_end(client, "mini"))
         with client.stream("POST", CHAT, json={**body, "stream": True}) as answer:
             lines = answer.iter_lines()
             for _ in range(10):
@@ -104,4 +105,16 @@ def test_a_client_that_leaves_pays_for_what_was_written_until_then(desk: Desk, s
             break
         time.sleep(0.1)
     assert [row["finish"] for row in rows] == ["cancelled"] * 2
-    assert all(row["prompt"] > 0 and 0 < row["output"] < 12_000 for row in rows)
+    assert all(row["prompt"] > 0 and 0 < row["output"] < 3000 for row in rows)
+
+
+def test_a_first_token_that_shows_nothing_yet_counts_as_one(desk: Desk, served: Served):
+    """A tool call is told when it is whole: until then its tenant's next prompt need not wait."""
+    headers = desk.key("caller")
+    tool = {"type": "function", "function": {"name": "f", "parameters": {
+        "type": "object", "properties": {"x": {"type": "string", "minLength": 40}}, "required": ["x"]}}}  # fmt: skip
+    body = chat(tools=[tool], tool_choice="required", max_tokens=400, enable_thinking=False)
+    assert served.client.post(CHAT, json=body, headers=headers).status_code == 200
+    key = desk.rows("SELECT id FROM keys WHERE name = 'caller'")[0]["id"]
+    (row,) = desk.rows(f"SELECT * FROM ledger WHERE key = '{key}'")
+    assert row["output"] > 20 and row["first_ms"] < row["total_ms"] / 2
