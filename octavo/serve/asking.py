@@ -5,6 +5,8 @@ from typing import Any, Literal
 import msgspec
 from starlette.requests import Request
 
+from octavo.core.messages import Message
+from octavo.serve.bounds import bounded
 from octavo.serve.dialects import decisions, embeddings
 from octavo.serve.events import Usage
 from octavo.serve.gate import Tenant
@@ -12,9 +14,11 @@ from octavo.serve.http import Desk, unless_gone
 from octavo.serve.job import Job
 from octavo.serve.questions import Decide, Embed
 
+ONE = {"max_tokens": 1}
+
 
 class Asking:
-    """The two endpoints."""
+    """The two endpoints. What the gate is shown is a job of as many tokens."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -23,24 +27,29 @@ class Asking:
         """`/v1/embeddings`."""
         asked, inputs = embeddings.decode(await request.body())
         text = " ".join(one if isinstance(one, str) else " ".join(map(str, one)) for one in inputs)
-        job = Job(model=asked.model, prompt=text, sampling={"max_tokens": 1})
+        job = Job(model=asked.model, prompt=text, sampling=ONE)
         about = Embed(inputs=inputs, dimensions=asked.dimensions, space=tenant.space)
-        model, found = await unless_gone(request.receive, self._ask(request, tenant, job, question=("embed", about)))
+        model, found = await unless_gone(
+            request.receive, self._ask(job, tenant, request=request, what="embed", about=about)
+        )
         return embeddings.body(asked, model=model, vectors=found["vectors"], tokens=found["tokens"])
 
     async def decide(self, request: Request, tenant: Tenant) -> Any:
         """`/v1/decisions`."""
         asked, messages, questions = decisions.decode(await request.body())
-        job = Job(model=asked.model, messages=messages, sampling={"max_tokens": 1})
+        text = "\n".join(" ".join((one.text, *one.options)) for one in questions)
+        job = Job(model=asked.model, messages=(*messages, Message(role="user", content=text)), sampling=ONE)
         space = f"{tenant.space}/{asked.prompt_cache_key or ''}"
         about = Decide(messages=messages, questions=questions, space=space)
-        model, found = await unless_gone(request.receive, self._ask(request, tenant, job, question=("decide", about)))
+        model, found = await unless_gone(
+            request.receive, self._ask(job, tenant, request=request, what="decide", about=about)
+        )
         return decisions.body(asked, model=model, **found)
 
-    async def _ask(self, request: Request, tenant: Tenant, job: Job, *,
-                   question: tuple[Literal["embed", "decide"], Any]) -> tuple[str, Any]:  # fmt: skip
+    async def _ask(self, job: Job, tenant: Tenant, *, request: Request, what: Literal["embed", "decide"],
+                   about: Embed | Decide) -> tuple[str, Any]:  # fmt: skip
         """The model's name, and what it answers. Raises Refusal."""
-        what, about = question
+        bounded(job)
         model = self.desk.models.find(job.model)
         job = msgspec.structs.replace(job, model=model.name, space=about.space)
         ticket = await self.desk.enter(tenant, job, dialect=what, request_id=request.scope["request_id"])

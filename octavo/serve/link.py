@@ -43,7 +43,8 @@ class EndThinking(Struct, frozen=True, array_like=True, tag="end"):
 
 
 class Question(Struct, frozen=True, array_like=True, tag="ask"):
-    """Something that is answered at once, by one `Answer`: see `octavo.serve.host` for what each takes and gives."""
+    """Something that one `Answer` answers: at once (see `octavo.serve.answers` for what each takes and gives), or when
+    the engine has worked for it (see `octavo.serve.questions`); a `Cancel` of such a one ends it without an answer."""
 
     id: str
     what: Literal["render", "count", "tokenize", "detokenize", "embed", "decide"]

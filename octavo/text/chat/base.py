@@ -129,7 +129,7 @@ class Format(ABC):
             raise FormatError("to go on with the last message, it must be an assistant's, with text and without calls.")
         rendered = self.render(messages, tools=tools, thinking=thinking, reply=False)
         end = max(rendered.text.rfind(literal) for literal in self.ends)
-        said = rendered.text.rfind(messages[-1].text.strip())
+        said = rendered.text.rfind(messages[-1].text.split(str(THINK.think_close))[-1].strip())
         if end < said or said < 0:
             raise FormatError(f"the {self.name} format does not end its turns: ask for a new message instead.")
         return Rendered(tuple(_first_of(rendered.spans, end)))
