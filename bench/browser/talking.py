@@ -109,7 +109,10 @@ def shows_figures(stage: Stage) -> str:
             r"leaf · 50\.0 tokens/s · first after \d\.\d\d s · \d+ tokens · \d+ of them thinking", line
         ), line
         gauge = p.page.locator("#gauge-bar")
-        assert gauge.get_attribute("max") == "4096" and 1000 < int(gauge.get_attribute("value") or 0) < 1100
+        assert (
+            gauge.get_attribute("aria-valuemax") == "4096"
+            and 1000 < int(gauge.get_attribute("aria-valuenow") or 0) < 1100
+        )
         assert re.search("of 4,096 tokens", p.page.locator("#gauge-text").inner_text())
     return line
 

@@ -142,8 +142,10 @@ test('stop', async () => {
 });
 
 test('seed', async () => {
-  const said = async (seed) => (await ask('Hello', { temperature: 2, seed, maxOutputTokens: 40 })).text;
+  const providerOptions = thinking(false, { structured_outputs: { regex: '[a-z]{20}' } }); // the seed decides
+  const said = async (seed) => (await ask('Hello', { temperature: 2, seed, providerOptions })).text;
   assert.equal(await said(7), await said(7));
+  assert.notEqual(await said(7), await said(8));
 });
 
 test('unknown_model', async () => {

@@ -131,6 +131,13 @@ def test_tool_runner(ai: anthropic.Anthropic):
     assert last.content[-1].text == "It is 18 degrees in Paris."
 
 
+def test_thread_is_refused(ai: anthropic.Anthropic):
+    """Rather than answered as if there had been nothing before."""
+    with pytest.raises(anthropic.BadRequestError, match="thread") as caught:
+        ask(ai, "Hello", options={"extra_body": {"thread": {"type": "create"}}})
+    assert caught.value.body["error"]["details"]["error_code"] == "thread_unsupported_request"
+
+
 def test_forced_tool(ai: anthropic.Anthropic):
     options = {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "get_weather"}}
     message = ask(ai, "How is the weather in Oslo?", options=options)

@@ -67,13 +67,18 @@ def test_embeddings_as_floats(ai: openai.OpenAI):
 
 def test_decisions(ai: openai.OpenAI):
     questions: Any = [
-        {"type": "predicate", "name": "french", "question": "Is it about France?"},
-        {"type": "choice", "name": "city", "question": "Which city?", "choices": ["Paris", "Rome"]},
-    ]
+        {"type": "predicate", "name": "french", "instructions": "Is it about France?"},
+        {"type": "choice", "name": "city", "instructions": "Which city?", "choices": [{"value": "Paris"},
+                                                                                      {"value": "Rome"}]},
+        {"type": "score", "name": "good", "instructions": "How good is it?", "levels": [{"label": "bad"},
+                                                                                        {"label": "good"}]},
+    ]  # fmt: skip
     answer = ai.decisions.create(model=MODEL, input=FRANCE, questions=questions)
-    assert [one.name for one in answer.answers] == ["french", "city"]
-    assert 0 <= answer.answers[0].probability <= 1
-    assert sum(one.probability for one in answer.answers[1].probabilities) == pytest.approx(1, abs=1e-3)
+    french, city, good = answer.answers
+    assert [one.name for one in answer.answers] == ["french", "city", "good"] and answer.usage.input_tokens > 0
+    assert 0 <= french.probability <= 1 and city.choice in ("Paris", "Rome") and 0 <= good.score <= 1
+    for one in (city, good):
+        assert sum(each.probability for each in one.probabilities) == pytest.approx(1, abs=1e-3)
 
 
 def lines(*bodies: dict[str, Any]) -> bytes:

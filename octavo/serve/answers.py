@@ -15,6 +15,7 @@ from octavo.serve import link
 from octavo.serve.job import Job
 from octavo.serve.tools import calls_of, offered
 
+TOKEN_CHARACTERS = 16  # of a token, on average, at most: four are usual
 Compiled = tuple[Request, list[ReplyReader], Conversation | None, Rules | None]
 
 
@@ -41,6 +42,7 @@ def prepared(chat: LocalChat, job: Job) -> tuple[Request, list[ReplyReader], Con
 
     Raises RequestError or FormatError for what cannot be done.
     """
+    fitting(chat, characters(job))
     if job.prompt is not None:
         sampling = overridden(Sampling(), job.sampling)
         request, readers = chat.prepare_text(job.prompt, sampling=sampling, space=job.space)
@@ -49,6 +51,20 @@ def prepared(chat: LocalChat, job: Job) -> tuple[Request, list[ReplyReader], Con
     sampling = overridden(chat.recommended(talk), job.sampling)
     request, readers = chat.prepare(talk, sampling=sampling, calls=calls_of(chat, job))
     return request, readers, talk
+
+
+def characters(job: Job) -> int:
+    """About how long its prompt will be."""
+    texts = [job.prompt] if isinstance(job.prompt, str) else [f"{m.text}{m.thinking or ''}" for m in job.messages]
+    return sum(map(len, texts))
+
+
+def fitting(chat: LocalChat, count: int) -> None:
+    """Raise RequestError for so many characters that they are no prompt: to cut megabytes into tokens takes seconds."""
+    most = chat.context_tokens * TOKEN_CHARACTERS
+    if count > most:
+        raise RequestError(f"the prompt has {count:,} characters, at most {most:,} are read for a context of "
+                           f"{chat.context_tokens:,} tokens: shorten it.")  # fmt: skip
 
 
 def compiled(chat: LocalChat, job: Job) -> Compiled:
@@ -90,6 +106,7 @@ def count(chat: LocalChat, about: Any) -> int:
 
 def tokenize(chat: LocalChat, about: Any) -> list[int]:
     """about: {"text", "special": whether control tokens may be spelled}."""
+    fitting(chat, len(about["text"]))
     return chat.tokenizer.encode(about["text"], special=bool(about["special"]))
 
 

@@ -23,7 +23,8 @@ MOST_LOGPROBS = 20
 MOST_MESSAGES = 10_000
 MOST_TOOLS, NAME_CHARACTERS = 256, 256
 MOST_TOKENS = 1 << 31  # of a reply, or of its thinking
-SCHEMA_BYTES, SCHEMA_DEPTH = 64 << 10, 64  # of a schema of the answer, or of all tools' parameters together: 16 times
+SCHEMA_BYTES, SCHEMA_DEPTH = 64 << 10, 64
+TOOLS_BYTES = 1 << 20  # of all tools' parameters together
 REGEX_CHARACTERS = 4096
 MOST_CHOICES, CHOICE_CHARACTERS = 1024, 32 << 10
 MULTIPLES = 100_000  # the grammar's states for multipleOf: 10 us each
@@ -48,9 +49,13 @@ def bounded(job: Job) -> None:
         most("regex", len(s["regex"]), REGEX_CHARACTERS, unit="characters")
     if isinstance(s.get("schema"), dict):
         bounded_schema("schema", s["schema"])
+    size_bytes = steps = 0
     for tool in job.tools:
         most("tools.name", len(tool.name), NAME_CHARACTERS, unit="characters")
-        bounded_schema(f"tools.{tool.name}.parameters", tool.parameters)
+        found = bounded_schema(f"tools.{tool.name}.parameters", tool.parameters)
+        size_bytes, steps = size_bytes + found[0], steps + found[1]
+    most("tools", size_bytes, TOOLS_BYTES, unit="bytes of parameters")
+    most("tools", steps, MULTIPLES, unit="states for multipleOf")
     most("cache_salt", len(job.space), TEXT_CHARACTERS, unit="characters")
     sayable(job)
 
@@ -82,16 +87,19 @@ def texts(field: str, given: Iterable[Any], *, count: int, characters: int) -> N
         most(field, len(text), characters, unit="characters in one text")
 
 
-def bounded_schema(field: str, schema: Any) -> None:
-    """Raise Refusal for a JSON schema that is too large, too deep, or whose multiples need too many states."""
+def bounded_schema(field: str, schema: Any) -> tuple[int, int]:
+    """Size in bytes, and states for its multiples. Raises Refusal for a JSON schema that is too large or too deep."""
     depth(schema, SCHEMA_DEPTH, field=field)
-    most(field, len(msgspec.json.encode(schema)), SCHEMA_BYTES, unit="bytes")
+    size_bytes = len(msgspec.json.encode(schema))
+    most(field, size_bytes, SCHEMA_BYTES, unit="bytes")
     found = [Fraction(str(value)) for value in _multiples(schema)]
-    if found:
-        # Schemas that are combined need as many states as their common multiple has smallest units.
-        unit = lcm(*(value.denominator for value in found))
-        steps = [max(1, int(abs(value) * unit)) for value in found]
-        most(f"{field}.multipleOf", max(sum(steps), lcm(*steps)), MULTIPLES, unit="states")
+    if not found:
+        return size_bytes, 0
+    # Schemas that are combined need as many states as their common multiple has smallest units.
+    unit = lcm(*(value.denominator for value in found))
+    steps = [max(1, int(abs(value) * unit)) for value in found]
+    most(f"{field}.multipleOf", max(sum(steps), lcm(*steps)), MULTIPLES, unit="states")
+    return size_bytes, sum(steps)
 
 
 def _multiples(value: Any) -> Iterable[int | float]:

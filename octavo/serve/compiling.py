@@ -1,24 +1,32 @@
-"""Grammars compiled beside the engine's work: in threads of their own, with a deadline, so that nobody else waits."""
+"""What takes long beside the engine's work: grammars compiled, long prompts cut, questions answered.
+
+In threads of their own, where the interpreter's lock is free, and with a deadline: nobody else waits.
+"""
 
 import time
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from threading import Semaphore, Thread
 
+from octavo.chat.local import LocalChat
 from octavo.core.errors import OctavoError, RequestError
-from octavo.serve.answers import Compiled
+from octavo.serve import link
+from octavo.serve.answers import Compiled, answer, characters
 from octavo.serve.job import Job
 
 DEADLINE_S = 5.0
 AT_ONCE = 4
 LOOK_S = 0.002  # how often the engine's thread looks, where it has nothing else to do
+LONG, MANY = 20_000, 300  # characters; messages
 SHAPES = ("schema", "regex", "choice")
 Outcome = Callable[[], Compiled]
 
 
-def shaped(job: Job) -> bool:
-    """Whether a grammar may have to be compiled for it."""
-    return bool(job.tools) or any(job.sampling.get(name) for name in SHAPES)
+def takes_long(job: Job) -> bool:
+    """Whether preparing it may hold up others: a grammar has to be compiled, or a long prompt cut into tokens."""
+    shaped = bool(job.tools) or any(job.sampling.get(name) for name in SHAPES)
+    return shaped or len(job.messages) > MANY or characters(job) > LONG
 
 
 class Compiler:
@@ -68,6 +76,23 @@ class Compiler:
 
     def _late(self) -> Compiled:
         return _refuse(f"the grammar was not compiled within {self.deadline_s:g} s: simplify the schema or the regex.")
+
+
+class Clerk:
+    """Answers questions, one after the other, in a thread."""
+
+    def __init__(self, chat: LocalChat, tell: Callable[[link.Answer], None]) -> None:
+        self.chat, self.tell = chat, tell
+        self.asked: SimpleQueue[link.Question] = SimpleQueue()
+        Thread(target=self._work, daemon=True).start()
+
+    def begin(self, question: link.Question) -> None:
+        """Answer it when its turn comes."""
+        self.asked.put(question)
+
+    def _work(self) -> None:
+        while True:
+            self.tell(answer(self.chat, self.asked.get()))
 
 
 def _refuse(why: str) -> Compiled:

@@ -22,7 +22,7 @@ from octavo.core.deltas import Delta, Finished, TextDelta, ThinkingDelta, ToolCa
 from octavo.core.errors import MemoryNeeded, OctavoError, RequestError
 from octavo.engine.types import Step
 from octavo.serve import answers, events, link, questions
-from octavo.serve.compiling import Compiler, shaped
+from octavo.serve.compiling import Clerk, Compiler, takes_long
 from octavo.serve.job import Job
 from octavo.serve.questions import Questions
 
@@ -121,7 +121,7 @@ class Host:
         self.step_began_s: float | None = None
         self.stepped_s = 0.0  # in all steps
         self.compiler = Compiler(lambda job: answers.compiled(self.chat, job))
-        self.questions = Questions(chat, wire.send)
+        self.questions, self.clerk = Questions(chat, wire.send), Clerk(chat, wire.send)
 
     def run(self) -> None:
         """Until the gateway is gone."""
@@ -167,7 +167,7 @@ class Host:
             case link.Question() if order.what in questions.TABLE:
                 self.questions.begin(order)
             case link.Question():
-                self.wire.send(answers.answer(self.chat, order))
+                self.clerk.begin(order)
             case link.Open():
                 raise AssertionError("one model per process")
 
@@ -179,7 +179,7 @@ class Host:
             self._send(id, [events.Error(str(error), "invalid_request_error")])
 
     def _submit(self, id: str, job: Job) -> None:
-        if shaped(job):
+        if takes_long(job):
             self.compiler.begin(id, job)
         else:
             self._start(id, (*answers.prepared(self.chat, job), None))

@@ -75,7 +75,7 @@ def bodies_of(routes: Sequence[Route]) -> dict[str, Any]:
 
 def operation(route: Route, method: str, *, body: Any) -> dict[str, Any]:
     """One method of one path."""
-    json, stream = {"application/json": {}}, {"text/event-stream": {"schema": {"type": "string"}}}
+    json, stream = {"application/json": {}}, {"text/event-stream": {}}
     refusal = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     plain = {"text/plain": {}, "text/html": {}, "application/octet-stream": {}} if body is None else stream
     responses = {code: {"description": text, "content": refusal} for code, text in REFUSALS.items()}

@@ -4,14 +4,16 @@ import asyncio
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from octavo.serve.asides import running
 from octavo.serve.dialects import responses
 from octavo.serve.errors import Refusal
 from octavo.serve.gate import Tenant
-from octavo.serve.http import Desk, Dialect, Endpoint, openai_error
+from octavo.serve.http import Desk, Dialect, Doing, Endpoint, as_json, openai_error
 from octavo.serve.shelf import Store, TenantShelf
-from octavo.serve.wire import Asked
+from octavo.serve.stream import Collected
+from octavo.serve.wire import Asked, Writer
 
 CANCEL_S, LOOK_S = 10.0, 0.01  # how long a cancelled response may take to end, and how often to look
 MOST_ITEMS = 100
@@ -21,7 +23,7 @@ class Responses(Endpoint):
     """Creates responses, and keeps them."""
 
     def __init__(self, desk: Desk) -> None:
-        self.store = Store()
+        self.store, self.works = Store(), set[asyncio.Task[None]]()
         dialect = Dialect("responses", responses.PATH, self.nobodys, openai_error)
         super().__init__(desk, dialect)
 
@@ -32,6 +34,28 @@ class Responses(Endpoint):
     def decode(self, body: bytes, tenant: Tenant) -> Asked:
         """A request, which may go on from the tenant's responses."""
         return responses.decode(body, TenantShelf(self.store, tenant))
+
+    async def _whole(self, request: Request, doing: Doing, writer: Writer, *,
+                     headers: dict[str, str]) -> Response:  # fmt: skip
+        if not (isinstance(writer, responses.Writer) and writer.request.background):
+            return await super()._whole(request, doing, writer, headers=headers)
+        begun = writer.response()
+        writer.memory.keep(begun)
+        work = asyncio.ensure_future(self._in_background(doing, writer))
+        self.works.add(work)
+        work.add_done_callback(self.works.discard)
+        return as_json(begun, headers=headers)
+
+    async def _in_background(self, doing: Doing, writer: Writer) -> None:
+        """What nobody waits for. It is lost with the server."""
+        collected = Collected(replies=1)
+        try:
+            async for batch in doing.stream:
+                self.desk.saw(doing, batch)
+                collected.add(batch)
+        finally:
+            self.desk.end(doing, collected)
+            writer.whole(collected)
 
     async def compact(self, request: Request, tenant: Tenant) -> Any:
         """Refused: no model here was trained to read a conversation that was made smaller."""

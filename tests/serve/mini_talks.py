@@ -27,9 +27,7 @@ ADD = ToolSpec(
 )  # fmt: skip
 BOTH = (GET_WEATHER, ADD)
 OFFERS = ((), (), (GET_WEATHER,), (ADD,), BOTH)
-DRAFT = "http://json-schema.org/draft-07/schema#"
-# Whether fields have titles, no others are allowed, and the draft is named.
-SPELLINGS = (*[(False, False, False)] * 3, (True, False, False), (True, True, False), (False, True, True))
+DRAFTS = ("", "", "http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft/2020-12/schema")
 COUNT = ", ".join(str(i) for i in range(1, 21)) + "."
 JSON = '{"name": "Ada", "age": 36}'
 SYSTEMS = (None, None, "You are a helpful assistant.", "Be brief.")
@@ -126,14 +124,15 @@ class _Teller:
         return Talk((*first, *history, reply), self.spelled(offered), Thinking(mode="on" if on else "off"))
 
     def spelled(self, tools: tuple[ToolSpec, ...]) -> tuple[ToolSpec, ...]:
-        """The same tools as one of the clients says their schemas: with titles, closed, with the draft's name."""
-        title, closed, draft = self.rng.choice(SPELLINGS)
+        """The same tools as some client says their schemas: named by a draft, closed, in order, fields with titles."""
+        draft, closed, title, order = self.rng.choice(DRAFTS), *(self.rng.random() < 0.4 for _ in range(3))
         found: list[ToolSpec] = []
         for tool in tools:
             p = tool.parameters
             fields = {n: {"title": n.title(), **kind} if title else kind for n, kind in p["properties"].items()}
-            said = {**({"$schema": DRAFT} if draft else {}), **p, "properties": fields}
-            found.append(replace(tool, parameters=said | ({"additionalProperties": False} if closed else {})))
+            said = {**({"$schema": draft} if draft else {}), **p, "properties": fields}
+            said |= {"additionalProperties": False} if closed else {}
+            found.append(replace(tool, parameters=dict(sorted(said.items())) if order else said))
         return tuple(found)
 
 

@@ -1,6 +1,7 @@
 """The dialects on a real server: the same seed says the same in all of them, and requests obey while they run."""
 
 import json
+import time
 from collections.abc import Iterator
 from shutil import copytree
 from threading import Thread
@@ -137,6 +138,28 @@ def test_a_response_is_kept_listed_and_deleted(served: Served):
     assert client.get(f"/v1/responses/{second['id']}").status_code == 404
     assert client.delete(f"/v1/responses/{first['id']}").json()["deleted"]
     assert client.post("/v1/responses", json=again).status_code == 404
+
+
+def test_a_response_in_the_background_is_looked_for_and_cancelled(served: Served):
+    client, asked = served.client, {"model": "mini", "input": "one", "background": True, "temperature": 0}
+
+    def ended(id: str) -> dict[str, Any]:
+        for _ in range(1000):
+            found = client.get(f"/v1/responses/{id}").json()
+            if found["status"] != "in_progress":
+                return found
+            time.sleep(0.01)
+        raise AssertionError(f"{id} did not end")
+
+    begun = client.post("/v1/responses", json={**asked, "max_output_tokens": 5}).json()
+    assert begun["status"] == "in_progress" and begun["background"] and begun["usage"] is None
+    found = ended(begun["id"])
+    assert found["status"] == "incomplete" and found["usage"]["output_tokens"] == 5
+    bias = without_end(client, "mini")
+    begun = client.post("/v1/responses", json={**asked, "max_output_tokens": 3000, "logit_bias": bias}).json()
+    stopped = client.post(f"/v1/responses/{begun['id']}/cancel").json()
+    assert stopped["status"] == "cancelled" and stopped["usage"]["output_tokens"] < 3000
+    assert client.get(f"/v1/responses/{begun['id']}").json() == stopped
 
 
 def test_models_are_listed_as_each_client_reads_them(served: Served):

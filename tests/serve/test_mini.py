@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.serve.mini import mini_qwen3
 from tests.serve.mini_talks import ADD, COUNT, GET_WEATHER, JSON, as_openai
@@ -62,8 +63,8 @@ def test_a_bad_call_is_text_and_the_good_one_beside_it_a_call(served: Served):
     """But where the tool is strict, the bad one cannot be written."""
     said = ask(served, "Call badly.", tools=as_openai(ADD))
     assert calls_of(said) == [("add", {"a": 1, "b": 2})] and '{"a": 1, "b": }' in said["content"]
-    strict = as_openai(ADD)
-    strict[0]["function"]["strict"] = True
+    [exact] = as_openai(replace(ADD, parameters={**ADD.parameters, "additionalProperties": False}))
+    strict = [{**exact, "function": {**exact["function"], "strict": True}}]
     said = ask(served, "Call badly.", tools=strict)
     assert calls_of(said) and all(set(given) == {"a", "b"} for _, given in calls_of(said)) and not said["content"]
 

@@ -217,6 +217,18 @@ def test_no_grammar_holds_up_others_or_ends_the_engine(served: Served):
     assert max(waits) < 5
 
 
+@pytest.mark.parametrize("path", [CHAT, "/tokenize", "/v1/messages/count_tokens"])
+def test_megabytes_of_prompt_hold_up_nobody(served: Served, path: str):
+    """Cut into tokens they took 30 s, in which nobody else was served."""
+    text = "hello you there " * 500_000
+    body = {"model": "mini", "prompt": text} if path == "/tokenize" else {**BODY, "messages": [
+        {"role": "user", "content": text}]}  # fmt: skip
+    began_s = time.perf_counter()
+    answer = served.client.post(path, json=body)
+    assert answer.status_code == 400 and "characters" in answer.text
+    assert time.perf_counter() - began_s < 5
+
+
 # Files
 
 

@@ -72,6 +72,7 @@ class Request(Switches, frozen=True, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: _Choice | None = None
     output_config: _Output | None = None
+    thread: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
     service_tier: str | None = None
 
@@ -83,6 +84,9 @@ def decode(body: bytes, *, counting: bool = False) -> Asked:
         raise Refusal("messages is empty: give at least one.", param="messages")
     if request.max_tokens is None and not counting:
         raise Refusal("max_tokens is missing: say how many tokens the reply may have.", param="max_tokens")
+    if request.thread:  # by this code clients know that they have to send all of the conversation themselves
+        raise Refusal("thread: this server holds no conversations for this API, send all messages with each request.",
+                      param="thread", code="thread_unsupported_request")  # fmt: skip
     tools = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ())]
     job = Job(
         model=request.model, messages=messages(request), tools=tuple(_spec(tool) for tool in tools),
@@ -294,5 +298,7 @@ def usage(used: events.Usage) -> dict[str, Any]:
 
 def error(refusal: Refusal, request_id: str) -> dict[str, Any]:
     """The JSON value of a refusal."""
-    body = {"type": ERRORS.get(refusal.kind, refusal.kind), "message": str(refusal)}
+    body: dict[str, Any] = {"type": ERRORS.get(refusal.kind, refusal.kind), "message": str(refusal)}
+    if refusal.code:
+        body["details"] = {"error_code": refusal.code}
     return {"type": "error", "error": body, "request_id": request_id or None}

@@ -126,7 +126,10 @@ def decode(body: bytes, shelf: Shelf) -> Asked:
 
 
 def _refuse_what_is_not_there(request: Request) -> None:
-    for field in ("background", "conversation", "prompt"):
+    if request.background and (request.stream or not request.store):
+        raise Refusal("background: such a response is asked for again, so it must be stored, and is not streamed.",
+                      param="background")  # fmt: skip
+    for field in ("conversation", "prompt"):
         if getattr(request, field):
             raise Refusal(f"{field} is not supported here: send the request without it.", param=field)
     if (entries := len(request.metadata or {})) > MOST_METADATA:
@@ -220,7 +223,7 @@ class Writer:
             "temperature": 1.0 if r.temperature is None else r.temperature,
             "reasoning": {"effort": effort, "summary": (r.reasoning or {}).get("summary")},
             "usage": usage(used) if over and used else None, "max_output_tokens": r.max_output_tokens,
-            "max_tool_calls": r.max_tool_calls, "store": r.store, "background": False, "service_tier": "default",
+            "max_tool_calls": r.max_tool_calls, "store": r.store, "background": r.background, "service_tier": "default",
             "metadata": r.metadata or {}, "safety_identifier": r.safety_identifier, "user": r.user,
             "prompt_cache_key": r.prompt_cache_key,
         }  # fmt: skip
@@ -259,7 +262,10 @@ class Writer:
                 yield f"response.{'completed' if self.status == 'completed' else 'incomplete'}", {"response": response}
             case events.Error():
                 self.status = "failed"
-                yield "response.failed", {"response": self.response(problem=one)}
+                response = self.response(problem=one)
+                if self.request.background:
+                    self.memory.keep(response)
+                yield "response.failed", {"response": response}
 
     def _id(self, prefix: str) -> str:
         return f"{prefix}_{self.head.id}_{len(self.output)}"

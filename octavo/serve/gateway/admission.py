@@ -7,6 +7,8 @@ from collections.abc import Callable
 from octavo.serve.errors import Refusal
 from octavo.serve.gateway.fair import Bounds, Claim, Line
 
+TICK_S = 0.001  # a timer may be early by its resolution
+
 
 class Admission:
     """Lets jobs into the engines. For one event loop."""
@@ -15,6 +17,7 @@ class Admission:
         self.bounds, self.clock = bounds, clock
         self.lines: dict[str, Line] = {}
         self.waiting: dict[str, asyncio.Future[None]] = {}
+        self.woken: set[Line] = set()  # later, by a timer
 
     async def enter(self, model: str, claim: Claim) -> None:
         """Wait for the job's turn; who stops waiting leaves the queue. Raises Refusal: overloaded."""
@@ -35,7 +38,7 @@ class Admission:
     def began(self, model: str, id: str) -> None:
         """A job's first token has come."""
         line = self.lines[model]
-        line.began(id)
+        line.began(id, now_s=self.clock())
         self._start(line)
 
     def ended(self, model: str, id: str, *, work: int) -> None:
@@ -49,6 +52,14 @@ class Admission:
             future = self.waiting.pop(claim.id)
             if not future.done():  # else its caller is leaving, and ends it
                 future.set_result(None)
+        wait_s = line.wakes_s(now_s=self.clock())
+        if wait_s is not None and line not in self.woken:
+            self.woken.add(line)
+            asyncio.get_running_loop().call_later(wait_s + TICK_S, self._wake, line)
+
+    def _wake(self, line: Line) -> None:
+        self.woken.discard(line)
+        self._start(line)
 
     def _refuse(self, claim: Claim, line: Line, model: str) -> None:
         future = self.waiting.pop(claim.id)

@@ -33,6 +33,8 @@ class Bounds(Struct, frozen=True, kw_only=True):
     slots           jobs in the engine
     prompts         jobs of one tenant whose first token has not come, while others are about: a prompt that is being
                     computed holds up all that come after it;   prompts_alone   while none are
+    rest            a tenant with more in the queue rests so many times as long as its last prompt took, while others
+                    are about: most of them find the engine at no other's prompt when they come
     recent_s        a tenant is about while it waits or runs, and so long after
     queue_work      that may wait; less where the engine is slow: what it does in `longest_s`, but at least `least_work`
     """
@@ -40,7 +42,8 @@ class Bounds(Struct, frozen=True, kw_only=True):
     slots: int = 32
     prompts: int = 1
     prompts_alone: int = 8
-    recent_s: float = 10.0
+    rest: float = 2.0
+    recent_s: float = 30.0
     queue_work: int = 1 << 20
     least_work: int = 1 << 14
     longest_s: float = 30.0
@@ -58,6 +61,7 @@ class Standing:
     queued: int = 0
     running: int = 0
     starting: int = 0
+    rests_until_s: float = 0.0
 
 
 class Line:
@@ -67,7 +71,7 @@ class Line:
         self.bounds = bounds
         self.tenants: dict[tuple[str, bool], Standing] = {}
         self.running: dict[str, Claim] = {}
-        self.starting: set[str] = set()
+        self.starting: dict[str, float] = {}  # since when
         self.floor, self.queued = 0.0, 0
         self.drained, self.drain_s, self.mark_s = 0.0, 0.0, 0.0  # work done while more waited, in what time, until when
 
@@ -101,19 +105,22 @@ class Line:
             standing.running += 1
             standing.starting += 1
             self.running[claim.id] = claim
-            self.starting.add(claim.id)
+            self.starting[claim.id] = now_s
             started.append(claim)
         return started
 
-    def began(self, id: str) -> None:
+    def began(self, id: str, *, now_s: float) -> None:
         """The first token of a running job has come."""
-        if id in self.starting:
-            self.starting.remove(id)
-            self._of(self.running[id]).starting -= 1
+        since_s = self.starting.pop(id, None)
+        if since_s is not None:
+            standing = self._of(self.running[id])
+            standing.starting -= 1
+            if len(standing.waiting) > 1:
+                standing.rests_until_s = now_s + (now_s - since_s) * self.bounds.rest
 
     def ended(self, id: str, *, work: int, now_s: float) -> None:
         """A running job is over.   work   what it was in truth: its tenant's counter is put right"""
-        self.began(id)
+        self.began(id, now_s=now_s)
         claim = self.running.pop(id)
         standing = self._of(claim)
         standing.running -= 1
@@ -124,6 +131,11 @@ class Line:
             self.drained, self.drain_s = self.drained * kept + claim.work, self.drain_s * kept + now_s - self.mark_s
             self.mark_s = now_s
         self._forget(now_s)
+
+    def wakes_s(self, *, now_s: float) -> float | None:
+        """In how many seconds `start` is to be called even if nothing happens; None: it need not be."""
+        rests = [s.rests_until_s - now_s for s in self._waiting() if s.rests_until_s > now_s]
+        return min(rests, default=None)
 
     def leave(self, id: str) -> None:
         """Whoever waited for this job is gone."""
@@ -165,26 +177,27 @@ class Line:
         if len(self.running) >= self.bounds.slots:
             return None
         about = [s for s in self.tenants.values() if not s.batch and self._about(s, now_s)]
-        ready = [s for s in self._waiting() if self._may(s, about)]
+        ready = [s for s in self._waiting() if self._may(s, about, now_s)]
         return min(ready, key=lambda s: (s.batch, s.counter), default=None)
 
-    def _may(self, standing: Standing, about: list[Standing]) -> bool:
+    def _may(self, standing: Standing, about: list[Standing], now_s: float) -> bool:
         """Whether a tenant may have one job more in the engine.   about: all that are, but for batches
 
-        Batches have half of the slots, and an eighth where anybody else is about. A tenant has its share only while
-        any other is about that wants nothing just now: it shall find a slot and a swift engine when it comes. Where
-        all want something, the counters alone decide.
+        Batches have half of the slots, and an eighth where anybody else is about. A tenant keeps to its share, and
+        rests, only while another is about that has no queue: it shall find a slot and a swift engine when it comes.
+        Where all have queues, the counters alone decide.
         """
         bounds = self.bounds
         if standing.batch:
             most = max(1, bounds.slots // (8 if about else 2))
             running = sum(s.running for s in self.tenants.values() if s.batch)
             return running < most and standing.starting < bounds.prompts
-        alone = len(about) <= 1
-        idle = any(not s.waiting for s in about if s is not standing)
-        share = standing.weight / sum(s.weight for s in about)
-        most = max(1, int(bounds.slots * share)) if idle else bounds.slots
-        return standing.running < most and standing.starting < (bounds.prompts_alone if alone else bounds.prompts)
+        others = [s for s in about if s is not standing]
+        if any(len(s.waiting) <= 1 for s in others):
+            share = standing.weight / (standing.weight + sum(s.weight for s in others))
+            if now_s < standing.rests_until_s or standing.running >= max(1, int(bounds.slots * share)):
+                return False
+        return standing.starting < (bounds.prompts if others else bounds.prompts_alone)
 
     def _forget(self, now_s: float) -> None:
         """Tenants that are not about and owe nothing."""

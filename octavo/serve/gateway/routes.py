@@ -66,8 +66,9 @@ class Doors:
 
     async def session(self, request: Request) -> Response:
         """Whether a key is needed, and whether this browser is logged in."""
+        known = not self.gateway.open
         try:
-            known = not self.gateway.open and self.gateway.sessions.key_of(request.headers) is not None
+            self.gateway.identify(request.headers)
         except Refusal:
             known = False
         return as_json({"open": self.gateway.open, "logged_in": known})

@@ -31,14 +31,14 @@ def test_no_bound_is_ever_passed_and_no_job_is_lost_or_done_twice(moves, slots, 
             for gone in line.arrive(one, now_s=now_s):
                 assert waiting.pop(gone.id) is gone
                 over.add(gone.id)
-            assert line.queued <= max(room, amount)
+            assert line.queued <= max(room, max((one.work for one in waiting.values()), default=0))
         elif move == "leave" and waiting:
             id = sorted(waiting)[who % len(waiting)]
             line.leave(id)
             del waiting[id]
         elif running:
             id = sorted(running)[who % len(running)]
-            line.began(id)
+            line.began(id, now_s=now_s)
             if move == "end":
                 line.ended(id, work=amount, now_s=now_s)
                 del running[id]
@@ -50,7 +50,7 @@ def test_no_bound_is_ever_passed_and_no_job_is_lost_or_done_twice(moves, slots, 
         assert line.queued == sum(one.work for one in waiting.values())
         starting = Counter((running[id].tenant, running[id].batch) for id in line.starting)
         assert all(count <= prompts + 1 for count in starting.values())
-        assert not waiting or running, "work waits though nobody works"
+        assert not waiting or running or line.wakes_s(now_s=now_s), "work waits, and nothing will ever start it"
 
 
 @given(weights=st.lists(st.sampled_from((0.5, 1.0, 2.0, 4.0)), min_size=2, max_size=4), slots=st.integers(1, 4),
@@ -97,7 +97,7 @@ def test_who_comes_to_a_flooded_server_is_next(flood, work, slots):
     for number in range(flood):
         line.arrive(claim(number, "flood", work=work), now_s=0.0)
         for one in line.start(now_s=0.0):
-            line.began(one.id)
+            line.began(one.id, now_s=0.0)
     line.start(now_s=0.0)
     line.arrive(claim(9999, "new", work=1000), now_s=1.0)
     started = line.start(now_s=1.0)
@@ -116,7 +116,7 @@ def test_while_others_are_about_one_tenant_has_its_share_of_slots_and_one_prompt
     assert sorted(one.tenant for one in started) == ["flood", "other"]
     for _ in range(10):
         for id in list(line.starting):
-            line.began(id)
+            line.began(id, now_s=0.0)
         line.start(now_s=0.0)
     assert Counter(one.tenant for one in line.running.values()) == {"flood": 4, "other": 1}
     line.ended("100", work=10, now_s=0.0)
@@ -125,13 +125,27 @@ def test_while_others_are_about_one_tenant_has_its_share_of_slots_and_one_prompt
     assert len(line.start(now_s=20.0)) == 4, "now it is gone"
 
 
+def test_who_has_more_in_the_queue_rests_after_a_prompt_while_others_are_about():
+    line = Line(Bounds(slots=8, rest=2, recent_s=10))
+    for number in range(5):
+        line.arrive(claim(number, "flood"), now_s=0.0)
+    line.arrive(claim(100, "other"), now_s=0.0)
+    started = line.start(now_s=0.0)
+    for one in started:
+        line.began(one.id, now_s=1.0)  # a second of prompt, so two of rest
+    assert line.start(now_s=2.9) == [] and abs((line.wakes_s(now_s=2.9) or 0) - 0.1) < 1e-9
+    line.arrive(claim(101, "other"), now_s=2.9)
+    assert [one.tenant for one in line.start(now_s=2.9)] == ["other"], "who has nothing in the queue need not rest"
+    assert [one.tenant for one in line.start(now_s=3.0)] == ["flood"] and line.wakes_s(now_s=3.0) is None
+
+
 def test_batches_take_what_others_leave():
     line = Line(Bounds(slots=8, recent_s=10))
     for number in range(20):
         line.arrive(claim(number, "a", batch=True), now_s=0.0)
     for second in range(20):
         for one in line.start(now_s=float(second)):
-            line.began(one.id)
+            line.began(one.id, now_s=float(second))
     assert len(line.running) == 4, "half of the slots where nobody else is about"
     line.arrive(claim(100, "b"), now_s=30.0)
     assert [one.id for one in line.start(now_s=30.0)] == ["100"]
@@ -140,7 +154,7 @@ def test_batches_take_what_others_leave():
 
 
 def test_the_queue_is_full_for_whoever_filled_it_and_says_when_to_come_again():
-    line = Line(Bounds(slots=1, queue_work=100))
+    line = Line(Bounds(slots=1, queue_work=100, rest=0))
     for number in range(11):
         assert line.arrive(claim(number, "flood"), now_s=0.0) == []
         line.start(now_s=0.0)

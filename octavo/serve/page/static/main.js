@@ -110,10 +110,12 @@ class App {
     const used = path(this.talk).reduce((last, message) => message.stats?.total || last, 0);
     const all = this.models.find(({ id }) => id === this.model)?.max_model_len ?? 0;
     byId("gauge").hidden = !used || !all;
-    byId("gauge-bar").max = all;
-    byId("gauge-bar").value = used;
+    const bar = byId("gauge-bar");
     const line = words("contextOf", { used: figure(used), all: figure(all) });
-    byId("gauge-bar").setAttribute("aria-valuetext", line);
+    bar.ariaValueMax = String(all);
+    bar.ariaValueNow = String(used);
+    bar.ariaValueText = line;
+    bar.firstElementChild.style.width = `${Math.min(100, (100 * used) / all)}%`;
     byId("gauge-text").textContent = line;
   }
 

@@ -2,6 +2,8 @@
 
 import { cancel, chat, endThinking, Refused } from "./wire.js";
 
+const FRAME_MS = 33; // a small model writes more than a thousand tokens a second
+
 /**
  * @typedef {"waiting" | "thinking" | "answering" | "over"} Phase
  * @typedef {import("./talk.js").Message} Message
@@ -20,6 +22,8 @@ export class Reply {
     this.thoughtMs = 0;
     this.lastMs = 0;
     this.pieces = 0;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.soon = undefined;
   }
 
   /** Seconds of thinking until now, or in all. */
@@ -28,14 +32,14 @@ export class Reply {
   }
 
   /**
-   * Ask, and call `changed` for each piece. Ends when the answer does, however it does.
+   * Ask, and call `changed` as pieces come, at most once a frame. Ends when the answer does, however it does.
    * @param {Record<string, unknown>} body @param {() => void} changed
    */
   async run(body, changed) {
     try {
       for await (const chunk of chat(body, this.abort.signal)) {
         this.#take(chunk);
-        changed();
+        this.soon ??= setTimeout(() => this.#tell(changed), FRAME_MS);
       }
       this.message.finish ??= "lost";
     } catch (cause) {
@@ -46,6 +50,13 @@ export class Reply {
     this.#endThought();
     this.phase = "over";
     this.message.stats ??= this.#counted();
+    this.#tell(changed);
+  }
+
+  /** @param {() => void} changed */
+  #tell(changed) {
+    clearTimeout(this.soon);
+    this.soon = undefined;
     changed();
   }
 
