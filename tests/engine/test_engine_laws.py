@@ -32,7 +32,9 @@ def test_a_page_given_too_early_is_noticed(monkeypatch: pytest.MonkeyPatch):
 
 def test_pages_published_in_another_order_are_noticed(monkeypatch: pytest.MonkeyPatch):
     publish = PagePool.publish
-    monkeypatch.setattr(PagePool, "publish", lambda self, tokens, pages: publish(self, tokens, pages[::-1]))
+    monkeypatch.setattr(
+        PagePool, "publish", lambda self, tokens, pages, **more: publish(self, tokens, pages[::-1], **more)
+    )
     with pytest.raises(AssertionError):
         laws.no_reply_depends_on_others(200)
 
