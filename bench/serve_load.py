@@ -1,8 +1,8 @@
 """The server under load, beside llama.cpp's: `python -m bench.serve_load --llama-server PATH`.
 
-Both serve SmolLM2 (the same GGUF file, its blocks as stored) to 32 clients that ask again as soon as they are answered,
-in turns. Goodput: tokens per second of streams that ended well and began within the patience of a reader (10 s).
-Then, ours alone: five times as many clients as that; and what the gateway's process costs per token.
+Both serve SmolLM2 (the same GGUF file, each in its own best way) to 32 clients that ask again as soon as they are
+answered, in turns. Goodput: tokens per second of streams that ended well and began within the patience of a reader
+(10 s). Then, ours alone: five times as many clients as that; and what the gateway's process costs per token.
 """
 
 import argparse
@@ -28,6 +28,8 @@ from tests.serve.serving import serving
 
 RESULT = Path(__file__).with_name("results") / "serve_load.json"
 CLIENTS, PATIENCE_S = 32, 10.0
+SHORT, LONG = 10, 300  # tokens of replies
+ENDS = ("<|im_end|>", "<|endoftext|>")  # not to be said: replies are as long as they may be
 TOPICS = ("rivers", "bridges", "bread", "clocks", "planets", "trains", "gardens", "letters", "glass", "maps", "tea",
           "winter", "music", "ships", "numbers", "birds")  # fmt: skip
 QUESTION = (
@@ -49,12 +51,17 @@ def bodies(model: str, *, tokens: int) -> list[str]:
 
 def crowd(url: str, requests: Sequence[str], *, clients: int, seconds: float) -> dict[str, Any]:
     """What many clients see."""
+    return seen(watched(url, requests, clients=clients, seconds=seconds))
+
+
+def watched(url: str, requests: Sequence[str], *, clients: int, seconds: float) -> dict[str, Any]:
+    """Every stream of many clients, in a process of their own."""
     host, port = url.removeprefix("http://").split(":")
     order = {"host": host, "port": int(port), "clients": clients, "seconds": seconds, "bodies": list(requests)}
     done = subprocess.run(
         [sys.executable, "-m", "bench.load_client"], input=json.dumps(order), capture_output=True, text=True, check=True
     )
-    return seen(json.loads(done.stdout))
+    return json.loads(done.stdout)
 
 
 def seen(told: dict[str, Any]) -> dict[str, Any]:
@@ -98,19 +105,31 @@ def llama(program: str, model: Path, *, folder: Path) -> Iterator[str]:
 
 
 def overhead(*, seconds: float, rounds: int) -> dict[str, Any]:
-    """Processor time of the gateway per token, with a model so small that it answers faster than clients read."""
-    costs: list[float] = []
+    """Processor time of the gateway per token of long replies, all that belongs to a request included; and, from short
+    replies beside them, what a request costs by itself. The model is so small that it answers faster than clients read.
+    """
+    costs: dict[int, list[tuple[float, int, int]]] = {SHORT: [], LONG: []}  # seconds, requests, tokens
     with tempfile.TemporaryDirectory() as place, serving([f"mini={mini_random()}"], folder=Path(place)) as served:
-        body = bodies("mini", tokens=300)
+        ends = [
+            served.client.post("/tokenize", json={"model": "mini", "prompt": text}).json()["tokens"] for text in ENDS
+        ]
         for _ in range(rounds):
-            before = cpu_s(served.process.pid)
-            host, port = served.url.removeprefix("http://").split(":")
-            order = {"host": host, "port": int(port), "clients": CLIENTS, "seconds": seconds, "bodies": body}
-            done = subprocess.run([sys.executable, "-m", "bench.load_client"], input=json.dumps(order),
-                                  capture_output=True, text=True, check=True)  # fmt: skip
-            tokens = sum(s["tokens"] for s in json.loads(done.stdout)["streams"])
-            costs.append((cpu_s(served.process.pid) - before) / tokens * 1e6)
-    return {"us_per_token": statistics.median(costs), "rounds": costs}
+            for size, found in costs.items():
+                requests = [
+                    json.dumps({**json.loads(body), "logit_bias": {str(id): -100 for one in ends for id in one}})
+                    for body in bodies("mini", tokens=size)
+                ]
+                before = cpu_s(served.process.pid)
+                streams = watched(served.url, requests, clients=CLIENTS, seconds=seconds)["streams"]
+                spent_s = cpu_s(served.process.pid) - before
+                found.append((spent_s, len(streams), sum(s["tokens"] for s in streams)))
+    per_token = [spent_s / tokens * 1e6 for spent_s, _, tokens in costs[LONG]]
+    (short_s, few, little), (long_s, many, much) = (map(sum, zip(*costs[size], strict=True)) for size in (SHORT, LONG))
+    marginal = (long_s - short_s * many / few) / (much - little * many / few)
+    return {
+        "us_per_token": statistics.median(per_token), "rounds": per_token, "tokens of a reply": LONG,
+        "us_per_token_alone": marginal * 1e6, "us_per_request": (short_s - little * marginal) / few * 1e6,
+    }  # fmt: skip
 
 
 def cpu_s(pid: int) -> float:
@@ -125,11 +144,13 @@ def main() -> int:
     parser.add_argument("--llama-server", default="", help="its program; without it, ours alone")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--weights", default="stored")
+    parser.add_argument("--weights", default="bf16", help="how ours keeps the weights: bf16 is its default")
     arguments = parser.parse_args()
     result: dict[str, Any] = {"command": " ".join(["python -m bench.serve_load", *sys.argv[1:]]), "machine": facts()}
     result["overhead"] = overhead(seconds=5, rounds=arguments.rounds)
-    print(f"gateway, per token: {result['overhead']['us_per_token']:.1f} us of processor time", flush=True)
+    cost = result["overhead"]
+    print(f"gateway: {cost['us_per_token']:.1f} us of processor time per token of {LONG}-token replies; a token alone "
+          f"{cost['us_per_token_alone']:.1f}, a request alone {cost['us_per_request']:.0f}", flush=True)  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
         folder, model = Path(place), smollm2_file()
         with serving([f"smollm2={model}"], folder=folder, options=["--weights", arguments.weights]) as served:
