@@ -75,15 +75,18 @@ class LocalChat:
         many = range(sampling.n)
         return request, [ReplyReader(self.form, self.tokenizer, request, index=i, tools=bool(c.tools)) for i in many]
 
-    def prepare_text(self, prompt: str | tuple[int, ...], *, sampling: Sampling,
-                     space: str = "") -> tuple[Request, list[ReplyReader]]:  # fmt: skip
-        """As `prepare`, for a prompt that stands as it is, text or tokens, and goes on as text without a format."""
+    def prepare_text(self, prompt: str | tuple[int, ...], *, sampling: Sampling, space: str = "",
+                     first: int = 0) -> tuple[Request, list[ReplyReader]]:  # fmt: skip
+        """As `prepare`, for a prompt that stands as it is, text or tokens, and goes on as text without a format.
+
+        first   the number of its first reply, where several prompts are asked together
+        """
         known = self.tokenizer
         bos = (known.bos_id,) if known.adds_bos and known.bos_id is not None else ()
         tokens = (*bos, *known.encode(prompt, special=True)) if isinstance(prompt, str) else prompt
         plain = Markers(end=self.markers.end)
         request = self._request(tokens, sampling, space=space, markers=plain)
-        return request, [ReplyReader(None, self.tokenizer, request, index=i) for i in range(sampling.n)]
+        return request, [ReplyReader(None, self.tokenizer, request, index=first + i) for i in range(sampling.n)]
 
     def _request(self, tokens: tuple[int, ...], sampling: Sampling, *, budget: int | None = None,
                  calls: Calls | None = None, space: str = "", markers: Markers | None = None) -> Request:  # fmt: skip

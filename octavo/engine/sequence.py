@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from octavo.core.channel import Channel
 from octavo.engine.pages import Part
 from octavo.engine.rules import Rules
-from octavo.engine.sampler import Choice, History, choose, to_logprobs
+from octavo.engine.sampler import Choice, History, choose, likeliest, to_logprobs
 from octavo.engine.types import Chunk, EngineFinish, Request, Step
 
 
@@ -41,6 +41,7 @@ class Sequence:
     warms: bool = False
     out: list[Step] = field(default_factory=list[Step])
     prompt_logprobs: list[float] = field(default_factory=list[float])
+    prompt_top: list[tuple[tuple[int, float], ...]] = field(default_factory=list[tuple[tuple[int, float], ...]])
     pooled_D: NDArray[np.float64] | None = None
     finish: EngineFinish | None = None
 
@@ -86,13 +87,16 @@ class Sequence:
         self.force()
 
     def score(self, chunk: Chunk, logits_TV: NDArray[np.float32]) -> None:
-        """Note the log-probabilities of the tokens after each of the chunk's."""
-        known = self.prompt_logprobs
-        del known[chunk.start + 1 if chunk.start else 0 :]  # after a preemption they come again
+        """Note the log-probabilities of the tokens after each of the chunk's, and the likeliest there."""
+        known, tops, count = self.prompt_logprobs, self.prompt_top, self.request.sampling.logprobs or 0
+        del known[chunk.start + 1 if chunk.start else 0 :], tops[len(known) :]  # after a preemption they come again
         known += [float("nan")] * (chunk.start + 1 - len(known))
+        tops += [()] * (len(known) - len(tops))
         for i, logits_V in enumerate(logits_TV, chunk.start):
             if i + 1 < len(self.tokens):
-                known.append(float(to_logprobs(logits_V)[self.tokens[i + 1]]))
+                values_V = to_logprobs(logits_V)
+                known.append(float(values_V[self.tokens[i + 1]]))
+                tops.append(likeliest(values_V, count))
 
     def pool(self, chunk: Chunk, rows_TD: NDArray[np.float32]) -> None:
         """Add the chunk's rows one after the other: the sum does not depend on how the prompt is cut."""
@@ -127,6 +131,7 @@ class Sequence:
             top=() if choice is None or forced else choice.top,
             keep_bytes=self.rules.keep_bytes if finish else None,
             prompt_logprobs=tuple(self.prompt_logprobs) if finish else (),
+            prompt_top=tuple(self.prompt_top) if finish else (),
             pooled=() if self.pooled_D is None else tuple((self.pooled_D / len(self.tokens)).tolist()),
             cached_tokens=self.cached or 0, thinking_stop=self.rules.budget.stop,
         )  # fmt: skip

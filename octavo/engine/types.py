@@ -103,6 +103,7 @@ class Step:
     finish: EngineFinish | None = None
     keep_bytes: int | None = None
     prompt_logprobs: tuple[float, ...] = ()
+    prompt_top: tuple[tuple[tuple[int, float], ...], ...] = ()
     pooled: tuple[float, ...] = ()
     cached_tokens: int = 0
     thinking_stop: Literal["natural", "budget", "user"] | None = None

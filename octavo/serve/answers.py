@@ -1,7 +1,7 @@
 """What an engine's process does with a job before it runs, and how it answers questions."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from octavo.chat import load
 from octavo.chat.local import LocalChat
@@ -16,7 +16,21 @@ from octavo.serve.job import Job
 from octavo.serve.tools import calls_of, offered
 
 TOKEN_CHARACTERS = 16  # of a token, on average, at most: four are usual
-Compiled = tuple[Request, list[ReplyReader], Conversation | None, Rules | None]
+
+
+class Prepared(NamedTuple):
+    """A job as the engine is asked to do it.
+
+    requests   one for each prompt;   readers   of all replies, one prompt's after the other's
+    talk       what the next turn goes on from;   rules   of each request, where its grammars are compiled already
+    scored     for each prompt whose own log-probabilities are wanted first: who asks for them
+    """
+
+    requests: tuple[Request, ...]
+    readers: list[ReplyReader]
+    talk: Conversation | None = None
+    rules: tuple[Rules, ...] = ()
+    scored: tuple[Request, ...] = ()
 
 
 def opened(order: link.Open) -> LocalChat:
@@ -37,26 +51,33 @@ def facts(chat: LocalChat) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def prepared(chat: LocalChat, job: Job) -> tuple[Request, list[ReplyReader], Conversation | None]:
-    """A job as the engine is asked to do it, who reads the replies, and what the next turn goes on from.
-
-    Raises RequestError or FormatError for what cannot be done.
-    """
+def prepared(chat: LocalChat, job: Job) -> Prepared:
+    """A job as the engine is asked to do it. Raises RequestError or FormatError for what cannot be done."""
     fitting(chat, characters(job))
-    if job.prompt is not None:
+    if job.prompts:
         sampling = overridden(Sampling(), job.sampling)
-        request, readers = chat.prepare_text(job.prompt, sampling=sampling, space=job.space)
-        return request, readers, None
+        each = [
+            chat.prepare_text(one, sampling=sampling, space=job.space, first=i * sampling.n)
+            for i, one in enumerate(job.prompts)
+        ]
+        requests, readers = tuple(request for request, _ in each), [reader for _, some in each for reader in some]
+        return Prepared(requests, readers, scored=tuple(map(scoring, requests)) if job.scored else ())
     talk = conversation(job)
     sampling = overridden(chat.recommended(talk), job.sampling)
     request, readers = chat.prepare(talk, sampling=sampling, calls=calls_of(chat, job))
-    return request, readers, talk
+    return Prepared((request,), readers, talk)
+
+
+def scoring(request: Request) -> Request:
+    """What asks for the log-probabilities of a request's prompt."""
+    sampling = Sampling(max_tokens=0, logprobs=request.sampling.logprobs)
+    return Request(id=f"{request.id}-scored", tokens=request.tokens, sampling=sampling, space=request.space)
 
 
 def characters(job: Job) -> int:
     """About how long its prompt will be."""
-    texts = [job.prompt] if isinstance(job.prompt, str) else [f"{m.text}{m.thinking or ''}" for m in job.messages]
-    return sum(map(len, texts))
+    texts = [one for one in job.prompts if isinstance(one, str)]
+    return sum(map(len, texts)) + sum(len(m.text) + len(m.thinking or "") for m in job.messages)
 
 
 def fitting(chat: LocalChat, count: int) -> None:
@@ -67,10 +88,10 @@ def fitting(chat: LocalChat, count: int) -> None:
                            f"{chat.context_tokens:,} tokens: shorten it.")  # fmt: skip
 
 
-def compiled(chat: LocalChat, job: Job) -> Compiled:
+def compiled(chat: LocalChat, job: Job) -> Prepared:
     """As `prepared`, with its grammars compiled: for a thread that is not the engine's."""
-    request, readers, talk = prepared(chat, job)
-    return request, readers, talk, chat.engine.compiled(request)
+    found = prepared(chat, job)
+    return found._replace(rules=tuple(map(chat.engine.compiled, found.requests)))
 
 
 def conversation(job: Job) -> Conversation:
@@ -95,13 +116,13 @@ def answer(chat: LocalChat, question: link.Question) -> link.Answer:
 
 def render(chat: LocalChat, about: Any) -> dict[str, Any]:
     """about: a Job.   The prompt as text and as tokens, and nothing is generated."""
-    request, _, _ = prepared(chat, _job(about))
-    return {"prompt": chat.tokenizer.decode(request.tokens), "tokens": list(request.tokens)}
+    tokens = [id for request in prepared(chat, _job(about)).requests for id in request.tokens]
+    return {"prompt": chat.tokenizer.decode(tokens), "tokens": tokens}
 
 
 def count(chat: LocalChat, about: Any) -> int:
     """about: a Job.   The prompt's length in tokens."""
-    return len(prepared(chat, _job(about))[0].tokens)
+    return sum(len(request.tokens) for request in prepared(chat, _job(about)).requests)
 
 
 def tokenize(chat: LocalChat, about: Any) -> list[int]:

@@ -92,7 +92,7 @@ class Tokens:
         elif asked.prompt is None:
             raise Refusal("prompt is missing: give text, or messages.", param="prompt")
         elif asked.add_special_tokens and asked.prompt:
-            tokens = (await ask(desk, "render", Job(model=model, prompt=asked.prompt), model=model))["tokens"]
+            tokens = (await ask(desk, "render", Job(model=model, prompts=(asked.prompt,)), model=model))["tokens"]
         else:
             tokens = await ask(desk, "tokenize", {"text": asked.prompt, "special": True}, model=model)
         longest = desk.models.find(model).facts.get("context_tokens")

@@ -27,7 +27,7 @@ class Asking:
         """`/v1/embeddings`."""
         asked, inputs = embeddings.decode(await request.body())
         text = " ".join(one if isinstance(one, str) else " ".join(map(str, one)) for one in inputs)
-        job = Job(model=asked.model, prompt=text, sampling=ONE)
+        job = Job(model=asked.model, prompts=(text,), sampling=ONE)
         about = Embed(inputs=inputs, dimensions=asked.dimensions, space=tenant.space)
         model, found = await unless_gone(
             request.receive, self._ask(job, tenant, request=request, what="embed", about=about)

@@ -16,7 +16,6 @@ from octavo.serve.job import Job
 
 T = TypeVar("T")
 MOST_REPLIES = 128  # n, and n times the prompts of one request
-MOST_PROMPTS = 1024
 MOST_STOPS, STOP_CHARACTERS = 16, 1024
 MOST_BIASES = 1024
 MOST_LOGPROBS = 20
@@ -39,6 +38,8 @@ def bounded(job: Job) -> None:
     most("messages", len(job.messages), MOST_MESSAGES, unit="messages")
     most("tools", len(job.tools), MOST_TOOLS, unit="tools")
     most("n", s.get("n") or 1, MOST_REPLIES, unit="replies")
+    if job.prompts:
+        most("prompt", job.replies, MOST_REPLIES, unit="replies to all prompts together")
     most("top_logprobs", s.get("logprobs") or 0, MOST_LOGPROBS, unit="tokens")
     most("logit_bias", len(s.get("logit_bias") or ()), MOST_BIASES, unit="tokens")
     most("thinking_budget", job.thinking.budget_tokens or 0, MOST_TOKENS, unit="tokens")

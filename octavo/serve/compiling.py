@@ -12,7 +12,7 @@ from threading import Semaphore, Thread
 from octavo.chat.local import LocalChat
 from octavo.core.errors import OctavoError, RequestError
 from octavo.serve import link
-from octavo.serve.answers import Compiled, answer, characters
+from octavo.serve.answers import Prepared, answer, characters
 from octavo.serve.job import Job
 
 DEADLINE_S = 5.0
@@ -20,7 +20,7 @@ AT_ONCE = 4
 LOOK_S = 0.002  # how often the engine's thread looks, where it has nothing else to do
 LONG, MANY = 20_000, 300  # characters; messages
 SHAPES = ("schema", "regex", "choice")
-Outcome = Callable[[], Compiled]
+Outcome = Callable[[], Prepared]
 
 
 def takes_long(job: Job) -> bool:
@@ -32,7 +32,7 @@ def takes_long(job: Job) -> bool:
 class Compiler:
     """Prepares jobs in threads. All its methods are called by one thread, the engine's."""
 
-    def __init__(self, work: Callable[[Job], Compiled], *, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(self, work: Callable[[Job], Prepared], *, deadline_s: float = DEADLINE_S) -> None:
         self.work, self.deadline_s = work, deadline_s
         self.begun: dict[str, float] = {}  # id -> when
         self.found = deque[tuple[str, Outcome]]()  # filled by the threads
@@ -74,7 +74,7 @@ class Compiler:
             else:
                 self.found.append((id, lambda: made))
 
-    def _late(self) -> Compiled:
+    def _late(self) -> Prepared:
         return _refuse(f"the grammar was not compiled within {self.deadline_s:g} s: simplify the schema or the regex.")
 
 
@@ -95,5 +95,5 @@ class Clerk:
             self.tell(answer(self.chat, self.asked.get()))
 
 
-def _refuse(why: str) -> Compiled:
+def _refuse(why: str) -> Prepared:
     raise RequestError(why)

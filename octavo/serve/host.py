@@ -18,9 +18,10 @@ from typing import Any
 from octavo.chat.local import LocalChat
 from octavo.chat.next_turn import Conversation
 from octavo.chat.reader import ReplyReader
-from octavo.core.deltas import Delta, Finished, TextDelta, ThinkingDelta, ToolCallDelta
+from octavo.core.deltas import Delta, Finished, TextDelta, ThinkingDelta, TokenLogprob, ToolCallDelta
 from octavo.core.errors import MemoryNeeded, OctavoError, RequestError
-from octavo.engine.types import Step
+from octavo.engine.rules import Rules
+from octavo.engine.types import Request, Step
 from octavo.serve import answers, events, link, questions
 from octavo.serve.compiling import Clerk, Compiler, takes_long
 from octavo.serve.job import Job
@@ -58,18 +59,18 @@ class Wire:
 
 
 class Running:
-    """A job at work: its readers, and its events so far."""
+    """A job at work: its readers, and its events so far.   prompts: how many; each has as many replies"""
 
-    def __init__(self, id: str, readers: list[ReplyReader], *, conversation: Conversation | None) -> None:
+    def __init__(self, id: str, readers: list[ReplyReader], *, conversation: Conversation | None, prompts: int) -> None:
         self.id, self.readers, self.conversation = id, readers, conversation
-        self.started_s = time.perf_counter()
+        self.started_s, self.replies = time.perf_counter(), len(readers) // prompts  # to one prompt
         self.open, self.calls, self.told = len(readers), [0] * len(readers), [0] * len(readers)
         self.finished: list[Finished] = []
         self.begun = False  # a token has come
 
-    def read(self, step: Step) -> list[events.Event]:
-        """The events of one step. Raises RequestError for a reply that cannot go on."""
-        reader, found = self.readers[step.index], list[events.Event]()
+    def read(self, step: Step, *, prompt: int) -> list[events.Event]:
+        """The events of one step of a prompt's request. Raises RequestError for a reply that cannot go on."""
+        reader, found = self.readers[prompt * self.replies + step.index], list[events.Event]()
         for delta in reader.read(step, after_s=time.perf_counter() - self.started_s):
             found += self._events(delta, reader)
         if step.finish is not None:
@@ -77,6 +78,21 @@ class Running:
             if not self.open:
                 found.append(self._usage())
         return found
+
+    def echo(self, step: Step, *, prompt: int) -> list[events.Event]:
+        """A prompt's text, with the log-probabilities that the last step of its scoring gives."""
+        first = prompt * self.replies
+        reader = self.readers[first]
+        tokens, known = reader.request.tokens, reader.tokenizer
+        skip = int(known.adds_bos and tokens[0] == known.bos_id)  # nobody wrote that one
+        text = known.decode(tokens[skip:])
+        scores = tuple(
+            TokenLogprob(
+                token=token, data=known.token_bytes(token), logprob=None if i == 0 else step.prompt_logprobs[i],
+                top=tuple((id, known.token_bytes(id), value) for id, value in step.prompt_top[i]),
+            ) for i, token in enumerate(tokens) if i >= skip
+        )  # fmt: skip
+        return [events.Text(text, first + i, scores) for i in range(self.replies)]
 
     def _events(self, delta: Delta, reader: ReplyReader) -> list[events.Event]:
         i = delta.index
@@ -102,8 +118,9 @@ class Running:
 
     def _usage(self) -> events.Usage:
         all_of = [finished.usage for finished in self.finished]
+        firsts = [finished.usage for finished in self.finished if finished.index % self.replies == 0]
         return events.Usage(
-            prompt_tokens=all_of[0].prompt_tokens, cached_tokens=all_of[0].cached_tokens,
+            prompt_tokens=sum(u.prompt_tokens for u in firsts), cached_tokens=sum(u.cached_tokens for u in firsts),
             completion_tokens=sum(u.completion_tokens for u in all_of),
             reasoning_tokens=sum(u.thinking_tokens - u.closing_tokens for u in all_of),
             prefill_s=min(u.prefill_s for u in all_of), decode_s=max(u.decode_s for u in all_of),
@@ -116,8 +133,9 @@ class Host:
 
     def __init__(self, chat: LocalChat, wire: Wire) -> None:
         self.chat, self.wire = chat, wire
-        self.running: dict[str, Running] = {}  # by the engine's request id
-        self.ids: dict[str, str] = {}  # the gateway's id -> the engine's
+        self.running: dict[str, tuple[Running, int]] = {}  # by the engine's request id; and the number of its prompt
+        self.waits: dict[str, tuple[Request, Rules | None]] = {}  # for a request that scores, by its id
+        self.ids: dict[str, list[str]] = {}  # the gateway's id -> the engine's
         self.step_began_s: float | None = None
         self.stepped_s = 0.0  # in all steps
         self.compiler = Compiler(lambda job: answers.compiled(self.chat, job))
@@ -160,10 +178,10 @@ class Host:
                 elif order.id not in self.ids:
                     self.questions.drop(order.id)
                 else:
-                    self._tell(self.chat.engine.cancel(self.ids[order.id]))
+                    self._tell([step for id in self.ids[order.id] for step in self.chat.engine.cancel(id)])
             case link.EndThinking():
-                if order.id in self.ids:
-                    self.chat.engine.end_thinking(self.ids[order.id])
+                for id in self.ids.get(order.id, ()):
+                    self.chat.engine.end_thinking(id)
             case link.Question() if order.what in questions.TABLE:
                 self.questions.begin(order)
             case link.Question():
@@ -182,39 +200,66 @@ class Host:
         if takes_long(job):
             self.compiler.begin(id, job)
         else:
-            self._start(id, (*answers.prepared(self.chat, job), None))
+            self._start(id, answers.prepared(self.chat, job))
 
-    def _start(self, id: str, prepared: answers.Compiled) -> None:
-        request, readers, conversation, rules = prepared
-        self.chat.engine.submit(request, rules=rules)
-        self.running[request.id] = Running(id, readers, conversation=conversation)
-        self.ids[id] = request.id
-        self._send(id, [events.Start(len(request.tokens))])
+    def _start(self, id: str, job: answers.Prepared) -> None:
+        """Give all of a job to the engine, or nothing."""
+        run = Running(id, job.readers, conversation=job.talk, prompts=len(job.requests))
+        rules, begun = job.rules or (None,) * len(job.requests), list[Request]()
+        try:
+            for i, request in enumerate(job.scored or job.requests):
+                self.chat.engine.submit(request, rules=None if job.scored else rules[i])
+                begun.append(request)
+        except OctavoError:
+            for request in begun:
+                self.chat.engine.cancel(request.id)
+            raise
+        ids = self.ids[id] = [request.id for request in (*job.scored, *job.requests)]
+        for i, engine_id in enumerate(ids):
+            self.running[engine_id] = (run, i % len(job.requests))
+        for i, request in enumerate(job.scored):
+            self.waits[request.id] = (job.requests[i], rules[i])
+        self._send(id, [events.Start(sum(len(request.tokens) for request in job.requests))])
 
     def _tell(self, steps: list[Step]) -> None:
         """One frame for all events of these steps."""
         self.questions.read(steps)
         told, began = list[tuple[str, events.Event]](), list[str]()
         for step in steps:
-            run = self.running.get(step.id)
-            if run is None:
+            if step.id not in self.running:
                 continue
+            run, prompt = self.running[step.id]
             if step.token is not None and not run.begun:
                 run.begun = True
                 began.append(run.id)
             try:
-                told += [(run.id, event) for event in run.read(step)]
+                told += [(run.id, event) for event in self._read(step, run, prompt=prompt)]
             except RequestError as error:
                 told.append((run.id, events.Error(str(error), "invalid_request_error")))
-                self.chat.engine.cancel(step.id)
+                for id in self.ids[run.id]:
+                    self.chat.engine.cancel(id)
                 run.open = 0
             if not run.open:
-                self._forget(step.id, run)
+                self._forget(run)
         if told or began:
             self.wire.send(link.Frame(tuple(told), tuple(began)))
 
-    def _forget(self, request_id: str, run: Running) -> None:
-        del self.running[request_id], self.ids[run.id]
+    def _read(self, step: Step, run: Running, *, prompt: int) -> list[events.Event]:
+        """The events of a step. A prompt that was scored is said, and gone on from. Raises RequestError."""
+        if step.id not in self.waits:
+            return run.read(step, prompt=prompt)
+        if step.finish is None:
+            return []
+        request, rules = self.waits.pop(step.id)
+        if step.finish != "length":
+            raise RequestError(step.error or "it was cancelled while its prompt was scored.")
+        self.chat.engine.submit(request, rules=rules)
+        return run.echo(step, prompt=prompt)
+
+    def _forget(self, run: Running) -> None:
+        for id in self.ids.pop(run.id):
+            self.running.pop(id)
+            self.waits.pop(id, None)
         if run.conversation is not None and len(run.finished) == 1:  # of several, it is open which goes on
             self.chat.ended.append(run.conversation.saying(run.finished[0].message))
 

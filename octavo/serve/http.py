@@ -17,7 +17,7 @@ from octavo.serve.errors import Refusal
 from octavo.serve.gate import Gate, Tenant, Ticket
 from octavo.serve.job import Job
 from octavo.serve.models import Models
-from octavo.serve.stream import Collected, Stream
+from octavo.serve.stream import Collected, Ending, Stream
 from octavo.serve.wire import KEEP_ALIVE, Asked, Head, Writer
 
 KEEP_ALIVE_S = 15.0
@@ -125,7 +125,7 @@ class Desk:
             await doing.stream.first()
             await ticket.kept()
         except BaseException:
-            self.end(doing, Collected(replies=job.replies))
+            self.end(doing, Ending(replies=job.replies))
             raise
         return doing
 
@@ -152,14 +152,14 @@ class Desk:
             doing.ticket.began()
         doing.last_s = now_s
 
-    def end(self, doing: Doing, collected: Collected) -> None:
+    def end(self, doing: Doing, ending: Ending) -> None:
         """Nobody listens any more. Where the engine is not at its end, what it used is known when it has stopped."""
         doing.stream.cancel()
         del self.doing[doing.stream.id]
         if doing.stream.done:
-            self._settle(doing, collected)
+            self._settle(doing, ending)
         else:
-            rest = asyncio.ensure_future(self._rest(doing, collected))
+            rest = asyncio.ensure_future(self._rest(doing, ending))
             self.rests.add(rest)
             rest.add_done_callback(self.rests.discard)
 
@@ -168,18 +168,17 @@ class Desk:
         if self.rests:
             await asyncio.wait(self.rests, timeout=KEEP_ALIVE_S)
 
-    async def _rest(self, doing: Doing, collected: Collected) -> None:
+    async def _rest(self, doing: Doing, ending: Ending) -> None:
         async for batch in doing.stream:
-            collected.add(batch)
-        self._settle(doing, collected)
+            ending.add(batch)
+        self._settle(doing, ending)
 
-    def _settle(self, doing: Doing, collected: Collected) -> None:
-        collected.add(doing.stream.held)
-        reasons = [reply.reason for reply in collected.replies]
-        finish = "error" if collected.error else "cancelled" if "cancelled" in reasons else reasons[0]
-        doing.ticket.settle(collected.usage, finish=finish)
+    def _settle(self, doing: Doing, ending: Ending) -> None:
+        ending.add(doing.stream.held)
+        finish = "error" if ending.error else "cancelled" if "cancelled" in ending.reasons else ending.reasons[0]
+        doing.ticket.settle(ending.usage, finish=finish)
         for watch in self.watches:
-            watch.ended(doing, collected.usage, finish=finish)
+            watch.ended(doing, ending.usage, finish=finish)
 
 
 class Endpoint:
@@ -272,20 +271,20 @@ class Streamed(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write it."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        collected, watcher = Collected(replies=self.doing.job.replies), asyncio.ensure_future(_gone(receive))
+        ending, watcher = Ending(replies=self.doing.job.replies), asyncio.ensure_future(_gone(receive))
         watcher.add_done_callback(lambda task: None if task.cancelled() else self.doing.stream.cancel())
         ticker = asyncio.ensure_future(self._keep_alive(send))
         try:
-            async for batch in self.doing.stream:
+            while batch := await self.doing.stream.next():
                 self.desk.saw(self.doing, batch)
-                collected.add(batch)
+                ending.add(batch)
                 if data := self.writer.write(batch):
                     self.sent_s = time.perf_counter()
                     await send({"type": "http.response.body", "body": data, "more_body": True})
         finally:
             watcher.cancel()
             ticker.cancel()
-            self.desk.end(self.doing, collected)
+            self.desk.end(self.doing, ending)
         await self.doing.ticket.kept()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

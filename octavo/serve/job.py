@@ -25,7 +25,8 @@ class ToolChoice(Struct, frozen=True, kw_only=True):
 class Job(Struct, frozen=True, kw_only=True):
     """One request to a model.
 
-    prompt     text as it stands, without a chat format, or its tokens; None: `messages` are asked
+    prompts    texts as they stand, without a chat format, or their tokens; none: `messages` are asked
+    scored     log-probabilities of the prompts' own tokens are wanted too: they come first, as Text
     sampling   only the options that the client set; the rest is what the model recommends
     resume     go on with the last message, an assistant's, instead of answering it
     space      whose cached prompts it may meet: one per tenant, see `octavo.engine.types.Request`
@@ -33,7 +34,8 @@ class Job(Struct, frozen=True, kw_only=True):
 
     model: str
     messages: tuple[Message, ...] = ()
-    prompt: str | tuple[int, ...] | None = None
+    prompts: tuple[str | tuple[int, ...], ...] = ()
+    scored: bool = False
     tools: tuple[ToolSpec, ...] = ()
     choice: ToolChoice = ToolChoice()
     sampling: dict[str, Any] = {}
@@ -43,5 +45,5 @@ class Job(Struct, frozen=True, kw_only=True):
 
     @property
     def replies(self) -> int:
-        """How many replies it asks for."""
-        return int(self.sampling.get("n", 1))
+        """How many replies it asks for: to each prompt as many, numbered one prompt after the other."""
+        return int(self.sampling.get("n", 1)) * max(1, len(self.prompts))

@@ -129,10 +129,11 @@ class RemoteModel:
             stream.push(events.Error(str(cause), "invalid_request_error"))
 
     def _asked(self, job: Job) -> tuple[str, dict[str, Any]]:
-        if job.prompt is not None:
+        if job.prompts:
+            if job.scored:
+                raise RequestError("log-probabilities of a prompt cannot be asked of a model that runs elsewhere.")
             options = wire.sampling_fields(job.sampling, octavo=self.octavo)
-            prompt = job.prompt if isinstance(job.prompt, str) else list(job.prompt)
-            options = {"model": self.known_as, "prompt": prompt, "stream": True, **options}
+            options = {"model": self.known_as, "prompt": list(job.prompts), "stream": True, **options}
             return "completions", options | {"stream_options": {"include_usage": True}}
         body = wire.request_body(
             self.known_as, job.messages, tools=job.tools, sampling=job.sampling, thinking=job.thinking,

@@ -57,10 +57,14 @@ class Stream:
             self.waiter = asyncio.get_running_loop().create_future()
             await self.waiter
 
+    async def next(self) -> list[events.Event]:
+        """What has come since, one event at least; nothing at the end."""
+        await self._wait()
+        batch, self.held = self.held, []
+        return batch
+
     async def __aiter__(self) -> AsyncIterator[list[events.Event]]:
-        while self.held or not self.done:
-            await self._wait()
-            batch, self.held = self.held, []
+        while batch := await self.next():
             yield batch
 
 
@@ -77,17 +81,39 @@ class Reply:
     logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
 
 
-class Collected:
-    """All events of a job, added up.   events: as they came;   error: what ended it early"""
+class Ending:
+    """How a job ended: all that is kept of one whose events go to the client as they come.
+
+    reasons   of each reply;   error   what ended it early
+    """
 
     def __init__(self, *, replies: int) -> None:
-        self.replies = [Reply() for _ in range(replies)]
-        self.events: list[events.Event] = []
+        self.reasons: list[FinishReason] = ["stop"] * replies
         self.usage = events.Usage()
         self.error: events.Error | None = None
 
     def add(self, batch: Sequence[events.Event]) -> None:
+        """More events. Called for every token: most are of no interest."""
+        for event in batch:
+            if isinstance(event, events.Finish):
+                self.reasons[event.index] = event.reason
+            elif isinstance(event, events.Usage):
+                self.usage = event
+            elif isinstance(event, events.Error):
+                self.error = event
+
+
+class Collected(Ending):
+    """All events of a job, added up.   events: as they came"""
+
+    def __init__(self, *, replies: int) -> None:
+        super().__init__(replies=replies)
+        self.replies = [Reply() for _ in range(replies)]
+        self.events: list[events.Event] = []
+
+    def add(self, batch: Sequence[events.Event]) -> None:
         """More events."""
+        super().add(batch)
         self.events += batch
         for event in batch:
             match event:
@@ -107,9 +133,5 @@ class Collected:
                 case events.Finish():
                     reply = self.replies[event.index]
                     reply.reason, reply.stop, reply.tokens = event.reason, event.stop, event.tokens
-                case events.Usage():
-                    self.usage = event
-                case events.Error():
-                    self.error = event
-                case events.Start() | events.ToolEnd():
+                case events.Start() | events.ToolEnd() | events.Usage() | events.Error():
                     continue

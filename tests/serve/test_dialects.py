@@ -174,7 +174,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("chat", {"tool_choice": {"type": "function", "function": 3}}, "tool_choice"),
     ("responses", {"temperature": -1}, "temperature"), ("responses", {"metadata": {"a": 1}}, "metadata[...]"),
     ("responses", {"input": [{"type": "reasoning", "encrypted_content": "?"}]}, "input[0].encrypted_content"),
-    ("completions", {"prompt": ["a", "b"]}, "prompt"), ("completions", {"prompt": []}, "prompt"),
+    ("completions", {"prompt": ["a", ""]}, "prompt"), ("completions", {"prompt": []}, "prompt"),
     ("completions", {"suffix": "x"}, "suffix"), ("completions", {"prompt": [1], "echo": True}, "echo"),
     ("chat", {"logit_bias": {"x": 1}}, "logit_bias"),
     ("completions", {"best_of": 3}, "best_of"), ("completions", {"max_tokens": 0}, "max_tokens"),
@@ -189,9 +189,10 @@ def test_what_cannot_be_done_is_refused_by_name(dialect: str, fields: dict[str, 
 
 
 def test_tokens_are_a_prompt():
-    assert decode("completions", {"prompt": [5, 6]}).job.prompt == (5, 6)
-    assert decode("completions", {"prompt": [[5, 6]]}).job.prompt == (5, 6)
-    assert decode("completions", {"prompt": ["a"]}).job.prompt == "a"
+    assert decode("completions", {"prompt": [5, 6]}).job.prompts == ((5, 6),)
+    assert decode("completions", {"prompt": [[5, 6]]}).job.prompts == ((5, 6),)
+    assert decode("completions", {"prompt": ["a"]}).job.prompts == ("a",)
+    assert decode("completions", {"prompt": ["a", "b"], "n": 2}).job.replies == 4
 
 
 def tokens(texts: Sequence[str]) -> tuple[TokenLogprob, ...]:

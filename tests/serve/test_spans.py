@@ -39,7 +39,7 @@ class Recorded:
 
 
 def test_a_span_says_what_its_job_used_and_no_word_of_it():
-    job = Job(model="mini", prompt="a secret", sampling={"temperature": 0.5, "max_tokens": 9, "stop": ("secret",)})
+    job = Job(model="mini", prompts=("a secret",), sampling={"temperature": 0.5, "max_tokens": 9, "stop": ("secret",)})
     stream = Stream("7", stop=lambda id: None, end_thinking=lambda id: None)
     doing = Doing(stream, OpenTicket(), Tenant(), job, "chat", 0.0, first_s=0.25, queued_s=0.5)
     span = Recorded()

@@ -25,8 +25,8 @@ class Crew {
     }
 
   private:
-    static constexpr double KEEP = 0.8, MUCH = 0.3, LITTLE = 0.1;
-    static constexpr int LOOK = 8, TRY = 16, PATIENCE = 64, LONGEST = 1024;  // calls
+    static constexpr double KEEP = 0.7, MUCH = 0.3, LITTLE = 0.1;
+    static constexpr int LOOK = 3, TRY = 16, PATIENCE = 128, LONGEST = 1024;  // calls
 
     const int most;
     int now, key = -1, calls = 0, left = 0, patience = PATIENCE;

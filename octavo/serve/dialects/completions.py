@@ -54,30 +54,29 @@ class Request(Struct, frozen=True, kw_only=True):
 def decode(body: bytes) -> Asked:
     """A request. Raises Refusal naming the field."""
     request, ignored = read(body, Request)
-    prompt = _prompt(request.prompt)
+    prompts = _prompts(request.prompt)
     if request.suffix:
         raise Refusal("suffix: no model here fills in between; give the prompt alone.", param="suffix")
     if request.best_of not in (None, request.n or 1):
         raise Refusal("best_of: replies are not ranked here; ask for n of them.", param="best_of")
-    if request.echo and (request.logprobs is not None or not isinstance(prompt, str)):
-        raise Refusal("echo: only of a prompt that is text, and without logprobs.", param="echo")
-    job = Job(model=request.model, prompt=prompt, sampling=_sampling(request), space=request.cache_salt or "")
-    echoed = prompt if request.echo and isinstance(prompt, str) else ""
+    scored = request.echo and request.logprobs is not None
+    if request.echo and not scored and not all(isinstance(one, str) for one in prompts):
+        raise Refusal("echo: of a prompt that is tokens only together with logprobs.", param="echo")
+    job = Job(model=request.model, prompts=prompts, scored=scored, sampling=_sampling(request),
+              space=request.cache_salt or "")  # fmt: skip
+    # What is scored comes as events; the rest of what is echoed is known here.
+    echoed = tuple(one if request.echo and not scored and isinstance(one, str) else "" for one in prompts)
     return Asked(checked(job), request.stream, partial(Writer, request, echoed), ignored)
 
 
-def _prompt(given: str | list[str | int | list[int]]) -> str | tuple[int, ...]:
-    """One prompt: text, or tokens. Raises Refusal for none, and for several."""
-    one: Any = given
-    if isinstance(given, list) and given and all(isinstance(part, int) for part in given):
-        return tuple(convert(given, list[int], at="prompt"))
-    if isinstance(given, list):
-        if len(given) != 1:
-            raise Refusal(f"prompt holds {len(given)} prompts: send one request for each.", param="prompt")
-        one = given[0]
-    if not one:
-        raise Refusal("prompt is empty: give text or tokens.", param="prompt")
-    return one if isinstance(one, str) else tuple(one)
+def _prompts(given: str | list[str | int | list[int]]) -> tuple[str | tuple[int, ...], ...]:
+    """All prompts, texts or tokens. Raises Refusal for one that is empty, and where there is none."""
+    many: list[Any] = given if isinstance(given, list) else [given]
+    if many and all(isinstance(part, int) for part in many):
+        many = [convert(many, list[int], at="prompt")]
+    if not all(many) or not many or any(isinstance(one, int) for one in many):
+        raise Refusal("prompt is empty, or tokens and texts are mixed: give texts, or lists of tokens.", param="prompt")
+    return tuple(one if isinstance(one, str) else tuple(one) for one in many)
 
 
 def _sampling(request: Request) -> dict[str, Any]:
@@ -93,12 +92,13 @@ def _sampling(request: Request) -> dict[str, Any]:
 
 
 class Writer:
-    """Writes chunks, or one completion.   echoed: the prompt, where it was asked for"""
+    """Writes chunks, or one completion.   echoed: of each prompt the text that goes before its replies"""
 
-    def __init__(self, request: Request, echoed: str, head: Head) -> None:
-        self.request, self.head, self.echoed = request, head, echoed
+    def __init__(self, request: Request, echoed: tuple[str, ...], head: Head) -> None:
+        self.request, self.head = request, head
+        self.echoed = [text for text in echoed for _ in range(int(request.n or 1))]
         self.base = {"id": f"cmpl-{head.id}", "object": "text_completion", "created": head.created, "model": head.model}
-        self.offsets = [len(echoed)] * int(request.n or 1)  # of the next token's text, in characters
+        self.offsets = [len(text) for text in self.echoed]  # of the next token's text, in characters
         self.usage_wanted = bool(request.stream_options and request.stream_options.include_usage)
 
     def write(self, batch: Sequence[events.Event]) -> bytes:
@@ -108,8 +108,7 @@ class Writer:
     def _chunks(self, one: events.Event) -> bytes:
         match one:
             case events.Start():
-                many = range(len(self.offsets)) if self.echoed else ()
-                return b"".join(self._chunk(self._choice(i, self.echoed)) for i in many)
+                return b"".join(self._chunk(self._choice(i, text)) for i, text in enumerate(self.echoed) if text)
             case events.Text():
                 return self._chunk(self._choice(one.index, one.text, one.logprobs))
             case events.Finish():
@@ -129,7 +128,7 @@ class Writer:
     def whole(self, collected: Collected) -> dict[str, Any]:
         """A completion."""
         choices = [
-            self._choice(i, self.echoed + r.text, r.logprobs, finish=reason(r.reason), tokens=r.tokens)
+            self._choice(i, self.echoed[i] + r.text, r.logprobs, finish=reason(r.reason), tokens=r.tokens)
             for i, r in enumerate(collected.replies)
         ]
         used = collected.usage
@@ -142,16 +141,21 @@ class Writer:
                 "finish_reason": finish, **more}  # fmt: skip
 
     def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """In the old shape: four lists. A token that was forced has 0, as it was certain."""
+        """In the old shape: four lists. A token that was forced has 0, as it was certain; the first of all has none."""
         texts = [_text(token.data) for token in tokens]
         starts = [self.offsets[index]]
         for text in texts:
             starts.append(starts[-1] + len(text))
         self.offsets[index] = starts.pop()
         return {
-            "tokens": texts, "token_logprobs": [token.logprob or 0.0 for token in tokens], "text_offset": starts,
-            "top_logprobs": [{_text(data): value for _, data, value in token.top} for token in tokens],
+            "tokens": texts, "text_offset": starts,
+            "token_logprobs": [self._known(token, start) for token, start in zip(tokens, starts, strict=True)],
+            "top_logprobs": [{_text(data): value for _, data, value in token.top} or None for token in tokens],
         }  # fmt: skip
+
+    def _known(self, token: TokenLogprob, start: int) -> float | None:
+        first = self.request.echo and start == 0
+        return token.logprob if token.logprob is not None or first else 0.0
 
 
 def _text(data: bytes) -> str:

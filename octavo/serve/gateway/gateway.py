@@ -155,14 +155,12 @@ class Ticket:
 
 def estimate(job: Job) -> Usage:
     """What a job will use, as far as one can say before its prompt is rendered: a token is four bytes."""
-    if job.prompt is not None and not isinstance(job.prompt, str):
-        prompt = len(job.prompt)
-    else:
-        texts = [job.prompt or "", *(m.text + (m.thinking or "") for m in job.messages)]
-        texts += [call.arguments for m in job.messages for call in m.tool_calls]
-        tools = len(msgspec.json.encode(job.tools)) if job.tools else 0
-        around = MESSAGE_TOKENS * len(job.messages)
-        prompt = (sum(len(text.encode()) for text in texts) + tools) // BYTES_PER_TOKEN + around + 1
+    texts = [one for one in job.prompts if isinstance(one, str)]
+    texts += [m.text + (m.thinking or "") for m in job.messages]
+    texts += [call.arguments for m in job.messages for call in m.tool_calls]
+    tools = len(msgspec.json.encode(job.tools)) if job.tools else 0
+    known = sum(len(one) for one in job.prompts if not isinstance(one, str)) + MESSAGE_TOKENS * len(job.messages)
+    prompt = (sum(len(text.encode()) for text in texts) + tools) // BYTES_PER_TOKEN + known + 1
     most = job.sampling.get("max_tokens")
     reply = REPLY_TOKENS if most is None else min(most, MOST_REPLY_TOKENS)
     return Usage(prompt_tokens=prompt, completion_tokens=reply * job.replies)
