@@ -325,7 +325,7 @@ def test_cancel(ai: openai.OpenAI):
 def test_cancel_by_timeout(ai: openai.OpenAI):
     form: Any = {"type": "json_schema", "json_schema": {"name": "long", "schema": LONG}}
     with pytest.raises(openai.APITimeoutError):
-        ai.with_options(timeout=httpx2.Timeout(5, read=0.5)).chat.completions.create(
+        ai.with_options(timeout=httpx2.Timeout(5, read=0.05)).chat.completions.create(
             model=MODEL, messages=HELLO, response_format=form, max_tokens=3500, extra_body=OFF)  # fmt: skip
     assert kit.comes_to_rest()
 
