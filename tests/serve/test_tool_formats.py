@@ -24,7 +24,8 @@ def reply(name: str, *tools: ToolSpec, seed: int, choice: ToolChoice) -> Finishe
     chat = nonsense(name)
     job = Job(model="m", messages=ASKED, tools=tools, choice=choice, thinking=Thinking(budget_tokens=4),
               sampling={"seed": seed, "temperature": 1.0, "max_tokens": 80})  # fmt: skip
-    request, (reader,), _ = prepared(chat, job)
+    asked = prepared(chat, job)
+    (request,), (reader,) = asked.requests, asked.readers
     deltas = [delta for step in chat.engine.generate(request) for delta in reader.read(step, after_s=0)]
     last = deltas[-1]
     assert isinstance(last, Finished)
