@@ -14,7 +14,7 @@ from octavo.core.errors import RequestError
 from octavo.core.sampling import Sampling
 
 BLOCK = 64  # of the vocabulary: its k largest values lie in the k blocks with the largest maxima
-FIRST_LOOK = 1024  # candidates that top_p tries before it sorts them all
+LOOKS = (64, 1024)  # candidates that top_p tries before it sorts them all
 
 
 class Choice(NamedTuple):
@@ -102,10 +102,13 @@ def likeliest(values_V: NDArray[np.float64], count: int) -> tuple[tuple[int, flo
 def largest(values_V: NDArray[np.floating], count: int) -> NDArray[np.int64]:
     """Ids of the `count` largest values, in falling order, smaller ids first among equals."""
     size = len(values_V)
-    if count >= size or count > size // BLOCK:
-        return np.argsort(-values_V, kind="stable")[:count]
     if count < 1:
         return np.empty(0, dtype=np.int64)
+    if count >= size:
+        return np.argsort(-values_V, kind="stable")
+    if count > size // BLOCK // 8:  # so many blocks would hold a good part of all
+        ids = np.flatnonzero(values_V >= np.partition(values_V, size - count)[size - count])
+        return ids[np.argsort(-values_V[ids], kind="stable")[:count]]
     even = size // BLOCK * BLOCK
     maxima_B = np.maximum.reduceat(values_V, np.arange(0, size, BLOCK)) if even < size else (
         values_V.reshape(-1, BLOCK).max(axis=1)
@@ -125,9 +128,10 @@ def _sample(logits_V: NDArray[np.float32], s: Sampling, *, draw: tuple[int, int,
     elif s.top_p < 1:
         every = _weights(logits_V, s.temperature)
         total = every.sum()
-        ids = largest(logits_V, FIRST_LOOK)
-        if every[ids].sum() < s.top_p * total:
-            ids = largest(logits_V, len(logits_V))
+        ids = largest(logits_V, LOOKS[0])
+        for look in (*LOOKS[1:], len(logits_V)):
+            if every[ids].sum() < s.top_p * total:
+                ids = largest(logits_V, look)
         weights = every[ids]
     else:
         ids, weights = np.arange(len(logits_V)), _weights(logits_V, s.temperature)
