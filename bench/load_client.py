@@ -62,7 +62,7 @@ async def client(order: dict[str, Any], number: int, *, until_s: float, told: li
         told.append({**one, "client": number, "ended_s": time.perf_counter()})
         turn += order["clients"]
         if one["status"] != 200:
-            await asyncio.sleep(min(float(one.get("retry_after", 0.2)), 2.0))
+            await asyncio.sleep(min(float(one.get("retry_after", 0.2)), 10.0))
 
 
 async def crowd(order: dict[str, Any]) -> dict[str, Any]:

@@ -45,8 +45,8 @@ class Bounds(Struct, frozen=True, kw_only=True):
     rest: float = 2.0
     recent_s: float = 30.0
     queue_work: int = 1 << 20
-    least_work: int = 1 << 14
-    longest_s: float = 30.0
+    least_work: int = 1 << 12
+    longest_s: float = 6.0
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class Line:
         self.running: dict[str, Claim] = {}
         self.starting: dict[str, float] = {}  # since when
         self.floor, self.queued = 0.0, 0
-        self.drained, self.drain_s, self.mark_s = 0.0, 0.0, 0.0  # work done while more waited, in what time, until when
+        self.drained, self.drain_s, self.mark_s = 0.0, 0.0, 0.0  # work done while full, in what time, until when
 
     def arrive(self, claim: Claim, *, now_s: float) -> list[Claim]:
         """A job more. Returns those that must go because too much work waits: the last of who waits with the most."""
@@ -84,7 +84,7 @@ class Line:
         if not standing.waiting and not standing.running:
             standing.counter = max(standing.counter, self.floor)
         standing.seen_s, standing.weight = now_s, claim.weight
-        self.mark_s = self.mark_s if self.queued else now_s
+        self.mark_s = self.mark_s if self._full else now_s
         standing.waiting.append(claim)
         self._count(standing, claim.work)
         gone = list[Claim]()
@@ -121,12 +121,12 @@ class Line:
     def ended(self, id: str, *, work: int, now_s: float) -> None:
         """A running job is over.   work   what it was in truth: its tenant's counter is put right"""
         self.began(id, now_s=now_s)
-        claim = self.running.pop(id)
+        full, claim = self._full, self.running.pop(id)
         standing = self._of(claim)
         standing.running -= 1
         standing.seen_s = now_s
         standing.counter += (work - claim.work) / claim.weight
-        if self.queued:
+        if full:
             kept = math.exp(-(now_s - self.mark_s) / RATE_S)
             self.drained, self.drain_s = self.drained * kept + claim.work, self.drain_s * kept + now_s - self.mark_s
             self.mark_s = now_s
@@ -155,6 +155,11 @@ class Line:
     def again_s(self) -> float:
         """When to come again: once what waits will have been done."""
         return min(LATEST_S, max(SOONEST_S, self.queued / self.rate)) if self.rate else UNKNOWN_S
+
+    @property
+    def _full(self) -> bool:
+        """Whether the engine has all the work that it may have: then what it does says how much it can do."""
+        return bool(self.queued) or len(self.running) >= self.bounds.slots
 
     def _count(self, standing: Standing, work: int) -> None:
         standing.queued += work
