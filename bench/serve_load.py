@@ -27,6 +27,7 @@ from tests.serve.mini import mini_random
 from tests.serve.serving import serving
 
 RESULT = Path(__file__).with_name("results") / "serve_load.json"
+COMMAND = "python -m bench.serve_load --llama-server PATH"
 CLIENTS, PATIENCE_S = 32, 10.0
 SHORT, LONG = 10, 300  # tokens of replies
 ENDS = ("<|im_end|>", "<|endoftext|>")  # not to be said: replies are as long as they may be
@@ -146,7 +147,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--weights", default="bf16", help="how ours keeps the weights: bf16 is its default")
     arguments = parser.parse_args()
-    result: dict[str, Any] = {"command": " ".join(["python -m bench.serve_load", *sys.argv[1:]]), "machine": facts()}
+    result: dict[str, Any] = {"command": COMMAND, "rounds of seconds": arguments.seconds, "machine": facts()}
     result["overhead"] = overhead(seconds=5, rounds=arguments.rounds)
     cost = result["overhead"]
     print(f"gateway: {cost['us_per_token']:.1f} us of processor time per token of {LONG}-token replies; a token alone "
