@@ -153,3 +153,13 @@ def read_chunk(data: str) -> Chunk:
         return msgspec.json.decode(data, type=Chunk)
     except msgspec.DecodeError as cause:
         raise HubError(f"the endpoint sent something that is no chat completion ({cause}): {data[:100]!r}") from cause
+
+
+def reason(body: bytes) -> str:
+    """What a refusal's body says, 300 characters at most: the error's message where it is in OpenAI's shape."""
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return body[:300].decode("utf-8", "replace")
+    error = value.get("error", value) if isinstance(value, dict) else value
+    return str(error.get("message", error) if isinstance(error, dict) else error)[:300]

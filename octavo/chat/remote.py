@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -37,7 +37,7 @@ class _Models(Struct, frozen=True):
 def open_remote(address: str) -> RemoteChat:
     """The endpoint at `address` (.../v1), whose model is named after a #, or is its only one. Raises HubError."""
     url, _, name = address.partition("#")
-    headers = _headers(url)
+    headers = headers_for(url)
     try:
         client = httpx.Client(base_url=url.rstrip("/") + "/", timeout=TIMEOUT, headers=headers)
         answer = client.get("models")
@@ -80,7 +80,8 @@ class RemoteChat:
         except httpx.HTTPError as cause:
             raise HubError(f"{self.client.base_url} cannot be reached ({cause}): try again later.") from cause
         if response.is_error:
-            raise RequestError(f"{self.name}: the endpoint refused ({response.status_code}): {_reason(response)}")
+            why = wire.reason(response.content)
+            raise RequestError(f"{self.name}: the endpoint refused ({response.status_code}): {why}")
         return RemoteReply(response, count=count)
 
 
@@ -173,18 +174,13 @@ def changed(sampling: Sampling) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in always or value != getattr(plain, name)}
 
 
-def _reason(response: httpx.Response) -> str:
-    try:
-        value = response.json()
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return response.text[:300]
-    error = value.get("error", value) if isinstance(value, dict) else value
-    return str(error.get("message", error) if isinstance(error, dict) else error)[:300]
+def headers_for(url: str, *, name: str = "") -> dict[str, str]:
+    """The key for an endpoint, as headers, where the environment has one: OCTAVO_API_KEY_NAME, else OCTAVO_API_KEY.
 
-
-def _headers(url: str) -> dict[str, str]:
-    """The key, where there is one. Raises HubError where it would travel in the clear."""
-    key = os.environ.get(KEY)
+    Raises HubError where it would travel in the clear.
+    """
+    own = f"{KEY}_{re.sub('[^A-Z0-9]', '_', name.upper())}" if name else KEY
+    key = os.environ.get(own) or os.environ.get(KEY)
     if key:
         check_url(url)
     return {"Authorization": f"Bearer {key}"} if key else {}

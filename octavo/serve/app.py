@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import cast
 
 from starlette.routing import Route, Router
 
@@ -50,9 +49,10 @@ def application(models: Models, *, gate: Gate | None = None, walls: Walls = Wall
             doors.gateway.close()
 
     listing = Listing(desk)
-    endpoints = [Responses(desk), *(Endpoint(desk, dialect) for dialect in DIALECTS)]
+    responses = Responses(desk)
+    endpoints = [responses, *(Endpoint(desk, dialect) for dialect in DIALECTS)]
     routes = [Route(endpoint.dialect.path, endpoint.answer, methods=["POST"]) for endpoint in endpoints]
-    routes += asides(desk, endpoints)
+    routes += asides(desk, endpoints, responses)
     routes += [
         Route("/v1/models", listing.all, methods=["GET"]),
         Route("/v1/models/{name:path}", listing.one, methods=["GET"]),
@@ -72,13 +72,13 @@ def application(models: Models, *, gate: Gate | None = None, walls: Walls = Wall
     return guard
 
 
-def asides(desk: Desk, endpoints: Sequence[Endpoint]) -> list[Route]:
+def asides(desk: Desk, endpoints: Sequence[Endpoint], responses: Responses) -> list[Route]:
     """What is answered at once: of each dialect the prompt that it makes, counts, tokens, and live control."""
     found = [
         Route(f"{one.dialect.path}/render", Aside(desk, rendering(desk, one.decode), error=one.dialect.error).answer,
               methods=["POST"]) for one in endpoints
     ]  # fmt: skip
-    responses, tokens, control = cast(Responses, endpoints[0]), Tokens(desk), Control(desk)
+    tokens, control = Tokens(desk), Control(desk)
     count = counting(desk, lambda body, tenant: messages.decode(body, counting=True))
     kept = "/v1/responses/{id}"
     works: list[tuple[str, Work, str]] = [

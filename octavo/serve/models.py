@@ -1,6 +1,7 @@
 """Which models there are: loaded when first asked for, let go when memory runs short, started again when they fall."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine, Sequence
 
@@ -56,7 +57,11 @@ class Models:
         if model.state == "ready":
             return
         if isinstance(model, RemoteModel):
-            await model.start()
+            try:
+                await model.start()
+            except Refusal:
+                self._tell(model)
+                raise
             return
         async with self.loading:
             while True:
@@ -68,7 +73,9 @@ class Models:
                 idle = [m for m in self.locals if m.state == "ready" and not m.busy] if model.short_of_memory else []
                 if not idle:
                     kind = "overloaded" if model.short_of_memory else "server_error"
-                    raise Refusal(f"{model.name} cannot be loaded: {model.problem}", kind=kind)
+                    self._tell(model)
+                    raise Refusal(f"{model.name} cannot be loaded now: whoever runs this server finds why in its log.",
+                                  kind=kind)  # fmt: skip
                 await self._let_go(min(idle, key=lambda m: m.used_s))
                 model.forget()
 
@@ -114,6 +121,10 @@ class Models:
                 if model.state == "ready" and not model.busy and time.monotonic() - model.used_s > keep_alive_s:
                     await self._let_go(model)
 
+    def _tell(self, model: Model) -> None:
+        """Whoever runs the server, and nobody else: what is wrong may name files and addresses."""
+        logging.getLogger(__name__).error("%s cannot be used: %s", model.name, model.problem)
+
     def _changed(self, model: Model) -> None:
         if isinstance(model, LocalModel) and model.state == "cold" and model.wanted and not self.closing:
             well = time.monotonic() - model.started_s > STEADY_S
@@ -127,8 +138,8 @@ class Models:
     async def _start(self, model: Model) -> None:
         try:
             await self.start(model)
-        except Refusal as why:
-            model.problem = str(why)
+        except Refusal:
+            return  # it was said in the log when it failed
 
     def _background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

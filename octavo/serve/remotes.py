@@ -1,25 +1,21 @@
 """A model that runs elsewhere, behind an OpenAI-compatible endpoint: proxied, with the same events and accounting."""
 
 import asyncio
-import os
-import re
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import msgspec
 
 from octavo.chat import openai_wire as wire
+from octavo.chat.remote import headers_for
 from octavo.core.errors import HubError, OctavoError, RequestError
 from octavo.serve import events
 from octavo.serve.engines import Listener, State
 from octavo.serve.errors import Refusal
 from octavo.serve.job import Job
 from octavo.serve.stream import Stream
-from octavo.weights.transfer import check_url
 
-KEY = "OCTAVO_API_KEY"  # also OCTAVO_API_KEY_NAME, for the model NAME alone
 TIMEOUT = httpx.Timeout(10.0, read=600.0, pool=None)  # seconds; a model may think for long before its first token
 LOOK_AGAIN_S = 5.0  # at an endpoint that did not answer
 KINDS = {400: "invalid_request_error", 404: "not_found_error", 413: "request_too_large", 422: "invalid_request_error",
@@ -42,7 +38,7 @@ class RemoteModel:
         self.step_age_s, self.beat_s, self.falls, self.used_s = 0.0, 0.0, 0, time.monotonic()
         self.octavo = False
         self.tasks: dict[str, asyncio.Task[None]] = {}
-        self.client = httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT, headers=_headers(name, url))
+        self.client = httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT, headers=headers_for(url, name=name))
 
     async def start(self) -> None:
         """Look what the endpoint serves. Raises Refusal where it cannot be reached."""
@@ -62,7 +58,8 @@ class RemoteModel:
             names = ", ".join(str(m["id"]) for m in models[:10])
             self.problem = f"{self.url} serves {names}: name one of them after a #."
             self._set("failed")
-            raise Refusal(f"{self.name} is not set up rightly: {self.problem}", kind="server_error")
+            raise Refusal(f"{self.name} is not set up rightly: whoever runs this server finds why in its log.",
+                          kind="server_error")  # fmt: skip
         found = fitting[0]
         self.known_as, self.octavo = found["id"], found.get("owned_by") == "octavo"
         context = found.get("max_model_len") or found.get("context_length")
@@ -231,21 +228,4 @@ def _refusal(name: str, status: int, body: bytes) -> events.Error:
     if status in (401, 403):
         return events.Error(f"{name}: the endpoint does not take this server's key: tell who runs it.", "server_error")
     kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return events.Error(f"{name}: the endpoint refused ({status}): {_message(body)}", kind)
-
-
-def _message(body: bytes) -> str:
-    try:
-        value = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return body[:300].decode("utf-8", "replace")
-    error = value.get("error", value) if isinstance(value, Mapping) else value
-    return str(error.get("message", error) if isinstance(error, Mapping) else error)[:300]
-
-
-def _headers(name: str, url: str) -> dict[str, str]:
-    """The key, where there is one. Raises HubError where it would travel in the clear."""
-    key = os.environ.get(f"{KEY}_{re.sub('[^A-Z0-9]', '_', name.upper())}") or os.environ.get(KEY)
-    if key:
-        check_url(url)
-    return {"Authorization": f"Bearer {key}"} if key else {}
+    return events.Error(f"{name}: the endpoint refused ({status}): {wire.reason(body)}", kind)

@@ -75,7 +75,6 @@ class Reply:
     thinking: str | None = None
     text: str = ""
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
-    reason: FinishReason = "stop"
     stop: str = ""
     tokens: tuple[int, ...] = ()
     logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
@@ -132,6 +131,6 @@ class Collected(Ending):
                     calls[event.call] = ToolCall(id=old.id, name=old.name, arguments=old.arguments + event.text)
                 case events.Finish():
                     reply = self.replies[event.index]
-                    reply.reason, reply.stop, reply.tokens = event.reason, event.stop, event.tokens
+                    reply.stop, reply.tokens = event.stop, event.tokens
                 case events.Start() | events.ToolEnd() | events.Usage() | events.Error():
                     continue

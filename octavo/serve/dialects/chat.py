@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -53,8 +53,24 @@ class _Tool(Struct):
     function: _ToolFunction
 
 
-class _Options(Struct):
+class StreamOptions(Struct):
+    """Whether a stream ends with what was used."""
+
     include_usage: bool | None = None
+
+
+class Drawn(Protocol):
+    """A request with the sampling options that all of OpenAI's dialects share: those in SAME, and these."""
+
+    @property
+    def stop(self) -> str | list[str] | None:
+        """Texts that end a reply."""
+        ...
+
+    @property
+    def logit_bias(self) -> dict[str, float] | None:
+        """Token id, as text -> added logit."""
+        ...
 
 
 class Request(Switches, frozen=True, kw_only=True):
@@ -63,7 +79,7 @@ class Request(Switches, frozen=True, kw_only=True):
     model: str
     messages: list[_Said]
     stream: bool = False
-    stream_options: _Options | None = None
+    stream_options: StreamOptions | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -184,19 +200,25 @@ def tool_choice(mode: str, only: Sequence[Any], *, names: Sequence[str], paralle
 
 
 def _sampling(request: Request) -> dict[str, Any]:
-    found = {name: value for name in SAME if (value := getattr(request, name)) is not None}
+    found = drawn(request)
     most = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
     if most is not None:
         found["max_tokens"] = at_least_one(most, "max_completion_tokens")
-    if request.stop is not None:
-        found["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
-    if request.logit_bias:
-        found["logit_bias"] = biases(request.logit_bias)
     if request.logprobs:
         found["logprobs"] = request.top_logprobs or 0
     elif request.top_logprobs:
         raise Refusal("top_logprobs needs logprobs to be true.", param="top_logprobs")
     return found | shape_of(request.response_format, request.structured_outputs)
+
+
+def drawn(request: Drawn) -> dict[str, Any]:
+    """The options of `Sampling` that a request sets, of those that OpenAI's dialects share. Raises Refusal."""
+    found = {name: value for name in SAME if (value := getattr(request, name)) is not None}
+    if request.stop is not None:
+        found["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
+    if request.logit_bias:
+        found["logit_bias"] = biases(request.logit_bias)
+    return found
 
 
 def biases(given: dict[str, float]) -> dict[int, float]:
@@ -309,11 +331,11 @@ class Writer:
         """A completion."""
         return {
             "id": self.id, "object": "chat.completion", "created": self.head.created, "model": self.head.model,
-            "choices": [self._choice(i, reply) for i, reply in enumerate(collected.replies)],
+            "choices": [self._choice(i, one, ended=collected.reasons[i]) for i, one in enumerate(collected.replies)],
             "usage": usage(collected.usage), "timings": timings(collected.usage), "service_tier": "default",
         }  # fmt: skip
 
-    def _choice(self, index: int, reply: Reply) -> dict[str, Any]:
+    def _choice(self, index: int, reply: Reply, *, ended: str) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": reply.text or (None if reply.calls else ""),
                                    "refusal": None, "annotations": []}  # fmt: skip
         if reply.thinking:
@@ -324,7 +346,7 @@ class Writer:
                 for c in reply.calls
             ]
         more = {"token_ids": list(reply.tokens)} if self.request.return_token_ids else {}
-        return {"index": index, "message": message, "finish_reason": reason(reply.reason),
+        return {"index": index, "message": message, "finish_reason": reason(ended),
                 "logprobs": _logprobs(reply.logprobs) if self.request.logprobs else None, **more}  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from octavo.core.deltas import TokenLogprob
 from octavo.serve import events
-from octavo.serve.dialects.chat import SAME, at_least_one, biases, error_body, reason, shape_of, timings, usage
+from octavo.serve.dialects.chat import StreamOptions, at_least_one, drawn, error_body, reason, shape_of, timings, usage
 from octavo.serve.errors import Refusal
 from octavo.serve.job import Job
 from octavo.serve.stream import Collected
@@ -18,17 +18,13 @@ PATH = "/v1/completions"
 MAX_TOKENS = 16  # where the request says nothing: as OpenAI's
 
 
-class _Options(Struct):
-    include_usage: bool | None = None
-
-
 class Request(Struct, frozen=True, kw_only=True):
     """The body of a request; what else stands there is reported as ignored."""
 
     model: str
     prompt: str | list[str | int | list[int]]
     stream: bool = False
-    stream_options: _Options | None = None
+    stream_options: StreamOptions | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -80,12 +76,7 @@ def _prompts(given: str | list[str | int | list[int]]) -> tuple[str | tuple[int,
 
 
 def _sampling(request: Request) -> dict[str, Any]:
-    found = {name: value for name in SAME if (value := getattr(request, name)) is not None}
-    found["max_tokens"] = at_least_one(request.max_tokens, "max_tokens")
-    if request.stop is not None:
-        found["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
-    if request.logit_bias:
-        found["logit_bias"] = biases(request.logit_bias)
+    found = drawn(request) | {"max_tokens": at_least_one(request.max_tokens, "max_tokens")}
     if request.logprobs is not None:
         found["logprobs"] = request.logprobs
     return found | shape_of(None, request.structured_outputs)
@@ -128,7 +119,7 @@ class Writer:
     def whole(self, collected: Collected) -> dict[str, Any]:
         """A completion."""
         choices = [
-            self._choice(i, self.echoed[i] + r.text, r.logprobs, finish=reason(r.reason), tokens=r.tokens)
+            self._choice(i, self.echoed[i] + r.text, r.logprobs, finish=reason(collected.reasons[i]), tokens=r.tokens)
             for i, r in enumerate(collected.replies)
         ]
         used = collected.usage
