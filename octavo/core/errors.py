@@ -35,3 +35,11 @@ class MemoryNeeded(OctavoError):
 
 class KernelError(OctavoError):
     """The CPU kernels cannot be made or used on this machine."""
+
+
+class SampleError(OctavoError):
+    """Something to train on that teaches nothing, or other than what was meant."""
+
+
+class TaskError(OctavoError):
+    """A task or its data that is missing, broken, or asked for what it does not have."""

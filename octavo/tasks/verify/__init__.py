@@ -1,0 +1,1 @@
+"""Checking of answers, for tasks to share."""
