@@ -73,6 +73,11 @@ class Decoder(nn.Module):
         """Hidden states (T, D) of token ids (T,), int64."""
         return self.model(tokens_T, ctx)
 
+    @property
+    def head_weight(self) -> Tensor:
+        """The head's weight (V, D): the embedding's own where the two are tied."""
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight  # type: ignore[return-value]
+
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits (N, V) of chosen hidden states."""
         if self.lm_head is None:
