@@ -1,7 +1,7 @@
 """The kernels of training over torch tensors on a CPU: what stands between the matrix products, forward and backward.
 
-Activations are float32 or bfloat16; the residual stream, norms' weights and their gradients are float32. All tensors are
-contiguous.   Axes: T tokens, D model, I inner width, J = H + 2G heads of queries, keys and values, K head width, V
+Activations are float32 or bfloat16; the residual stream, norms' weights and their gradients are float32. All tensors
+are contiguous.   Axes: T tokens, D model, I inner width, J = H + 2G heads of queries, keys and values, K head width, V
 vocabulary, N tokens to predict."""
 
 import ctypes
