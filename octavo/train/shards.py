@@ -4,11 +4,12 @@ How a batch is cut depends on its lengths alone, and the pieces' gradients are s
 threads changes no bit.   Axes: T tokens, D model, N tokens to predict, V vocabulary."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +20,7 @@ from octavo.train.batch import Batch
 
 SHARD_TOKENS = 4096  # of a piece, about: enough for fast products of matrices, few enough for caches
 LEAST_TOKENS = 512  # of a piece, where a batch is cut so that two threads have work
-T = TypeVar("T")
-R = TypeVar("R")
+Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 class Shard(NamedTuple):
@@ -46,20 +46,24 @@ def cut(batch: Batch) -> list[Shard]:
 
 @cache
 def _workers(count: int) -> ThreadPoolExecutor:
-    """Threads that compute alone: products of matrices in one of them take no other thread."""
     return ThreadPoolExecutor(count, "octavo-train", initializer=torch.set_num_threads, initargs=(1,))
 
 
-def each(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """What `work` makes of the items, in order; on as many threads as torch has been told to use."""
-    items, threads = list(items), torch.get_num_threads()
-    if threads == 1 or len(items) == 1:
-        yield from map(work, items)
+@contextmanager
+def workers(pieces: int) -> Generator[Each]:
+    """A `map` over so many pieces, on as many threads as torch has been told to use, each of which computes alone.
+
+    Where there are several, torch itself has one thread inside: its own threads would wait by spinning.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or pieces == 1:
+        yield map
         return
+    torch.set_num_threads(1)
     try:
-        yield from _workers(threads).map(work, items)
+        yield _workers(threads).map
     finally:
-        torch.set_num_threads(threads)  # the workers' own number became that of threads to come
+        torch.set_num_threads(threads)
 
 
 class Piece:

@@ -1,6 +1,5 @@
 """One step for any algorithm.   Axes: T tokens, N tokens to predict, D model."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +13,7 @@ from octavo.nn.context import PackedContext
 from octavo.nn.head import Told, tell, weighted_surprise
 from octavo.nn.kernels.training import training_kernels
 from octavo.train.batch import Batch
-from octavo.train.shards import Known, Piece, Shard, cut, each, summed
+from octavo.train.shards import Known, Piece, Shard, cut, summed, workers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,17 +75,16 @@ class Learner(nn.Module):
 
     def _written_out(self, batch: Batch, scale: float) -> tuple[Tensor, Terms]:
         low = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        with torch.autocast("cpu", enabled=False):
-            shards = cut(batch)
-            kernels = training_kernels(threads=1 if len(shards) > 1 else torch.get_num_threads())
+        shards = cut(batch)
+        kernels = training_kernels(threads=1 if len(shards) > 1 else torch.get_num_threads())
+        with torch.autocast("cpu", enabled=False), workers(len(shards)) as each:
             passes = Passes(
                 self.model, kernels, dtype=torch.bfloat16 if low else torch.float32, checkpoint=self.checkpoint
             )
-            pieces: Iterable[Piece | Shard] = shards
-            told = None
+            pieces, told = list[Piece | Shard](shards), None
             if self.algorithm.needs_told:
-                pieces = begun = list(each(lambda shard: Piece(passes, batch, shard), shards))
-                told = Told(*(torch.cat(x) for x in zip(*each(Piece.tell, begun), strict=True)))
+                pieces = list(each(lambda shard: Piece(passes, batch, shard), shards))
+                told = Told(*(torch.cat(x) for x in zip(*each(Piece.tell, pieces), strict=True)))
             terms = self.algorithm.terms(batch, told, scale=scale)
 
             def learn(piece: Piece | Shard) -> tuple[Tensor, Gradients]:
