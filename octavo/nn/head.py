@@ -2,13 +2,16 @@
 
 Axes: N tokens to predict, D model, V vocabulary, C tokens of a chunk."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK_NUMBERS = 1 << 24  # of a chunk's logits
+from octavo.nn.kernels.training import TrainingKernels
+
+CHUNK_BYTES, CHUNK_ROWS = 1 << 27, 2048  # of a chunk's logits, at most
 
 
 class Told(NamedTuple):
@@ -19,38 +22,70 @@ class Told(NamedTuple):
 
 
 @torch.no_grad()
-def tell(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Told:
+def tell(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, *, kernels: TrainingKernels | None = None) -> Told:
     """Log-probability of each target under its row, and the entropy there, float32. No gradient."""
-    told = [
-        (_pick(logits_CV, targets_C) - (size_C := logits_CV.logsumexp(-1)), _entropy(logits_CV, size_C))
-        for logits_CV, targets_C in _chunks(hidden_ND, head_VD, targets_N)
-    ]
-    if not told:
-        return Told(hidden_ND.new_zeros(0, dtype=torch.float32), hidden_ND.new_zeros(0, dtype=torch.float32))
-    return Told(*(torch.cat(parts) for parts in zip(*told, strict=True)))
+    logprobs_N, entropy_N = (torch.empty(len(targets_N), device=hidden_ND.device) for _ in range(2))
+    low_VD = head_VD.to(hidden_ND.dtype)
+    for part in _chunks(hidden_ND, head_VD):
+        logits_CV = F.linear(hidden_ND[part], low_VD)
+        if kernels is not None:
+            logprobs_C, entropy_C = kernels.surprise(logits_CV, targets_N[part], entropy=True)
+            assert entropy_C is not None
+        else:
+            logits_CV = logits_CV.float()
+            size_C = logits_CV.logsumexp(-1)
+            logprobs_C = _pick(logits_CV, targets_N[part]) - size_C
+            entropy_C = size_C - ((logits_CV - size_C[:, None]).exp() * logits_CV).sum(-1)
+        logprobs_N[part], entropy_N[part] = logprobs_C, entropy_C
+    return Told(logprobs_N, entropy_N)
 
 
-def _chunks(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Any:
-    size = max(1, CHUNK_NUMBERS // len(head_VD))
-    for hidden_CD, targets_C in zip(hidden_ND.split(size), targets_N.split(size), strict=True):
-        if len(targets_C):
-            yield F.linear(hidden_CD, head_VD.to(hidden_CD.dtype)).float(), targets_C
+def _chunks(hidden_ND: Tensor, head_VD: Tensor) -> Iterator[slice]:
+    size = max(1, min(CHUNK_ROWS, CHUNK_BYTES // (len(head_VD) * hidden_ND.element_size())))
+    return (slice(start, start + size) for start in range(0, len(hidden_ND), size))
 
 
 def _pick(logits_CV: Tensor, targets_C: Tensor) -> Tensor:
     return logits_CV.gather(1, targets_C[:, None]).squeeze(1)
 
 
-def _entropy(logits_CV: Tensor, size_C: Tensor) -> Tensor:
-    chance_CV = (logits_CV - size_C[:, None]).exp()
-    return size_C - (chance_CV * logits_CV).sum(-1)
+class Slopes(NamedTuple):
+    """total   nats, a scalar;   hidden_ND, head_VD   its gradients, in the type of the hidden states and in float32"""
+
+    total: Tensor
+    hidden_ND: Tensor
+    head_VD: Tensor
+
+
+@torch.no_grad()
+def surprise_and_slopes(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor, *,
+                        kernels: TrainingKernels | None = None) -> Slopes:  # fmt: skip
+    """Sum of weights_N times -log p of each target, and its gradients, chunk by chunk: nothing is computed twice."""
+    low_VD, weights_N = head_VD.to(hidden_ND.dtype), weights_N.float()
+    grad_ND, grad_VD = torch.empty_like(hidden_ND), torch.zeros_like(head_VD, dtype=torch.float32)
+    total = hidden_ND.new_zeros((), dtype=torch.float32)
+    for part in _chunks(hidden_ND, head_VD):
+        hidden_CD, targets_C, weights_C = hidden_ND[part], targets_N[part], weights_N[part]
+        slope_CV = F.linear(hidden_CD, low_VD)
+        if kernels is not None:
+            logprobs_C, _ = kernels.surprise(slope_CV, targets_C, weights_C)
+        else:
+            slope_CV = slope_CV.float()
+            size_C = slope_CV.logsumexp(-1)
+            logprobs_C = _pick(slope_CV, targets_C) - size_C
+            slope_CV.sub_(size_C[:, None]).exp_().mul_(weights_C[:, None])  # softmax less one-hot, weighted
+            slope_CV.scatter_add_(1, targets_C[:, None], -weights_C[:, None])
+            slope_CV = slope_CV.to(hidden_ND.dtype)
+        total -= weights_C @ logprobs_C
+        torch.mm(slope_CV, low_VD, out=grad_ND[part])
+        grad_VD += slope_CV.T @ hidden_CD
+    return Slopes(total, grad_ND, grad_VD)
 
 
 def weighted_surprise(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
     """Sum of weights_N times -log p of each target, a scalar in nats; differentiable in hidden_ND and head_VD.
 
-    The gradients are computed with the value, chunk by chunk, so that nothing is computed twice. A weight may be
-    negative: that is how a policy gradient goes away from a token.
+    A weight may be negative: that is how a policy gradient goes away from a token.
     """
     return _WeightedSurprise.apply(hidden_ND, head_VD, targets_N, weights_N)  # type: ignore[no-any-return]
 
@@ -58,22 +93,9 @@ def weighted_surprise(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, wei
 class _WeightedSurprise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
-        low_VD = head_VD.to(hidden_ND.dtype)
-        grad_ND, grad_VD = torch.empty_like(hidden_ND), torch.zeros_like(head_VD, dtype=torch.float32)
-        total, size = hidden_ND.new_zeros((), dtype=torch.float32), max(1, CHUNK_NUMBERS // len(head_VD))
-        for start in range(0, len(targets_N), size):
-            part = slice(start, start + size)
-            hidden_CD, targets_C, weights_C = hidden_ND[part], targets_N[part], weights_N[part].float()
-            logits_CV = F.linear(hidden_CD, low_VD).float()
-            size_C = logits_CV.logsumexp(-1)
-            total += (weights_C * (size_C - _pick(logits_CV, targets_C))).sum()
-            slope_CV = logits_CV.sub_(size_C[:, None]).exp_().mul_(weights_C[:, None])  # softmax less one-hot, weighted
-            slope_CV.scatter_add_(1, targets_C[:, None], -weights_C[:, None])
-            slope_CV = slope_CV.to(hidden_ND.dtype)
-            torch.mm(slope_CV, low_VD, out=grad_ND[part])
-            grad_VD += slope_CV.T @ hidden_CD
-        ctx.save_for_backward(grad_ND, grad_VD.to(head_VD.dtype))
-        return total
+        slopes = surprise_and_slopes(hidden_ND, head_VD, targets_N, weights_N)
+        ctx.save_for_backward(slopes.hidden_ND, slopes.head_VD.to(head_VD.dtype))
+        return slopes.total
 
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> Any:

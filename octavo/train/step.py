@@ -6,10 +6,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from octavo.core.errors import KernelError
+from octavo.models.backprop import Gradients, Passes, unsupported
 from octavo.models.decoder import Decoder
 from octavo.nn.context import PackedContext
 from octavo.nn.head import Told, tell, weighted_surprise
+from octavo.nn.kernels.training import training_kernels
 from octavo.train.batch import Batch
+from octavo.train.shards import Known, Piece, Shard, cut, summed, workers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,19 +47,55 @@ class Algorithm(Protocol):
 
 
 class Learner(nn.Module):
-    """A model and how it learns, as one module: what FSDP shards, and what `step` calls."""
+    """A model and how it learns, as one module: what FSDP shards, and what `step` calls.
 
-    def __init__(self, model: Decoder, algorithm: Algorithm) -> None:
+    On a CPU the passes that are written out in `models/backprop.py` do the work, under `torch.autocast` in bf16; where
+    they cannot, and on other devices, autograd does. `plain` says why, None where they can.
+    """
+
+    def __init__(self, model: Decoder, algorithm: Algorithm, *, checkpoint: bool = False) -> None:
+        """checkpoint: keep less of the forward pass, and compute it again on the way back, layer by layer."""
         super().__init__()
-        self.model, self.algorithm = model, algorithm
+        self.model, self.algorithm, self.checkpoint = model, algorithm, checkpoint
+        self.plain = unsupported(model)
+        try:
+            training_kernels()
+        except KernelError as cause:
+            self.plain = str(cause)
 
     def forward(self, batch: Batch, scale: float) -> tuple[Tensor, Terms]:
         """The scalar whose gradient is to be taken, and what the algorithm said."""
-        hidden_TD = self.model(batch.tokens_T, PackedContext(batch.lengths, device=batch.tokens_T.device))
-        hidden_ND, head_VD = hidden_TD[batch.rows_N], self.model.head_weight
+        if self.plain is None and torch.is_grad_enabled():
+            return self._written_out(batch, scale)
+        ctx = PackedContext(batch.lengths, device=batch.tokens_T.device)
+        hidden_ND, head_VD = self.model(batch.tokens_T, ctx)[batch.rows_N], self.model.head_weight
         told = tell(hidden_ND, head_VD, batch.targets_N) if self.algorithm.needs_told else None
         terms = self.algorithm.terms(batch, told, scale=scale)
         return weighted_surprise(hidden_ND, head_VD, batch.targets_N, terms.push_N), terms
+
+    def _written_out(self, batch: Batch, scale: float) -> tuple[Tensor, Terms]:
+        low = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        shards = cut(batch)
+        kernels = training_kernels(threads=1 if len(shards) > 1 else torch.get_num_threads())
+        with torch.autocast("cpu", enabled=False), workers(len(shards)) as each:
+            passes = Passes(
+                self.model, kernels, dtype=torch.bfloat16 if low else torch.float32, checkpoint=self.checkpoint
+            )
+            pieces, told = list[Piece | Shard](shards), None
+            if self.algorithm.needs_told:
+                pieces = list(each(lambda shard: Piece(passes, batch, shard), shards))
+                told = Told(*(torch.cat(x) for x in zip(*each(Piece.tell, pieces), strict=True)))
+            terms = self.algorithm.terms(batch, told, scale=scale)
+
+            def learn(piece: Piece | Shard) -> tuple[Tensor, Gradients]:
+                piece = piece if isinstance(piece, Piece) else Piece(passes, batch, piece)
+                return piece.learn(terms.push_N)
+
+            total, gradients = summed(each(learn, pieces))
+        names, parameters = zip(*self.model.named_parameters(), strict=True)
+        loss = Known.apply(total, tuple(gradients[name] for name in names), *parameters)
+        assert isinstance(loss, Tensor)
+        return loss, terms
 
 
 class CrossEntropy:

@@ -10,13 +10,17 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 from octavo.core.errors import KernelError
 
 HERE = Path(__file__).parent
-SOURCES = ("vector.h", "crew.h", "pool.h", "linear.h", "attention.h", "decoder.h", "kernels.cpp")
+SOURCES = {  # what is compiled -> what it includes
+    "kernels.cpp": ("vector.h", "crew.h", "pool.h", "linear.h", "attention.h", "decoder.h"),
+    "training.cpp": ("vector.h", "rows.h", "documents.h"),
+}
 # No contraction: whether a product and a sum are rounded once or twice must not depend on what surrounds them.
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-shared",
          "-pthread")  # fmt: skip
@@ -62,14 +66,14 @@ def best_tier(flags: frozenset[str]) -> str:
     return next(name for name, tier in TIERS.items() if flags.issuperset(tier.needs))
 
 
-def library_path(tier: str, *, extra_flags: tuple[str, ...] = ()) -> Path:
+def library_path(tier: str, *, source: str = "kernels.cpp", extra_flags: tuple[str, ...] = ()) -> Path:
     """The library of an instruction set, compiled if need be.
 
     extra_flags   for a library of its own, such as one with sanitizers
     Raises KernelError where it is not there and cannot be made.
     """
     flags = (*FLAGS, *TIERS[tier].flags, *extra_flags)
-    name = f"octavo-{platform.machine()}-{tier}-{_digest(flags)}.so"
+    name = f"octavo-{platform.machine()}-{tier}-{_digest(flags, source)}.so"
     for place in (HERE / "prebuilt" / name, cache_folder() / name):
         if place.is_file():
             return place
@@ -79,7 +83,7 @@ def library_path(tier: str, *, extra_flags: tuple[str, ...] = ()) -> Path:
             f"no C++ compiler was found ({', '.join(COMPILERS)}), so the fast CPU kernels cannot be made: install one "
             f"(Debian, Ubuntu: apt install g++). Until then PyTorch computes, several times slower."
         )
-    return _compile(compiler, flags, cache_folder() / name)
+    return _compile([compiler, *flags, str(HERE / source)], cache_folder() / name)
 
 
 def cache_folder() -> Path:
@@ -88,22 +92,21 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "octavo"
 
 
-def _digest(flags: tuple[str, ...]) -> str:
+def _digest(flags: tuple[str, ...], source: str) -> str:
     content = hashlib.sha256(" ".join(flags).encode())
-    for source in SOURCES:
-        content.update((HERE / source).read_bytes())
+    for file in (*SOURCES[source], source):
+        content.update((HERE / file).read_bytes())
     return content.hexdigest()[:20]
 
 
-def _compile(compiler: str, flags: tuple[str, ...], target: Path) -> Path:
+def _compile(command: list[str], target: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             made = Path(folder) / target.name
-            command = [compiler, *flags, str(HERE / "kernels.cpp"), "-o", str(made)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+            done = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True, timeout=TIMEOUT_S)
             if done.returncode:
-                raise KernelError(f"{compiler} could not compile the CPU kernels: {done.stderr.strip()[-600:]}")
+                raise KernelError(f"{command[0]} could not compile the CPU kernels: {done.stderr.strip()[-600:]}")
             made.replace(target)
     except (OSError, subprocess.TimeoutExpired) as cause:
         raise KernelError(f"the CPU kernels could not be made in {target.parent}: {cause}") from cause
@@ -114,8 +117,8 @@ def prebuild() -> list[Path]:
     """Libraries of all x86 instruction sets into `prebuilt`, for a wheel: `python -m octavo.nn.kernels.build`."""
     (HERE / "prebuilt").mkdir(exist_ok=True)
     made: list[Path] = []
-    for tier in TIERS:
-        path = library_path(tier)
+    for tier, source in product(TIERS, SOURCES):
+        path = library_path(tier, source=source)
         made.append(Path(shutil.copy(path, HERE / "prebuilt")) if path.parent != HERE / "prebuilt" else path)
     return made
 

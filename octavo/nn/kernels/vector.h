@@ -38,6 +38,7 @@ INLINE F16 f_add(F16 a, F16 b) { return _mm512_add_ps(a, b); }
 INLINE F16 f_sub(F16 a, F16 b) { return _mm512_sub_ps(a, b); }
 INLINE F16 f_mul(F16 a, F16 b) { return _mm512_mul_ps(a, b); }
 INLINE F16 f_fma(F16 a, F16 b, F16 c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE F16 f_div(F16 a, F16 b) { return _mm512_div_ps(a, b); }
 INLINE F16 f_max(F16 a, F16 b) { return _mm512_max_ps(a, b); }
 INLINE F16 f_abs(F16 a) { return _mm512_abs_ps(a); }
 INLINE F16 to_float(I16 a) { return _mm512_cvtepi32_ps(a); }
@@ -127,6 +128,7 @@ INLINE F16 f_add(F16 x, F16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(
 INLINE F16 f_sub(F16 x, F16 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 INLINE F16 f_mul(F16 x, F16 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 INLINE F16 f_fma(F16 x, F16 y, F16 z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+INLINE F16 f_div(F16 x, F16 y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
 INLINE F16 f_max(F16 x, F16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 INLINE F16 f_abs(F16 x) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -244,6 +246,7 @@ INLINE F16 f_add(F16 a, F16 b) { EACH a.v[i] += b.v[i]; return a; }
 INLINE F16 f_sub(F16 a, F16 b) { EACH a.v[i] -= b.v[i]; return a; }
 INLINE F16 f_mul(F16 a, F16 b) { EACH a.v[i] *= b.v[i]; return a; }
 INLINE F16 f_fma(F16 a, F16 b, F16 c) { EACH a.v[i] = std::fma(a.v[i], b.v[i], c.v[i]); return a; }
+INLINE F16 f_div(F16 a, F16 b) { EACH a.v[i] /= b.v[i]; return a; }
 INLINE F16 f_max(F16 a, F16 b) { EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
 INLINE F16 f_abs(F16 a) { EACH a.v[i] = std::fabs(a.v[i]); return a; }
 INLINE F16 to_float(I16 a) { F16 r; EACH r.v[i] = (float)a.v[i]; return r; }

@@ -1,0 +1,345 @@
+// Training: causal attention within documents, forward and backward, with the norms and rotations of queries and keys.
+//
+// One key/value head of one document at a time, so that all of it stays in the nearest caches. Products are of tiles in
+// registers: bf16 pairs or fp32, summed in fp32; probabilities and their gradients are rounded to E before a product.
+// Scores are in powers of two: queries are multiplied by scale * log2(e) beforehand.
+//
+//   words   a matrix as a product wants its right side: [step][column], 4 bytes each: a float, or two bf16, the second
+//           from the row below
+#pragma once
+#include <memory>
+
+#include "rows.h"
+
+struct Documents {
+    int32_t documents, heads, groups, width, threads;  // width of a head: a multiple of 16
+    float eps, scale;
+    const int32_t* start;                       // (documents + 1): where each begins on the axis of T tokens
+    const void* qkv;                            // (T, heads + 2 groups, width), not normed, not rotated
+    const float *norm_q, *norm_k, *cos, *sin;   // (width), or null: no norm; (T, width), sines signed
+    void* out;                                  // (T, heads, width)
+    float* size;                                // (heads, T): log2 of the sum of powers
+    const void* dout;                           // gradients, for the backward pass
+    void* dqkv;
+    float *dnorm_q, *dnorm_k;                   // += ; null where there is no norm
+};
+
+#if OCTAVO_AVX512
+constexpr int TILE_ROWS = 8, TILE_VECTORS = 2;
+#else
+constexpr int TILE_ROWS = 4, TILE_VECTORS = 1;
+#endif
+constexpr int BLOCK = 16, PANEL = 128, MOST_WIDTH = 512;
+
+template <class E>
+constexpr int PAIR = sizeof(uint32_t) / sizeof(E);  // numbers of a word
+
+INLINE F16 multiply_add(F16 acc, const uint32_t* words, const float* a) {
+    return f_fma(f_load((const float*)words), f_set(*a), acc);
+}
+INLINE F16 multiply_add(F16 acc, const uint32_t* words, const Half* a) { return dot2(acc, b_load(words), b_set4(a)); }
+
+// A tile of c (+)= a * words. a: rows of `steps` pairs; words: rows of `columns`
+template <class E, int ROWS, int VECTORS>
+INLINE void tile(const E* a, int a_row, const uint32_t* words, int columns, float* c, int c_row, int steps, bool add) {
+    F16 acc[ROWS][VECTORS];
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < VECTORS; v++) acc[r][v] = add ? f_load(c + r * c_row + v * LANES) : f_zero();
+    for (int s = 0; s < steps; s++)
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++)
+                acc[r][v] = multiply_add(acc[r][v], words + (size_t)s * columns + v * LANES,
+                                         a + (size_t)r * a_row + s * PAIR<E>);
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < VECTORS; v++) f_store(c + r * c_row + v * LANES, acc[r][v]);
+}
+
+// c (rows, count) (+)= a (rows, inner) * words (inner, count). rows, count, inner: multiples of 16
+template <class E>
+void product(const E* a, int a_row, int rows, const uint32_t* words, int columns, int count, float* c, int c_row,
+             int inner, bool add) {
+    constexpr int WIDE = TILE_VECTORS * LANES;
+    const int steps = inner / PAIR<E>;
+    int n = 0;
+    for (; n + WIDE <= count; n += WIDE)
+        for (int r = 0; r < rows; r += TILE_ROWS)
+            tile<E, TILE_ROWS, TILE_VECTORS>(a + (size_t)r * a_row, a_row, words + n, columns, c + (size_t)r * c_row + n,
+                                             c_row, steps, add);
+    for (; n < count; n += LANES)
+        for (int r = 0; r < rows; r += TILE_ROWS)
+            tile<E, TILE_ROWS, 1>(a + (size_t)r * a_row, a_row, words + n, columns, c + (size_t)r * c_row + n, c_row, steps,
+                                  add);
+}
+
+// A row becomes column j of words.
+template <class E>
+INLINE void put_column(const E* row, int width, uint32_t* words, int columns, int j) {
+    uint32_t word;
+    for (int s = 0; s < width / PAIR<E>; s++) std::memcpy(&word, row + s * PAIR<E>, 4), words[(size_t)s * columns + j] = word;
+}
+
+// Rows (count, width) become words of as many steps: neighbours in one word.
+INLINE void put_rows(const float* rows, int row, int count, int width, uint32_t* words, int columns) {
+    for (int i = 0; i < count; i++) std::memcpy(words + (size_t)i * columns, rows + (size_t)i * row, width * 4);
+}
+INLINE void put_rows(const Half* rows, int row, int count, int width, uint32_t* words, int columns) {
+    for (int i = 0; i < count; i += 2) {
+        const Half *low = rows + (size_t)i * row, *high = low + row;
+        uint32_t* to = words + (size_t)(i / 2) * columns;
+        for (int c = 0; c < width; c++) to[c] = low[c] | (uint32_t)high[c] << 16;
+    }
+}
+
+template <class E>
+INLINE float norm_factor(const E* raw, int width, float eps) {
+    F16 squares = f_zero();
+    for (int c = 0; c < width; c += LANES) squares = f_fma(load(raw + c), load(raw + c), squares);
+    return 1.0f / std::sqrt(f_sum(squares) / width + eps);
+}
+
+// A query or a key: normed, rotated, times factor.
+template <class E>
+INLINE void turn(const Documents& d, const E* raw, const float* norm, int t, float factor, E* out) {
+    float twice[2 * MOST_WIDTH];
+    const int width = d.width;
+    const F16 r = f_set(norm ? norm_factor(raw, width, d.eps) : 1.0f), f = f_set(factor);
+    for (int c = 0; c < width; c += LANES) {
+        F16 v = f_mul(load(raw + c), r);
+        if (norm) v = f_mul(v, f_load(norm + c));
+        f_store(twice + c, v), f_store(twice + width + c, v);
+    }
+    const float *cos = d.cos + (size_t)t * width, *sin = d.sin + (size_t)t * width;
+    for (int c = 0; c < width; c += LANES) {
+        const F16 v = f_mul(f_load(twice + c + width / 2), f_load(sin + c));
+        save(out + c, f_mul(f_fma(f_load(twice + c), f_load(cos + c), v), f));
+    }
+}
+
+// The gradient dy by what `turn` made (its factor apart) becomes that by what it was made of; dnorm += its own.
+template <class E>
+INLINE void turn_back(const Documents& d, const float* dy, const E* raw, const float* norm, int t, E* out, float* dnorm) {
+    float twice[2 * MOST_WIDTH], slope[MOST_WIDTH];
+    const int width = d.width;
+    const float *cos = d.cos + (size_t)t * width, *sin = d.sin + (size_t)t * width;
+    for (int c = 0; c < width; c += LANES) {
+        const F16 v = f_mul(f_load(dy + c), f_load(sin + c));
+        f_store(twice + c, v), f_store(twice + width + c, v);
+    }
+    const float r = norm ? norm_factor(raw, width, d.eps) : 1.0f;
+    F16 along = f_zero();
+    for (int c = 0; c < width; c += LANES) {
+        F16 g = f_fma(f_load(dy + c), f_load(cos + c), f_load(twice + c + width / 2));
+        if (norm) {
+            const F16 v = load(raw + c);
+            f_store(dnorm + c, f_fma(f_mul(g, f_set(r)), v, f_load(dnorm + c)));
+            g = f_mul(g, f_load(norm + c));
+            along = f_fma(g, v, along);
+        }
+        f_store(slope + c, g);
+    }
+    const F16 back = f_set(norm ? -r * r * r / width * f_sum(along) : 0.0f);
+    for (int c = 0; c < width; c += LANES)
+        save(out + c, f_fma(f_load(slope + c), f_set(r), norm ? f_mul(load(raw + c), back) : f_zero()));
+}
+
+// Memory for one head of one document.
+class Scratch {
+  public:
+    template <class T>
+    T* take(size_t count) {
+        blocks.emplace_back(new char[count * sizeof(T) + 64]());
+        return (T*)(((uintptr_t)blocks.back().get() + 63) & ~(uintptr_t)63);
+    }
+
+  private:
+    std::vector<std::unique_ptr<char[]>> blocks;
+};
+
+struct Shade {  // added to the scores of a block: 0 up to a place, minus infinity after it; or 0 from a place on
+    float last[2 * BLOCK], begin[2 * BLOCK];
+    Shade() {
+        for (int i = 0; i < 2 * BLOCK; i++) last[i] = i < BLOCK ? 0.0f : -INFINITY, begin[i] = i < BLOCK ? -INFINITY : 0.0f;
+    }
+    F16 upto(int place) const { return f_load(last + BLOCK - 1 - place); }
+    F16 from(int place) const { return f_load(begin + BLOCK - place); }
+};
+
+template <class E>
+struct Head {  // one key/value head of one document
+    const Documents& d;
+    const int first, tokens, padded, group, share_, row, out_row;
+    const E* qkv;
+
+    Head(const Documents& d, int item)
+        : d(d), first(d.start[item / d.groups]), tokens(d.start[item / d.groups + 1] - first),
+          padded((tokens + BLOCK - 1) / BLOCK * BLOCK), group(item % d.groups), share_(d.heads / d.groups),
+          row((d.heads + 2 * d.groups) * d.width), out_row(d.heads * d.width),
+          qkv((const E*)d.qkv + (size_t)first * row) {}
+    int query(int r) const { return (group * share_ + r) * d.width; }  // where in a row
+    int key() const { return (d.heads + group) * d.width; }
+    int value() const { return (d.heads + d.groups + group) * d.width; }
+
+    void forward() const {
+        const int width = d.width;
+        Scratch scratch;
+        auto* keys = scratch.take<uint32_t>((size_t)width * padded);
+        auto* values = scratch.take<uint32_t>((size_t)width * padded);
+        E *rows = scratch.take<E>((size_t)padded * width), *chance = scratch.take<E>((size_t)BLOCK * padded);
+        float *scores = scratch.take<float>((size_t)BLOCK * padded), *made = scratch.take<float>(BLOCK * width);
+        for (int j = 0; j < tokens; j++) {
+            turn(d, qkv + (size_t)j * row + key(), d.norm_k, first + j, 1.0f, rows);
+            put_column(rows, width, keys, padded, j);
+        }
+        for (int j = 0; j < tokens; j++) std::memcpy(rows + (size_t)j * width, qkv + (size_t)j * row + value(), width * sizeof(E));
+        put_rows(rows, width, padded, width, values, width);
+        for (int r = 0; r < share_; r++)
+            for (int i0 = 0; i0 < tokens; i0 += BLOCK) forward_block(r, i0, keys, values, rows, chance, scores, made);
+    }
+
+    void forward_block(int r, int i0, const uint32_t* keys, const uint32_t* values, E* queries, E* chance, float* scores,
+                       float* made) const {
+        static const Shade shade;
+        const int width = d.width, upto = i0 + BLOCK, here = tokens - i0 < BLOCK ? tokens - i0 : BLOCK;
+        for (int i = 0; i < here; i++)
+            turn(d, qkv + (size_t)(i0 + i) * row + query(r), d.norm_q, first + i0 + i, d.scale * LOG2_E, queries + i * width);
+        product(queries, width, BLOCK, keys, padded, upto, scores, padded, width, false);
+        float shares[BLOCK];
+        for (int i = 0; i < here; i++) {
+            float* s = scores + (size_t)i * padded;
+            f_store(s + i0, f_add(f_load(s + i0), shade.upto(i)));
+            F16 most16 = f_load(s), sum = f_zero();
+            for (int j = LANES; j < upto; j += LANES) most16 = f_max(most16, f_load(s + j));
+            const float most = f_most(most16);
+            for (int j = 0; j < upto; j += LANES) {
+                const F16 p = exp2_(f_sub(f_load(s + j), f_set(most)));
+                sum = f_add(sum, p);
+                save(chance + (size_t)i * padded + j, p);
+            }
+            shares[i] = 1.0f / f_sum(sum);
+            d.size[(size_t)(group * share_ + r) * d.start[d.documents] + first + i0 + i] = most + std::log2(f_sum(sum));
+        }
+        product(chance, padded, BLOCK, values, width, width, made, width, upto, false);
+        for (int i = 0; i < here; i++)
+            for (int c = 0; c < width; c += LANES)
+                save((E*)d.out + (size_t)(first + i0 + i) * out_row + query(r) + c,
+                     f_mul(f_load(made + i * width + c), f_set(shares[i])));
+    }
+
+    struct Back {  // what the backward pass holds
+        E *key_rows, *key_columns, *value_rows, *rows, *chance, *slope;
+        uint32_t *queries, *douts, *query_steps, *dout_steps, *slopes;
+        float *along, *size, *dkeys, *dvalues, *dqueries, *scores, *dscores;
+    };
+
+    void backward(float* dnorm_q, float* dnorm_k) const {
+        const int width = d.width;
+        const size_t all = (size_t)padded * width, strip = (size_t)BLOCK * padded;
+        Scratch s;
+        Back b{s.take<E>(all), s.take<E>(all), s.take<E>(all), s.take<E>(all), s.take<E>(strip), s.take<E>(strip),
+               s.take<uint32_t>(all), s.take<uint32_t>(all), s.take<uint32_t>(all), s.take<uint32_t>(all),
+               s.take<uint32_t>((size_t)PANEL * padded), s.take<float>(padded), s.take<float>(padded), s.take<float>(all),
+               s.take<float>(all), s.take<float>(all), s.take<float>(strip), s.take<float>(strip)};
+        for (int j = 0; j < tokens; j++) {
+            E* key_row = b.key_rows + (size_t)j * width;
+            turn(d, qkv + (size_t)j * row + key(), d.norm_k, first + j, 1.0f, key_row);
+            for (int c = 0; c < width; c++) b.key_columns[(size_t)c * padded + j] = key_row[c];
+            std::memcpy(b.value_rows + (size_t)j * width, qkv + (size_t)j * row + value(), width * sizeof(E));
+        }
+        for (int r = 0; r < share_; r++) {
+            prepare(r, b);
+            for (int p0 = 0; p0 < padded; p0 += PANEL) panel(p0, p0 + PANEL < padded ? p0 + PANEL : padded, b);
+            for (int i = 0; i < tokens; i++) {
+                float dy[MOST_WIDTH];
+                for (int c = 0; c < width; c++) dy[c] = b.dqueries[(size_t)c * padded + i] * d.scale;
+                turn_back(d, dy, qkv + (size_t)i * row + query(r), d.norm_q, first + i, dqkv(i) + query(r), dnorm_q);
+            }
+        }
+        for (int j = 0; j < tokens; j++) {
+            float* dy = b.dkeys + (size_t)j * width;
+            for (int c = 0; c < width; c++) dy[c] *= LN_2;
+            turn_back(d, dy, qkv + (size_t)j * row + key(), d.norm_k, first + j, dqkv(j) + key(), dnorm_k);
+            for (int c = 0; c < width; c += LANES) save(dqkv(j) + value() + c, f_load(b.dvalues + (size_t)j * width + c));
+        }
+    }
+
+    E* dqkv(int t) const { return (E*)d.dqkv + (size_t)(first + t) * row; }
+
+    void prepare(int r, const Back& b) const {
+        const int width = d.width;
+        const E *out = (const E*)d.out, *dout = (const E*)d.dout;
+        for (int i = 0; i < tokens; i++) {
+            const size_t at = (size_t)(first + i) * out_row + query(r);
+            E* query_row = b.rows + (size_t)i * width;
+            turn(d, qkv + (size_t)i * row + query(r), d.norm_q, first + i, d.scale * LOG2_E, query_row);
+            put_column(query_row, width, b.queries, padded, i);
+            put_column(dout + at, width, b.douts, padded, i);
+            F16 along = f_zero();
+            for (int c = 0; c < width; c += LANES) along = f_fma(load(out + at + c), load(dout + at + c), along);
+            b.along[i] = f_sum(along);
+            b.size[i] = d.size[(size_t)(group * share_ + r) * d.start[d.documents] + first + i];
+        }
+        for (int i = tokens; i < padded; i++) b.along[i] = 0, b.size[i] = INFINITY;
+        put_rows(b.rows, width, padded, width, b.query_steps, width);
+        for (int i = 0; i < tokens; i++)
+            std::memcpy(b.rows + (size_t)i * width, dout + (size_t)(first + i) * out_row + query(r), width * sizeof(E));
+        put_rows(b.rows, width, padded, width, b.dout_steps, width);
+        std::memset(b.dqueries, 0, (size_t)padded * width * sizeof(float));
+    }
+
+    // Keys p0 .. end against all queries from p0 on.
+    void panel(int p0, int end, const Back& b) const {
+        static const Shade shade;
+        const int width = d.width;
+        for (int j0 = p0; j0 < end; j0 += BLOCK) {
+            const int count = padded - j0;
+            product(b.key_rows + (size_t)j0 * width, width, BLOCK, b.queries + j0, padded, count, b.scores, padded, width, false);
+            product(b.value_rows + (size_t)j0 * width, width, BLOCK, b.douts + j0, padded, count, b.dscores, padded, width, false);
+            for (int j = 0; j < BLOCK; j++) {
+                const size_t at = (size_t)j * padded;
+                const bool real = j0 + j < tokens;
+                for (int i = 0; i < count; i += LANES) {
+                    F16 p = f_zero();
+                    if (real) {
+                        F16 score = f_sub(f_load(b.scores + at + i), f_load(b.size + j0 + i));
+                        if (i == 0) score = f_add(score, shade.from(j));
+                        p = exp2_(score);
+                    }
+                    save(b.chance + at + i, p);
+                    save(b.slope + at + i, f_mul(p, f_sub(f_load(b.dscores + at + i), f_load(b.along + j0 + i))));
+                }
+            }
+            product(b.chance, padded, BLOCK, b.dout_steps + (size_t)j0 / PAIR<E> * width, width, width,
+                    b.dvalues + (size_t)j0 * width, width, count, true);
+            product(b.slope, padded, BLOCK, b.query_steps + (size_t)j0 / PAIR<E> * width, width, width,
+                    b.dkeys + (size_t)j0 * width, width, count, true);
+            uint32_t* slopes = b.slopes + (size_t)(j0 - p0) / PAIR<E> * padded;
+            put_rows(b.slope, padded, BLOCK, count, slopes + j0, padded);
+            if ((j0 - p0) % (2 * BLOCK))  // the block of queries before these, which a product of two blocks reads
+                for (int s = 0; s < BLOCK / PAIR<E>; s++) std::memset(slopes + (size_t)s * padded + j0 - BLOCK, 0, BLOCK * 4);
+        }
+        for (int i0 = p0; i0 < padded; i0 += 2 * BLOCK) {
+            const int count = padded - i0 < 2 * BLOCK ? padded - i0 : 2 * BLOCK;
+            const int keys = (end < i0 + count ? end : i0 + count) - p0;
+            product(b.key_columns + p0, padded, width, b.slopes + i0, padded, count, b.dqueries + i0, padded, keys, true);
+        }
+    }
+};
+
+template <class E>
+void documents_forward(const Documents& d) {
+    share(d.documents * d.groups, d.threads, [&](int item) { Head<E>(d, item).forward(); });
+}
+
+template <class E>
+void documents_backward(const Documents& d) {
+    const int items = d.documents * d.groups;
+    std::vector<float> parts((size_t)2 * items * d.width);
+    float *of_q = parts.data(), *of_k = of_q + (size_t)items * d.width;
+    share(items, d.threads, [&](int item) {
+        Head<E>(d, item).backward(of_q + (size_t)item * d.width, of_k + (size_t)item * d.width);
+    });
+    if (d.norm_q) add_parts(d.dnorm_q, of_q, items, d.width);
+    if (d.norm_k) add_parts(d.dnorm_k, of_k, items, d.width);
+}

@@ -1,0 +1,194 @@
+// Training: what stands between the matrix products, row by row, forward and backward.
+//
+//   E   what activations are stored in: float, or bf16 as uint16_t. Everything is computed in fp32; the residual stream and
+//       all gradients of vectors are fp32.
+//
+// Rows are dealt out in parts whose number does not depend on the threads, and sums over rows are made part by part in
+// order: the number of threads changes no bit.
+#pragma once
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "vector.h"
+
+using Half = uint16_t;
+constexpr int PARTS = 16;  // of the rows
+constexpr float LOG2_E = 1.44269504f, LN_2 = 0.69314718f;
+
+INLINE F16 load(const float* p) { return f_load(p); }
+INLINE F16 load(const Half* p) { return from_bf16(p); }
+INLINE void save(float* p, F16 x) { f_store(p, x); }
+INLINE void save(Half* p, F16 x) {
+#if OCTAVO_AVX512 && defined(__AVX512BF16__)
+    _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(x));
+#else
+    to_bf16(p, x);
+#endif
+}
+INLINE float one(const float* p) { return *p; }
+INLINE float one(const Half* p) {
+    const uint32_t bits = (uint32_t)*p << 16;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+}
+INLINE void set_one(float* p, float x) { *p = x; }
+INLINE void set_one(Half* p, float x) {
+    Half lanes[LANES];
+    save(lanes, f_set(x));
+    *p = lanes[0];
+}
+
+// f(0) .. f(count - 1), in any order, on so many threads.
+template <class F>
+void share(int count, int threads, F f) {
+    std::atomic<int> next{0};
+    auto work = [&] {
+        for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) f(i);
+    };
+    std::vector<std::thread> others;
+    for (int i = 1; i < threads && i < count; i++) others.emplace_back(work);
+    work();
+    for (auto& other : others) other.join();
+}
+
+// f(first, last, part) over the parts of the rows.
+template <class F>
+void share_rows(int rows, int threads, F f) {
+    const int size = (rows + PARTS - 1) / PARTS;
+    share(PARTS, threads, [&](int part) {
+        if (part * size < rows) f(part * size, part * size + size < rows ? part * size + size : rows, part);
+    });
+}
+
+// to[i] += the sum over parts of from[part][i], in order.
+inline void add_parts(float* to, const float* from, int parts, int count) {
+    for (int part = 0; part < parts; part++)
+        for (int i = 0; i < count; i++) to[i] += from[(size_t)part * count + i];
+}
+
+// sum = x + added (where added is there), y = sum / rms(sum) * weight.   (rows, width), width a multiple of 16
+template <class E>
+void norm_forward(int rows, int width, const float* x, const E* added, const float* weight, float eps, float* sum, E* y,
+                  int threads) {
+    share_rows(rows, threads, [=](int first, int last, int) {
+        for (size_t at = (size_t)first * width; at < (size_t)last * width; at += width) {
+            F16 squares = f_zero();
+            const float* from = x + at;
+            if (added) {
+                for (int i = 0; i < width; i += LANES) {
+                    const F16 v = f_add(f_load(x + at + i), load(added + at + i));
+                    f_store(sum + at + i, v), squares = f_fma(v, v, squares);
+                }
+                from = sum + at;
+            } else {
+                for (int i = 0; i < width; i += LANES) squares = f_fma(f_load(from + i), f_load(from + i), squares);
+            }
+            const F16 r = f_set(1.0f / std::sqrt(f_sum(squares) / width + eps));
+            for (int i = 0; i < width; i += LANES) save(y + at + i, f_mul(f_mul(f_load(from + i), r), f_load(weight + i)));
+        }
+    });
+}
+
+// dx (+)= the norm's gradient by x, where dy is given; low (where it is there) = dx in E; dweight += its own gradient.
+template <class E>
+void norm_backward(int rows, int width, const E* dy, const float* x, const float* weight, float eps, float* dx, E* low,
+                   int fresh, float* dweight, int threads) {
+    std::vector<float> parts((size_t)PARTS * width);
+    share_rows(rows, threads, [&](int first, int last, int part) {
+        float* dw = parts.data() + (size_t)part * width;
+        for (size_t at = (size_t)first * width; at < (size_t)last * width; at += width) {
+            F16 squares = f_zero(), along = f_zero();
+            for (int i = 0; i < width; i += LANES) {
+                const F16 v = f_load(x + at + i);
+                squares = f_fma(v, v, squares);
+                along = f_fma(f_mul(load(dy + at + i), f_load(weight + i)), v, along);
+            }
+            const float r = 1.0f / std::sqrt(f_sum(squares) / width + eps);
+            const F16 grow = f_set(r), back = f_set(-r * r * r / width * f_sum(along));
+            for (int i = 0; i < width; i += LANES) {
+                const F16 v = f_load(x + at + i), slope = f_mul(load(dy + at + i), grow);
+                f_store(dw + i, f_fma(slope, v, f_load(dw + i)));
+                F16 d = f_fma(slope, f_load(weight + i), f_mul(v, back));
+                if (!fresh) d = f_add(d, f_load(dx + at + i));
+                f_store(dx + at + i, d);
+                if (low) save(low + at + i, d);
+            }
+        }
+    });
+    add_parts(dweight, parts.data(), PARTS, width);
+}
+
+INLINE F16 sigmoid(F16 x) {
+    const F16 ones = f_set(1.0f), bound = f_max(f_set(-126.0f), f_mul(x, f_set(LOG2_E)));
+    return f_div(ones, f_add(ones, exp2_(f_mul(bound, f_set(-1.0f)))));
+}
+
+// made = silu(gate) * up; both (rows, 2 * inner): a row's gate, then its up. inner: a multiple of 16
+template <class E>
+void swiglu_forward(int rows, int inner, const E* both, E* made, int threads) {
+    share_rows(rows, threads, [=](int first, int last, int) {
+        for (size_t row = first; row < (size_t)last; row++)
+            for (int i = 0; i < inner; i += LANES) {
+                const F16 gate = load(both + 2 * row * inner + i), up = load(both + (2 * row + 1) * inner + i);
+                save(made + row * inner + i, f_mul(f_mul(gate, sigmoid(gate)), up));
+            }
+    });
+}
+
+// dboth = the gradient by gate and up; made = what the forward made, once more. dboth may be `both` itself.
+template <class E>
+void swiglu_backward(int rows, int inner, const E* dmade, const E* both, E* dboth, E* made, int threads) {
+    share_rows(rows, threads, [=](int first, int last, int) {
+        for (size_t row = first; row < (size_t)last; row++)
+            for (int i = 0; i < inner; i += LANES) {
+                const size_t g = 2 * row * inner + i, u = g + inner;
+                const F16 gate = load(both + g), up = load(both + u), d = load(dmade + row * inner + i);
+                const F16 s = sigmoid(gate), silu = f_mul(gate, s);
+                save(made + row * inner + i, f_mul(silu, up));
+                save(dboth + u, f_mul(d, silu));
+                const F16 rise = f_fma(silu, f_sub(f_set(1.0f), s), s);  // s + g s (1 - s)
+                save(dboth + g, f_mul(f_mul(d, up), rise));
+            }
+    });
+}
+
+// Of each row of logits: logprob of its target; entropy (where wanted); and where weights are given the logits become
+// weight * (softmax - one-hot of the target).   (rows, vocab)
+template <class E>
+void surprise_rows(int rows, int vocab, E* logits, const int64_t* target, const float* weight, float* logprob,
+                   float* entropy, int threads) {
+    share_rows(rows, threads, [=](int first, int last, int) {
+        const int whole = vocab / LANES * LANES;
+        for (int row = first; row < last; row++) {
+            E* z = logits + (size_t)row * vocab;
+            F16 most16 = f_set(-INFINITY);
+            for (int i = 0; i < whole; i += LANES) most16 = f_max(most16, load(z + i));
+            float most = f_most(most16);
+            for (int i = whole; i < vocab; i++) most = most > one(z + i) ? most : one(z + i);
+            F16 sum16 = f_zero(), moment16 = f_zero();
+            const F16 turn = f_set(LOG2_E), top = f_set(most);
+            for (int i = 0; i < whole; i += LANES) {
+                const F16 v = f_sub(load(z + i), top), e = exp2_(f_mul(v, turn));
+                sum16 = f_add(sum16, e);
+                if (entropy) moment16 = f_fma(e, v, moment16);
+            }
+            float sum = f_sum(sum16), moment = f_sum(moment16);
+            for (int i = whole; i < vocab; i++) {
+                const float e = std::exp(one(z + i) - most);
+                sum += e, moment += e * (one(z + i) - most);
+            }
+            const float size = most + std::log(sum), at = one(z + target[row]);
+            logprob[row] = at - size;
+            if (entropy) entropy[row] = std::log(sum) - moment / sum;
+            if (!weight) continue;
+            const float w = weight[row];
+            const F16 lower = f_set(size), weight16 = f_set(w);
+            for (int i = 0; i < whole; i += LANES)
+                save(z + i, f_mul(exp2_(f_mul(f_sub(load(z + i), lower), turn)), weight16));
+            for (int i = whole; i < vocab; i++) set_one(z + i, std::exp(one(z + i) - size) * w);
+            set_one(z + target[row], (std::exp(at - size) - 1.0f) * w);
+        }
+    });
+}

@@ -1,0 +1,169 @@
+"""The kernels of training over torch tensors on a CPU: what stands between the matrix products, forward and backward.
+
+Activations are float32 or bfloat16; the residual stream, norms' weights and their gradients are float32. All tensors
+are contiguous.   Axes: T tokens, D model, I inner width, J = H + 2G heads of queries, keys and values, K head width, V
+vocabulary, N tokens to predict."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_void_p
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from octavo.core.errors import KernelError
+from octavo.nn.kernels.build import best_tier, cpu_flags, library_path
+from octavo.nn.shapes import HeadShape
+
+LANES = 16  # widths are multiples of it
+MOST_HEAD_WIDTH = 512
+KINDS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+class CDocuments(Structure):
+    """`Documents` of documents.h."""
+
+    _fields_ = [*((name, c_int32) for name in ("documents", "heads", "groups", "width", "threads")),
+                ("eps", c_float), ("scale", c_float),
+                *((name, c_void_p) for name in ("start", "qkv", "norm_q", "norm_k", "cos", "sin", "out", "size", "dout",
+                                                "dqkv", "dnorm_q", "dnorm_k"))]  # fmt: skip
+
+
+SIGNATURES: dict[str, list[Any]] = {
+    "norm_forward": [c_int, c_int, *[c_void_p] * 3, c_float, *[c_void_p] * 2, c_int],
+    "norm_backward": [c_int, c_int, *[c_void_p] * 3, c_float, *[c_void_p] * 2, c_int, c_void_p, c_int],
+    "swiglu_forward": [c_int, c_int, *[c_void_p] * 2, c_int],
+    "swiglu_backward": [c_int, c_int, *[c_void_p] * 4, c_int],
+    "surprise": [c_int, c_int, *[c_void_p] * 5, c_int],
+    "documents_forward": [POINTER(CDocuments)],
+    "documents_backward": [POINTER(CDocuments)],
+}
+
+
+class Documents:
+    """Documents end to end on the axis of T tokens, and what attention needs to know of a model's heads."""
+
+    def __init__(self, shape: HeadShape, lengths: Sequence[int], cos_TK: Tensor, sin_TK: Tensor) -> None:
+        """lengths: tokens of each document. cos, sin: of every token, float32, as `rotation` gives them."""
+        self.shape, self.cos_TK, self.sin_TK = shape, cos_TK.contiguous(), sin_TK.contiguous()
+        starts = torch.tensor([0, *lengths], dtype=torch.int32)
+        self.starts = starts.cumsum(0, dtype=torch.int32)
+
+
+class TrainingKernels:
+    """One compiled library. threads: of each call; they change no bit of what comes out."""
+
+    def __init__(self, tier: str, *, threads: int = 1) -> None:
+        """Raises KernelError where the library cannot be made or loaded."""
+        path, self.threads = library_path(tier, source="training.cpp"), threads
+        try:
+            loaded = ctypes.CDLL(str(path))
+        except OSError as cause:
+            raise KernelError(f"{path} cannot be loaded ({cause}): remove it, and it is made again.") from cause
+        self.calls: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
+        for name, arguments in SIGNATURES.items():
+            for dtype, kind in KINDS.items():
+                call = getattr(loaded, f"octavo_{name}_{kind}")
+                call.restype, call.argtypes = None, arguments
+                self.calls[name, dtype] = call
+
+    def norm(self, x_TD: Tensor, added_TD: Tensor | None, weight_D: Tensor, *, eps: float, dtype: torch.dtype,
+             ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """x + added (x itself where nothing is added), float32, and its RMS norm in `dtype`."""
+        sum_TD, y_TD = x_TD if added_TD is None else torch.empty_like(x_TD), torch.empty(x_TD.shape, dtype=dtype)
+        self.calls["norm_forward", dtype](
+            *x_TD.shape, at(x_TD), at(added_TD), at(weight_D), eps, at(sum_TD), at(y_TD), self.threads
+        )
+        return sum_TD, y_TD
+
+    def norm_back(self, dy_TD: Tensor, x_TD: Tensor, weight_D: Tensor, *, eps: float, dx_TD: Tensor | None,
+                  dweight_D: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """dx (added to in place, or new) and dx in dy's type. dweight is added to."""
+        fresh, dx_TD = dx_TD is None, torch.empty_like(x_TD) if dx_TD is None else dx_TD
+        low_TD = dx_TD if dy_TD.dtype == torch.float32 else torch.empty_like(dy_TD)
+        self.calls["norm_backward", dy_TD.dtype](
+            *x_TD.shape, at(dy_TD), at(x_TD), at(weight_D), eps, at(dx_TD), None if low_TD is dx_TD else at(low_TD),
+            fresh, at(dweight_D), self.threads,
+        )  # fmt: skip
+        return dx_TD, low_TD
+
+    def swiglu(self, both: Tensor) -> Tensor:
+        """silu(gate) * up (T, I) of gate and up side by side (T, 2I)."""
+        rows, inner = len(both), both.shape[1] // 2
+        made_TI = both.new_empty(rows, inner)
+        self.calls["swiglu_forward", both.dtype](rows, inner, at(both), at(made_TI), self.threads)
+        return made_TI
+
+    def swiglu_back(self, dmade_TI: Tensor, both: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient by gate and up (T, 2I), in the memory of `both`, and what `swiglu` made."""
+        made_TI = torch.empty_like(dmade_TI)
+        self.calls["swiglu_backward", both.dtype](
+            *dmade_TI.shape, at(dmade_TI), at(both), at(both), at(made_TI), self.threads
+        )
+        return both, made_TI
+
+    def surprise(self, logits_NV: Tensor, targets_N: Tensor, weights_N: Tensor | None = None, *,
+                 entropy: bool = False) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """Log-probabilities of the targets and, where wanted, entropies, nats, float32.
+
+        With weights, logits become the gradient of the sum of weights times -log p by them, in place.
+        """
+        logprobs_N = torch.empty(len(logits_NV))
+        entropy_N = torch.empty(len(logits_NV)) if entropy else None
+        self.calls["surprise", logits_NV.dtype](
+            *logits_NV.shape, at(logits_NV), at(targets_N), at(weights_N), at(logprobs_N),
+            at(entropy_N), self.threads,
+        )  # fmt: skip
+        return logprobs_N, entropy_N
+
+    def attend(self, qkv_TJK: Tensor, documents: Documents, norm_K: tuple[Tensor, Tensor] | None,
+               ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Attention (T, H, K) of each document over itself, from projections; and what the backward pass needs (H, T).
+
+        norm_K   weights of the norms of queries and keys, or None
+        """
+        tokens, _, width = qkv_TJK.shape
+        out_THK = qkv_TJK.new_empty(tokens, documents.shape.heads, width)
+        size_HT = torch.empty(documents.shape.heads, tokens)
+        call = self._documents(qkv_TJK, documents, norm_K)
+        call.out, call.size = at(out_THK), at(size_HT)
+        self.calls["documents_forward", qkv_TJK.dtype](byref(call))
+        return out_THK, size_HT
+
+    def attend_back(self, dout_THK: Tensor, qkv_TJK: Tensor, documents: Documents,
+                    norm_K: tuple[Tensor, Tensor] | None, *, made: tuple[Tensor, Tensor],
+                    dnorm_K: tuple[Tensor, Tensor] | None) -> Tensor:  # fmt: skip
+        """The gradient by the projections. made: what `attend` gave. dnorm is added to."""
+        dqkv_TJK = torch.empty_like(qkv_TJK)
+        call = self._documents(qkv_TJK, documents, norm_K)
+        call.out, call.size, call.dout, call.dqkv = at(made[0]), at(made[1]), at(dout_THK), at(dqkv_TJK)
+        if dnorm_K is not None:
+            call.dnorm_q, call.dnorm_k = map(at, dnorm_K)
+        self.calls["documents_backward", qkv_TJK.dtype](byref(call))
+        return dqkv_TJK
+
+    def _documents(self, qkv_TJK: Tensor, documents: Documents, norm_K: tuple[Tensor, Tensor] | None) -> CDocuments:
+        s = documents.shape
+        call = CDocuments(len(documents.starts) - 1, s.heads, s.kv_heads, s.head_width, self.threads, s.eps,
+                          s.head_width**-0.5)  # fmt: skip
+        call.start, call.qkv = at(documents.starts), at(qkv_TJK)
+        call.cos, call.sin = at(documents.cos_TK), at(documents.sin_TK)
+        if norm_K is not None:
+            call.norm_q, call.norm_k = map(at, norm_K)
+        return call
+
+
+def at(tensor: Tensor | None) -> int | None:
+    """Where a tensor's numbers begin. The caller keeps the tensor."""
+    if tensor is None:
+        return None
+    assert tensor.is_contiguous() and tensor.device.type == "cpu"
+    return tensor.data_ptr()
+
+
+@cache
+def training_kernels(tier: str | None = None, *, threads: int = 1) -> TrainingKernels:
+    """The kernels for this CPU, or for another instruction set that it has. Raises KernelError."""
+    return TrainingKernels(best_tier(cpu_flags()) if tier is None else tier, threads=threads)

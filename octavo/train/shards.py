@@ -1,0 +1,123 @@
+"""A batch learnt in pieces of whole documents, on several threads, by the passes that are written out.
+
+How a batch is cut depends on its lengths alone, and the pieces' gradients are summed in their order: the number of
+threads changes no bit.   Axes: T tokens, D model, N tokens to predict, V vocabulary."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from octavo.models.backprop import Gradients, Passes, Run
+from octavo.nn.head import Told, surprise_and_slopes, tell
+from octavo.train.batch import Batch
+
+SHARD_TOKENS = 4096  # of a piece, about: enough for fast products of matrices, few enough for caches
+LEAST_TOKENS = 512  # of a piece, where a batch is cut so that two threads have work
+Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+
+
+class Shard(NamedTuple):
+    """Documents of a batch that follow each other: where they lie on its axes of tokens and targets."""
+
+    tokens: slice
+    targets: slice
+    lengths: tuple[int, ...]
+
+
+def cut(batch: Batch) -> list[Shard]:
+    """About equal pieces of whole documents."""
+    ends = [0, *accumulate(batch.lengths)]
+    count = max(-(-ends[-1] // SHARD_TOKENS), min(2, ends[-1] // LEAST_TOKENS), 1)
+    borders = [bisect_left(ends, ends[-1] * piece / count) for piece in range(count + 1)]
+    rows = torch.searchsorted(batch.rows_N, torch.tensor(ends)).tolist()
+    return [
+        Shard(slice(ends[first], ends[last]), slice(rows[first], rows[last]), batch.lengths[first:last])
+        for first, last in pairwise(borders)
+        if first < last
+    ]
+
+
+@cache
+def _workers(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "octavo-train", initializer=torch.set_num_threads, initargs=(1,))
+
+
+@contextmanager
+def workers(pieces: int) -> Generator[Each]:
+    """A `map` over so many pieces, on as many threads as torch has been told to use, each of which computes alone.
+
+    Where there are several, torch itself has one thread inside: its own threads would wait by spinning.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or pieces == 1:
+        yield map
+        return
+    torch.set_num_threads(1)
+    try:
+        yield _workers(threads).map
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Piece:
+    """A shard under way."""
+
+    def __init__(self, passes: Passes, batch: Batch, shard: Shard) -> None:
+        """The forward pass."""
+        self.passes, self.targets = passes, shard.targets
+        self.rows_N = batch.rows_N[shard.targets] - shard.tokens.start
+        self.targets_N = batch.targets_N[shard.targets]
+        self.run: Run = passes.run(batch.tokens_T[shard.tokens], shard.lengths)
+        self.hidden_ND = self.run.hidden_TD[self.rows_N]
+
+    def tell(self) -> Told:
+        """What the model says of this piece's targets."""
+        return tell(self.hidden_ND, self.passes.head_VD, self.targets_N, kernels=self.passes.kernels)
+
+    @torch.no_grad()
+    def learn(self, push_N: Tensor) -> tuple[Tensor, Gradients]:
+        """The sum of push times -log p, and the gradients of all parameters. push_N: of the whole batch."""
+        slopes = surprise_and_slopes(
+            self.hidden_ND, self.passes.head_VD, self.targets_N, push_N[self.targets], kernels=self.passes.kernels
+        )
+        dhidden_TD = torch.zeros_like(self.run.hidden_TD).index_copy_(0, self.rows_N, slopes.hidden_ND)
+        found = self.run.back(dhidden_TD)
+        if self.passes.model.lm_head is None:
+            found["model.embed_tokens.weight"] += slopes.head_VD
+        else:
+            found["lm_head.weight"] = slopes.head_VD
+        return slopes.total, found
+
+
+def summed(parts: Iterable[tuple[Tensor, Gradients]]) -> tuple[Tensor, Gradients]:
+    """Totals and gradients of the pieces together, float32."""
+    whole, total = Gradients(), torch.zeros(())
+    for value, found in parts:
+        total = total + value
+        for name, grad in found.items():
+            whole[name] = grad.float() if name not in whole else whole[name].add_(grad)
+    return total, whole
+
+
+class Known(torch.autograd.Function):
+    """A value whose gradients are known: as if autograd had made it."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, gradients: tuple[Tensor, ...], *parameters: Tensor) -> Tensor:
+        """total, differentiable by the parameters."""
+        del parameters
+        ctx.gradients = gradients
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Any) -> Any:
+        """The gradients times that of the total."""
+        factor = float(outputs[0])
+        return None, None, *(grad if factor == 1 else grad * factor for grad in ctx.gradients)

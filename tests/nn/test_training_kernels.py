@@ -1,0 +1,133 @@
+"""The kernels of training equal plain torch and its autograd, on every instruction set that this machine has."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from octavo.nn.context import PackedContext
+from octavo.nn.kernels import cpu_flags
+from octavo.nn.kernels.build import TIERS
+from octavo.nn.kernels.training import Documents, training_kernels
+from octavo.nn.layers import rms_norm
+from octavo.nn.logprobs import surprise
+from octavo.nn.rope import Rope
+from octavo.nn.rotate import rotate, rotation
+from octavo.nn.shapes import HeadShape
+
+HERE = [name for name, tier in TIERS.items() if cpu_flags().issuperset(tier.needs)]
+every_tier = pytest.mark.parametrize("tier", HERE)
+every_type = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+EPS = 1e-6
+
+
+def near(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
+    """fp32: off by 1e-5 of the largest number at most; bf16: by 1 % in the mean square."""
+    found, wanted = found.float(), wanted.float()
+    if dtype == torch.float32:
+        assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max().clamp(min=1)
+    else:
+        assert (found - wanted).norm() <= 0.01 * wanted.norm()
+
+
+@every_tier
+@every_type
+def test_norm(tier: str, dtype: torch.dtype):
+    kernels = training_kernels(tier)
+    torch.manual_seed(0)
+    x, added, weight, slope = torch.randn(37, 48), torch.randn(37, 48).to(dtype), torch.rand(48), torch.randn(37, 48)
+    whole = (x + added).requires_grad_()
+    weight.requires_grad_()
+    wanted = rms_norm(whole, weight, EPS)
+    wanted.backward(slope.to(dtype).float())
+    total, y = kernels.norm(x, added, weight.detach(), eps=EPS, dtype=dtype)
+    near(total, whole.detach(), torch.float32), near(y, wanted.detach(), dtype)
+    dweight, before = torch.ones(48), torch.randn(37, 48)
+    dx, low = kernels.norm_back(
+        slope.to(dtype), total, weight.detach(), eps=EPS, dx_TD=before.clone(), dweight_D=dweight
+    )
+    assert whole.grad is not None and weight.grad is not None
+    near(dx, whole.grad + before, torch.float32), near(low, dx, dtype), near(dweight, weight.grad + 1, torch.float32)
+    fresh, _ = kernels.norm_back(slope.to(dtype), total, weight.detach(), eps=EPS, dx_TD=None, dweight_D=dweight)
+    near(fresh, whole.grad, torch.float32)
+
+
+@every_tier
+@every_type
+def test_swiglu(tier: str, dtype: torch.dtype):
+    kernels = training_kernels(tier)
+    torch.manual_seed(0)
+    both, slope = (torch.randn(37, 64) * 5).to(dtype), torch.randn(37, 32).to(dtype)
+    both[0, :4] = torch.tensor([500.0, -500, 88, -88])
+    leaf = both.float().requires_grad_()
+    gate, up = leaf.chunk(2, dim=-1)
+    wanted = F.silu(gate) * up
+    wanted.backward(slope.float())
+    near(kernels.swiglu(both), wanted.detach(), dtype)
+    assert leaf.grad is not None
+    dboth, made = kernels.swiglu_back(slope, both)
+    near(dboth, leaf.grad, dtype), near(made, wanted.detach(), dtype)
+
+
+@every_tier
+@every_type
+@pytest.mark.parametrize("vocab", [7, 48, 101])
+def test_surprise(tier: str, dtype: torch.dtype, vocab: int):
+    kernels = training_kernels(tier)
+    torch.manual_seed(0)
+    logits, targets, weights = (torch.randn(37, vocab) * 4).to(dtype), torch.randint(vocab, (37,)), torch.randn(37)
+    leaf = logits.float().requires_grad_()
+    wanted = surprise(leaf, targets)
+    (wanted * weights).sum().backward()
+    logprobs, entropy = kernels.surprise(logits, targets, entropy=True)
+    assert entropy is not None
+    near(logprobs, -wanted.detach(), torch.float32)
+    near(entropy, torch.distributions.Categorical(logits=leaf.detach()).entropy(), torch.float32)
+    kernels.surprise(logits, targets, weights)
+    assert leaf.grad is not None
+    near(logits, leaf.grad, dtype)
+
+
+SHAPES = {
+    "16": HeadShape(width=32, heads=4, kv_heads=2, head_width=16, qk_norm=True),
+    "32": HeadShape(width=32, heads=3, kv_heads=3, head_width=32, qk_norm=True),
+    "48, no norm": HeadShape(width=32, heads=4, kv_heads=1, head_width=48),
+}
+LENGTHS = [1, 15, 16, 17, 40, 150, 2]
+
+
+def plainly(qkv: Tensor, s: HeadShape, norms: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The same in plain torch: norm, rotate, attend."""
+    ctx = PackedContext(LENGTHS)
+    cos, sin = rotation(Rope(width=s.head_width), ctx.positions_T)
+    q, k, v = qkv.split((s.heads, s.kv_heads, s.kv_heads), dim=1)
+    if norms is not None:
+        q, k = rms_norm(q, norms[0], s.eps), rms_norm(k, norms[1], s.eps)
+    return ctx.attend(0, rotate(q, cos, sin), rotate(k, cos, sin), v, scale=s.head_width**-0.5)
+
+
+@every_tier
+@every_type
+@pytest.mark.parametrize("shape", SHAPES)
+def test_documents(tier: str, dtype: torch.dtype, shape: str):
+    s = SHAPES[shape]
+    torch.manual_seed(0)
+    qkv = torch.randn(sum(LENGTHS), s.heads + 2 * s.kv_heads, s.head_width).to(dtype)
+    slope = torch.randn(sum(LENGTHS), s.heads, s.head_width).to(dtype)
+    norms = (torch.rand(s.head_width) + 1, torch.rand(s.head_width) + 1) if s.qk_norm else None
+    leaves = [qkv.float().requires_grad_(), *(w.clone().requires_grad_() for w in norms or ())]
+    wanted = plainly(leaves[0], s, (leaves[1], leaves[2]) if norms else None)
+    wanted.backward(slope.float())
+    documents = Documents(s, LENGTHS, *rotation(Rope(width=s.head_width), PackedContext(LENGTHS).positions_T))
+    found = []
+    for threads in (1, 3):
+        kernels = training_kernels(tier, threads=threads)
+        dnorms = (torch.zeros(s.head_width), torch.zeros(s.head_width)) if norms else None
+        made = kernels.attend(qkv, documents, norms)
+        dqkv = kernels.attend_back(slope, qkv, documents, norms, made=made, dnorm_K=dnorms)
+        near(made[0], wanted.detach(), dtype)
+        for grad, leaf in zip((dqkv, *(dnorms or ())), leaves, strict=True):
+            assert leaf.grad is not None
+            near(grad, leaf.grad, dtype)
+        found.append((*made, dqkv, *(dnorms or ())))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))  # threads change no bit
