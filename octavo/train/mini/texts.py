@@ -62,13 +62,13 @@ def asked(problem: Problem) -> str:
 
 def bare(problem: Problem) -> str:
     """A problem and its answer."""
-    return f"{asked(problem)}\n{problem.gold.text}"
+    return f"{asked(problem)}\nAnswer: {problem.gold.text}"
 
 
 def worked(problem: Problem, draw: random.Random, *, slips: float) -> str:
     """A problem, the way to its answer, and the answer."""
     trace = slipped(problem.trace, draw) if draw.random() < slips else problem.trace
-    return f"{asked(problem)}\n{trace}\n{problem.gold.text}" if trace else bare(problem)
+    return f"{asked(problem)}\nWork:\n{trace}\nAnswer: {problem.gold.text}" if trace else bare(problem)
 
 
 def slipped(trace: str, draw: random.Random) -> str:
