@@ -27,7 +27,7 @@ class Countdown(Worked):
 
     def draw(self, draw: random.Random, level: int) -> Asked:
         """The target is made from the numbers, so there is a way."""
-        count, high, signs = {1: (2, 30, "+-*"), 2: (3, 9, "+-*"), 3: (3, 12, "+-*"), 4: (4, 9, "+-")}[level]
+        count, high, signs = {1: (2, 40, "+-*"), 2: (3, 9, "+-*"), 3: (3, 12, "+-*"), 4: (4, 9, "+-")}[level]
         while True:
             numbers = tuple(draw.randint(1, high) for _ in range(count))
             pool = list(numbers)
@@ -36,6 +36,10 @@ class Countdown(Worked):
                 pool.append(_done(max(a, b), draw.choice(signs), min(a, b)))
             if 0 < pool[0] <= LARGEST and pool[0] not in numbers:
                 return numbers, pool[0]
+
+    def essence(self, instance: Asked) -> Asked:
+        """The order of the numbers does not matter."""
+        return tuple(sorted(instance[0])), instance[1]
 
     def wordings(self, instance: Asked, language: str) -> list[str]:
         """Numbers, then the target."""
