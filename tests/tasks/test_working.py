@@ -56,11 +56,14 @@ def test_weekdays_and_days_between_are_the_calendars():
         if weekday := re.search(r"is (\w+day)\D*?(\d+) days", text):
             start = date(2024, 1, 1) + timedelta(days=DAYS["en"].index(weekday[1]))  # the first was a Monday
             assert problem.gold.text == DAYS["en"][(start + timedelta(days=int(weekday[2]))).weekday()]
+            continue
+        (day, month), (last, end) = re.findall(r"(\d+) ([A-Z]\w+)", text)
+        names = {date(2023, m, 1).strftime("%B"): m for m in range(1, 13)}
+        between = (date(2023, names[end], int(last)) - date(2023, names[month], int(day))).days
+        if weekday := re.search(r"is a (\w+day)", text):
+            assert problem.gold.text == DAYS["en"][(DAYS["en"].index(weekday[1]) + between) % 7]
         else:
-            day, month, last, end = re.search(r"(\d+) (\w+) to (\d+) (\w+)", text).groups()
-            names = {date(2023, m, 1).strftime("%B"): m for m in range(1, 13)}
-            between = date(2023, names[end], int(last)) - date(2023, names[month], int(day))
-            assert int(problem.gold.text) == between.days
+            assert int(problem.gold.text) == between
 
 
 def test_sorted_numbers_are_sorted():
