@@ -77,7 +77,7 @@ class Dates(Worked):
         if len(instance) == 2:
             lines, left = list[str](), instance[1]
         else:
-            lines, left = _between(*instance[-4:])
+            lines, left = _between(instance[-4:])
         if len(instance) == 4:
             return "\n".join(lines), str(left)
         day = instance[0]
@@ -107,8 +107,9 @@ def _dates(draw: random.Random, apart: int) -> tuple[int, int, int, int]:
     return month, draw.randint(1, LENGTHS[month]), other, draw.randint(1, LENGTHS[other])
 
 
-def _between(month: int, day: int, other: int, last: int) -> tuple[list[str], int]:
-    """Sums month by month, and the days between two dates."""
+def _between(dates: tuple[int, ...]) -> tuple[list[str], int]:
+    """Sums month by month, and the days between two dates: month, day, month, day."""
+    month, day, other, last = dates
     if month == other:
         return [f"{last}-{day}={last - day}"], last - day
     total = LENGTHS[month] - day

@@ -30,6 +30,19 @@ def test_each_sum_in_a_working_is_right(name):
     assert found > 100
 
 
+@pytest.mark.parametrize("name", ["arithmetic", "units", "stories", "table", "countdown"])
+def test_no_step_hides_a_product_that_needs_columns(name):
+    for problem in problems(name):
+        for a, b in re.findall(r"(\d+)\*(\d+)(?:\+\d+)?=", problem.trace):
+            known = (int(a) < 100 and int(b) < 13) or b in ("10", "100", "1000")
+            assert known, problem.trace
+
+
+def test_what_variables_hold_stays_small():
+    for problem in problems("programs", count=200):
+        assert all(0 <= int(value) <= 40 for value in re.findall(r"=(-?\d+)$", problem.trace, re.MULTILINE))
+
+
 def test_chains_are_what_python_makes_of_them():
     for problem in problems("chain"):
         text = problem.messages[-1].text
