@@ -3,6 +3,7 @@
 How a batch is cut depends on its lengths alone, and the pieces' gradients are summed in their order: the number of
 threads changes no bit.   Axes: T tokens, D model, N tokens to predict, V vocabulary."""
 
+import ctypes
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,9 @@ from octavo.models.backprop import Gradients, Passes, Run
 from octavo.nn.head import Told, surprise_and_slopes, tell
 from octavo.train.batch import Batch
 
-SHARD_TOKENS = 4096  # of a piece, about: enough for fast products of matrices, few enough for caches
+SHARD_TOKENS = 2048  # of a piece, about: enough for fast products of matrices, few enough for caches
 LEAST_TOKENS = 512  # of a piece, where a batch is cut so that two threads have work
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENAS = -1, -3, -8  # names of options in glibc's malloc.h
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
@@ -64,6 +66,18 @@ def workers(pieces: int) -> Generator[Each]:
         yield _workers(threads).map
     finally:
         torch.set_num_threads(threads)
+
+
+@cache
+def keep_freed_memory() -> None:
+    """The process keeps memory that is freed, from now on: the next step wants it again.
+
+    Else the C library hands large blocks back each time, and the system clears them anew: a third of a small step.
+    """
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
+    if adjust is not None:
+        for option, value in ((MMAP_THRESHOLD, 1 << 30), (TRIM_THRESHOLD, (1 << 31) - 1), (ARENAS, 1)):
+            adjust(option, value)
 
 
 class Piece:

@@ -13,7 +13,7 @@ from octavo.nn.context import PackedContext
 from octavo.nn.head import Told, tell, weighted_surprise
 from octavo.nn.kernels.training import training_kernels
 from octavo.train.batch import Batch
-from octavo.train.shards import Known, Piece, Shard, cut, summed, workers
+from octavo.train.shards import Known, Piece, Shard, cut, keep_freed_memory, summed, workers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +62,8 @@ class Learner(nn.Module):
             training_kernels()
         except KernelError as cause:
             self.plain = str(cause)
+        if self.plain is None:
+            keep_freed_memory()
 
     def forward(self, batch: Batch, scale: float) -> tuple[Tensor, Terms]:
         """The scalar whose gradient is to be taken, and what the algorithm said."""
