@@ -52,7 +52,10 @@ class Grid(Worked):
                 f"{who} have a {what}. {said} Pet of {people[asked]}?"]  # fmt: skip
 
     def solve(self, instance: Asked, language: str) -> tuple[str, str]:
-        """Person by person: what may still be theirs; once only one is left to somebody, nobody else has it."""
+        """Person by person: what may still be theirs; once only one is left to somebody, nobody else has it.
+
+        That is enough: where only one matching is left, somebody has only one pet left.
+        """
         people, pets, hints, asked = instance
         count = len(people)
         left = next(one for one in permutations(range(count)) if all(_holds(one, hint) for hint in hints))
@@ -70,8 +73,6 @@ class Grid(Worked):
                     break
             else:
                 break
-        if len(may[asked]) > 1:
-            lines.append(f"try {pets[left[asked]]}")
         return "\n".join(lines), pets[left[asked]]
 
     def near(self, answer: str) -> list[str]:
