@@ -60,11 +60,10 @@ def load_state(folder: Path, trainer: Trainer, *, settings: dict[str, Any]) -> S
     Raises TrainingError where it is of a run with other settings.
     """
     for path in sorted(_states(folder), reverse=True):
-        try:
-            state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
-            file = SafetensorsFile(path / "tensors.safetensors")
-        except (OSError, ValueError, TypeError, CheckpointError):
-            continue  # it was being written when the run ended: the one before it is whole
+        whole = _opened(path)
+        if whole is None:  # it was being written when the run ended: the one before it is not
+            continue
+        state, file = whole
         changed = sorted(key for key in {*state.settings, *settings} if state.settings.get(key) != settings.get(key))
         if changed:
             key = changed[0]
@@ -75,6 +74,15 @@ def load_state(folder: Path, trainer: Trainer, *, settings: dict[str, Any]) -> S
         trainer.restore({name: _tensor(file, name) for name in file.names}, step=state.step)
         return state
     return None
+
+
+def _opened(path: Path) -> tuple[State, SafetensorsFile] | None:
+    """A state and its tensors; None where they are not all there."""
+    try:
+        state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+        return state, SafetensorsFile(path / "tensors.safetensors")
+    except (OSError, ValueError, TypeError, CheckpointError):
+        return None
 
 
 def _tensor(file: SafetensorsFile, name: str) -> torch.Tensor:
