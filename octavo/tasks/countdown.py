@@ -1,0 +1,125 @@
+"""Countdown: make a number out of others, each used once, with + - *.
+
+What it shows: a search. The thinking tries one thing after another, so how long it may think decides how much it finds.
+Source of the task in language models: Stream of Search, arXiv:2404.03683.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+
+from msgspec.structs import replace
+
+from octavo.core.messages import Message
+from octavo.core.task import Problem, Score
+from octavo.tasks.verify.answers import final_answer
+from octavo.tasks.verify.expressions import Sum
+from octavo.tasks.worked import Worked
+
+Asked = tuple[tuple[int, ...], int]
+LARGEST = 99
+PRECEDENCE = {"+": 1, "-": 1, "*": 2}
+
+
+class Countdown(Worked):
+    """Levels 1 and 2: two numbers up to 50, three up to 10; 3: three up to 15; 4: four up to 9, with + and - alone."""
+
+    name, levels, shows = "countdown", 4, "search"
+
+    def draw(self, draw: random.Random, level: int) -> Asked:
+        """The target is made from the numbers, so there is a way."""
+        count, high, signs = {1: (2, 50, "+-*"), 2: (3, 10, "+-*"), 3: (3, 15, "+-*"), 4: (4, 9, "+-")}[level]
+        while True:
+            numbers = tuple(draw.randint(1, high) for _ in range(count))
+            pool = list(numbers)
+            while len(pool) > 1:
+                b, a = sorted((pool.pop(draw.randrange(len(pool))), pool.pop(draw.randrange(len(pool)))))
+                pool.append(_done(a, draw.choice([sign for sign in signs if _easy(a, sign, b)]), b))
+            if 0 < pool[0] <= LARGEST and pool[0] not in numbers:
+                return numbers, pool[0]
+
+    def essence(self, instance: Asked) -> Asked:
+        """The order of the numbers does not matter."""
+        return tuple(sorted(instance[0])), instance[1]
+
+    def wordings(self, instance: Asked, language: str) -> list[str]:
+        """Numbers, then the target."""
+        numbers, target = " ".join(map(str, instance[0])), instance[1]
+        return [f"Make {target} from {numbers}", f"{numbers} -> {target}?", f"Use {numbers} to get {target}"]
+
+    def solve(self, instance: Asked, language: str) -> tuple[str, str]:
+        """What was tried, in a fixed order, up to the first sum that is right; `x` where a branch ends."""
+        numbers, target = instance
+        signs = "+-" if len(numbers) > 3 else "+-*"
+        lines, answer = list[str](), ""
+        for line, found in _tried([(n, str(n), 3) for n in numbers], target, signs):
+            lines.append(line)
+            answer = found
+        return "\n".join(lines), answer
+
+    def near(self, answer: str) -> list[str]:
+        """Another sum, one with a number too many, the target itself."""
+        total = Sum(answer).value
+        return [f"{answer}+1", str(total), answer.replace("+", "-") if "+" in answer else f"{answer}-1", "(" + answer]
+
+    def pose(self, instance: Asked, draw: random.Random, *, id: str, key: str, level: int, language: str) -> Problem:
+        """The answer that is kept is the question's: numbers and target."""
+        posed = super().pose(instance, draw, id=id, key=key, level=level, language=language)
+        return replace(posed, answer={"numbers": sorted(instance[0]), "target": instance[1]})
+
+    def wrong(self, problem: Problem) -> tuple[Message, ...]:
+        """Near misses that come out wrong or use other numbers."""
+        texts = ["", *self.near(problem.gold.text)]
+        return tuple(Message(role="assistant", content=text) for text in texts if not _right(text, problem.answer))
+
+    def score(self, problem: Problem, reply: Message, earlier: Sequence[Message] = ()) -> Score:
+        """1 for any sum of just these numbers that comes out right; "= target" may stand behind it."""
+        said = final_answer(reply.text)
+        if said is None:
+            return Score(value=0.0, answer=None, why="there is no answer")
+        right = _right(said, problem.answer)
+        return Score(
+            value=float(right), answer=said, why="right" if right else "not a sum of these numbers that comes out"
+        )
+
+
+def _right(said: str, wanted: dict[str, object]) -> bool:
+    sum, _, result = said.partition("=")
+    read = Sum(sum)
+    if result and Sum(result).value != wanted["target"]:
+        return False
+    return read.value == wanted["target"] and sorted(read.numbers) == wanted["numbers"]
+
+
+def _easy(a: int, sign: str, b: int) -> bool:
+    """Products of two numbers with more than one digit each are not tried: they take columns."""
+    return sign != "*" or (b < 10 and a < 100)
+
+
+def _done(a: int, sign: str, b: int) -> int:
+    return a + b if sign == "+" else a - b if sign == "-" else a * b
+
+
+def _tried(pool: list[tuple[int, str, int]], target: int, signs: str) -> Iterator[tuple[str, str]]:
+    """Lines of the search and, with the last, the sum that is right. Pool: value, text, precedence of its last sign."""
+    for i in range(len(pool)):
+        for j in range(i + 1, len(pool)):
+            (a, a_text, a_rank), (b, b_text, b_rank) = pool[i], pool[j]
+            if a < b:
+                (a, a_text, a_rank), (b, b_text, b_rank) = pool[j], pool[i]
+            rest = [one for k, one in enumerate(pool) if k not in (i, j)]
+            for sign in (sign for sign in signs if _easy(a, sign, b)):
+                value, rank = _done(a, sign, b), PRECEDENCE[sign]
+                left = f"({a_text})" if a_rank < rank else a_text
+                right = f"({b_text})" if b_rank < rank or (sign == "-" and b_rank == 1) else b_text
+                text = f"{left}{sign}{right}"
+                if not rest:
+                    found = value == target
+                    yield f"{a}{sign}{b}={value}" + ("" if found else " x"), text if found else ""
+                    if found:
+                        return
+                    continue
+                yield f"{a}{sign}{b}={value} [{' '.join(str(one[0]) for one in rest)}]", ""
+                for line, answer in _tried([(value, text, rank), *rest], target, signs):
+                    yield line, answer
+                    if answer:
+                        return

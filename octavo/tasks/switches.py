@@ -1,0 +1,64 @@
+"""Conversations with /think and /no_think in them: the last flag says whether the model thinks.
+
+What it shows: that the mode is followed, whatever was said before. Source: ThinkFollow of the Qwen3 report, 4.7.
+"""
+
+import random
+from collections.abc import Sequence
+
+from octavo.core.messages import Message
+from octavo.core.task import Problem, Score
+from octavo.tasks.base import Procedural
+from octavo.tasks.retrieval import Retrieval
+from octavo.tasks.sorting import Sorting
+from octavo.tasks.verify.answers import final_answer, same
+
+EASY: dict[str, Procedural] = {"retrieval": Retrieval(), "sorting": Sorting()}  # the mode is what is tested
+FLAGS = ("", "/think", "/no_think")
+
+Asked = tuple[tuple[tuple[str, int, str], ...], str]  # turns: task, seed, flag; flag of the system message
+
+
+class Switches(Procedural):
+    """Level n: n questions one after the other, with flags at random, some in a system message."""
+
+    name, levels, shows = "switches", 3, "format"
+
+    def draw(self, draw: random.Random, level: int) -> Asked:
+        """Easy questions."""
+        turns = tuple((draw.choice(sorted(EASY)), draw.getrandbits(32), draw.choice(FLAGS)) for _ in range(level))
+        return turns, draw.choice(FLAGS) if draw.random() < 0.3 else ""
+
+    def pose(self, instance: Asked, draw: random.Random, *, id: str, key: str, level: int, language: str) -> Problem:
+        """Earlier turns are answered as they should be."""
+        turns, system = instance
+        messages = [Message(role="system", content=system)] if system else []
+        mode = system or "/think"
+        for name, seed, flag in turns:
+            problem = EASY[name].problem(seed, level=1)
+            mode = flag or mode
+            messages.append(Message(role="user", content=f"{problem.messages[-1].text} {flag}".rstrip()))
+            thinking = problem.trace if mode == "/think" else ""
+            messages.append(Message(role="assistant", content=problem.gold.text, thinking=thinking))
+        gold, trace = messages.pop(), problem.trace if mode == "/think" else ""
+        answer = {"thinks": mode == "/think", "answer": problem.answer}
+        return Problem(
+            task=self.name, id=id, key=key, messages=tuple(messages), answer=answer, gold=gold, trace=trace, level=level
+        )
+
+    def score(self, problem: Problem, reply: Message, earlier: Sequence[Message] = ()) -> Score:
+        """1 where the reply thought as it should have and is right. Whether there was thinking, not what it says."""
+        thought, said = bool((reply.thinking or "").strip()), final_answer(reply.text)
+        if thought != problem.answer["thinks"]:
+            return Score(value=0.0, answer=said, why="it thought" if thought else "it did not think")
+        right = said is not None and same(said, problem.answer["answer"])
+        return Score(value=float(right), answer=said, why="right" if right else f"not {problem.answer['answer']}")
+
+    def wrong(self, problem: Problem) -> tuple[Message, ...]:
+        """The other mode; no answer."""
+        other = "" if problem.answer["thinks"] else "hm"
+        gold = problem.gold
+        return (
+            Message(role="assistant", content=gold.text, thinking=other),
+            Message(role="assistant", thinking=gold.thinking),
+        )

@@ -1,0 +1,1 @@
+"""The miniature suite: the whole recipe from nothing, on two CPU cores."""

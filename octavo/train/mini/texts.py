@@ -1,0 +1,94 @@
+"""What a mini model reads in pre-training: problems worked out, problems with bare answers, and small talk.
+
+Document i of a stream is a pure function of the stream's seed and i, so that training goes on anywhere.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from octavo.core.task import Problem
+from octavo.tasks import TASKS
+
+PEOPLE = ("Mia", "Tom", "Ana", "Ben", "Kai", "Eva", "Leo", "Zoe")
+THINGS = ("boat", "book", "lamp", "cup", "ball", "key", "hat", "map")
+COLOURS = ("red", "blue", "green", "black", "white")
+PLACES = ("garden", "house", "shop", "park", "school")
+
+
+class Blend(Struct, frozen=True, kw_only=True):
+    """What a stream of documents is made of.
+
+    levels    task -> its levels, each as likely as the others, as are the tasks
+    worked    share of problems that are worked out before the answer; the rest have bare answers
+    slips     share of worked problems with one wrong sign in their working, as texts of the world have them
+    prose     share of documents that are no problem at all
+    other     share of problems in another language than English, where a task has one
+    direct_levels   task -> levels for the problems with bare answers; a task it lacks: those of `levels`
+    """
+
+    levels: Mapping[str, Sequence[int]]
+    worked: float = 0.5
+    slips: float = 0.0
+    prose: float = 0.05
+    other: float = 0.15
+    direct_levels: Mapping[str, Sequence[int]] = {}
+
+
+def problem_of(draw: random.Random, levels: Mapping[str, Sequence[int]], *, other: float = 0.0) -> Problem:
+    """One problem of the training split."""
+    name = draw.choice(sorted(levels))
+    task = TASKS[name]
+    foreign = [language for language in task.languages if language != "en"]
+    language = draw.choice(foreign) if foreign and draw.random() < other else "en"
+    return task.problem(draw.getrandbits(40), level=draw.choice(list(levels[name])), language=language)
+
+
+def document(blend: Blend, *, seed: int, number: int) -> str:
+    """The text of document `number`."""
+    draw = random.Random(f"{seed} {number}")
+    if draw.random() < blend.prose:
+        return prose(draw)
+    if draw.random() >= blend.worked:
+        return bare(problem_of(draw, {**blend.levels, **blend.direct_levels}, other=blend.other))
+    return worked(problem_of(draw, blend.levels, other=blend.other), draw, slips=blend.slips)
+
+
+def asked(problem: Problem) -> str:
+    """All that was said to the model so far, a line each."""
+    return "\n".join(message.text for message in problem.messages)
+
+
+def bare(problem: Problem) -> str:
+    """A problem and its answer."""
+    return f"{asked(problem)}\nAnswer: {problem.gold.text}"
+
+
+def worked(problem: Problem, draw: random.Random, *, slips: float) -> str:
+    """A problem, the way to its answer, and the answer."""
+    trace = slipped(problem.trace, draw) if draw.random() < slips else problem.trace
+    return f"{asked(problem)}\nWork:\n{trace}\nAnswer: {problem.gold.text}" if trace else bare(problem)
+
+
+def slipped(trace: str, draw: random.Random) -> str:
+    """A trace with one of its letters or digits changed into another one of the same kind."""
+    places = [i for i, sign in enumerate(trace) if sign.isascii() and sign.isalnum()]
+    if not places:
+        return trace
+    at = draw.choice(places)
+    kind = "0123456789" if trace[at].isdigit() else "abcdefghijklmnopqrstuvwxyz"
+    return trace[:at] + draw.choice(kind) + trace[at + 1 :]
+
+
+def prose(draw: random.Random) -> str:
+    """Some plain sentences that hang together."""
+    who, friend = draw.sample(PEOPLE, 2)
+    thing, colour, place, next_place = draw.choice(THINGS), draw.choice(COLOURS), *draw.sample(PLACES, 2)
+    told = [
+        f"{who} has a {colour} {thing}. The {thing} of {who} is {colour}.",
+        f"{who} is in the {place}. Then {who} goes to the {next_place}. Now {who} is in the {next_place}.",
+        f"{who} gives the {thing} to {friend}. Now {friend} has the {thing}.",
+        f"Where is {who}? {who} is in the {place}.",
+    ]
+    return " ".join(draw.sample(told, draw.randint(1, len(told))))
