@@ -38,9 +38,13 @@ class Trainer:
 
     def __init__(self, model: Decoder, algorithm: Algorithm, how: Optimisation, *,
                  rate: Callable[[int], float] = lambda step: 1.0, bf16: bool = True,
-                 checkpoint: bool = False) -> None:  # fmt: skip
-        """bf16: of products and activations; parameters, gradients and sums stay float32."""
-        self.learner, self.how, self.rate, self.bf16 = Learner(model, algorithm, checkpoint=checkpoint), how, rate, bf16
+                 checkpoint: bool = False, teacher: Decoder | None = None) -> None:  # fmt: skip
+        """bf16: of products and activations; parameters, gradients and sums stay float32.
+
+        teacher: who an algorithm pulls towards
+        """
+        self.how, self.rate, self.bf16 = how, rate, bf16
+        self.learner = Learner(model, algorithm, checkpoint=checkpoint, teacher=teacher)
         self.optimisers = optimisers(model, how)
         self.step = 0
 
@@ -60,7 +64,7 @@ class Trainer:
             with self._precision():
                 loss, terms = self.learner(batch, scale)
             loss.backward()
-            total += float(terms.loss.detach()) if terms.figures is not None else float(loss.detach())
+            total += float((loss if terms.loss is None else terms.loss).detach())
             for name, (value, count) in (terms.figures or {}).items():
                 before = sums.get(name, (0.0, 0.0))
                 sums[name] = before[0] + value, before[1] + count
