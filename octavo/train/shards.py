@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from octavo.models.backprop import Gradients, Passes, Run
+from octavo.models.backprop import Balance, Passes, Run
+from octavo.models.backprop_mlp import Gradients
 from octavo.nn.head import Told, surprise_and_slopes, tell
 from octavo.train.batch import Batch
 
@@ -96,13 +97,13 @@ class Piece:
         return tell(self.hidden_ND, self.passes.head_VD, self.targets_N, kernels=self.passes.kernels)
 
     @torch.no_grad()
-    def learn(self, push_N: Tensor) -> tuple[Tensor, Gradients]:
+    def learn(self, push_N: Tensor, *, balance: Balance | None = None) -> tuple[Tensor, Gradients]:
         """The sum of push times -log p, and the gradients of all parameters. push_N: of the whole batch."""
         slopes = surprise_and_slopes(
             self.hidden_ND, self.passes.head_VD, self.targets_N, push_N[self.targets], kernels=self.passes.kernels
         )
         dhidden_TD = torch.zeros_like(self.run.hidden_TD).index_copy_(0, self.rows_N, slopes.hidden_ND)
-        found = self.run.back(dhidden_TD)
+        found = self.run.back(dhidden_TD, balance=balance)
         if self.passes.model.lm_head is None:
             found["model.embed_tokens.weight"] += slopes.head_VD
         else:
