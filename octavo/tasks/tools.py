@@ -18,7 +18,6 @@ from octavo.tasks.verify.answers import final_answer, same
 from octavo.tasks.verify.expressions import Sum
 from octavo.tasks.worked import Worked
 
-
 SPECS = {
     "calc": ToolSpec(name="calc", parameters={"type": "object", "properties": {"sum": {"type": "string"}},
                                               "required": ["sum"]}),
