@@ -43,3 +43,7 @@ class SampleError(OctavoError):
 
 class TaskError(OctavoError):
     """A task or its data that is missing, broken, or asked for what it does not have."""
+
+
+class TrainingError(OctavoError):
+    """A training run that cannot go on: numbers that are not finite, a state of another run, nothing to learn from."""

@@ -7,18 +7,20 @@ working copies of the weights, float32 or bfloat16.
 Axes: T tokens, D model, H query heads, J those of keys and values too, K head width, V vocabulary."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from octavo.models.backprop_mlp import Dense, Gradients, MLPPass, Sparse, SparseKept, together
 from octavo.models.decoder import Decoder, Layer
 from octavo.nn.kernels.training import LANES, MOST_HEAD_WIDTH, Documents, TrainingKernels
 from octavo.nn.layers import GatedMLP, RMSNorm
+from octavo.nn.moe import Experts, Routed, SparseMLP
 from octavo.nn.rotate import rotation
 
-Gradients = dict[str, Tensor]  # parameter -> its gradient
+LEAVES = (nn.Linear, nn.Embedding, RMSNorm, nn.Identity, Experts)
 
 
 def unsupported(model: Decoder) -> str | None:
@@ -26,27 +28,27 @@ def unsupported(model: Decoder) -> str | None:
     c = model.config
     if c.heads.qkv_bias or c.heads.out_bias or c.mlp_bias:
         return "its linear layers have biases"
-    if c.moe is not None:
-        return "it has experts"
-    widths = (c.heads.width, c.heads.head_width, c.inner)
+    widths = (c.heads.width, c.heads.head_width, c.inner, c.moe.inner if c.moe else c.inner)
     if any(width % LANES for width in widths) or c.heads.head_width > MOST_HEAD_WIDTH:
         return f"the kernels want widths that are multiples of {LANES}, found {widths}"
     if any(type(p) is not nn.Parameter or p.dtype != torch.float32 or p.device.type != "cpu" or not p.requires_grad
            for p in model.parameters()):  # fmt: skip
         return "it has parameters that are frozen, divided among machines, not float32, or not on the CPU"
     for module in model.modules():
-        if len(list(module.children())) == 0 and type(module) not in (nn.Linear, nn.Embedding, RMSNorm, nn.Identity):
+        if len(list(module.children())) == 0 and type(module) not in LEAVES:
             return f"it has a {type(module).__name__}"
     return None
 
 
+Balance = dict[int, Tensor]
+
+
 class LayerWeights(NamedTuple):
-    """Working copies of a layer's matrices: queries, keys and values as one, gate and up as one."""
+    """Working copies of a layer's matrices: queries, keys and values as one."""
 
     qkv: Tensor
     out: Tensor
-    gate_up: Tensor
-    down: Tensor
+    mlp: MLPPass
 
 
 class Kept(NamedTuple):
@@ -59,7 +61,7 @@ class Kept(NamedTuple):
     size_HT: Tensor
     middle_TD: Tensor
     middle_normed_TD: Tensor
-    both: Tensor
+    mlp: Any
 
 
 class Passes:
@@ -78,18 +80,14 @@ class Passes:
             self.head_VD = model.head_weight.detach().to(dtype)
 
     def _copies(self, layer: nn.Module) -> LayerWeights:
-        assert isinstance(layer, Layer) and isinstance(layer.mlp, GatedMLP)
-        a, m = layer.self_attn, layer.mlp
-        groups = ((a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (m.gate_proj, m.up_proj), (m.down_proj,))
-        return LayerWeights(*(self._together([linear.weight for linear in group]) for group in groups))
-
-    def _together(self, weights: Sequence[Tensor]) -> Tensor:
-        if len(weights) == 1:
-            return weights[0].detach().to(self.dtype)
-        made = torch.empty(sum(map(len, weights)), weights[0].shape[1], dtype=self.dtype)
-        for part, weight in zip(made.split([len(w) for w in weights]), weights, strict=True):
-            part.copy_(weight)
-        return made
+        assert isinstance(layer, Layer) and isinstance(layer.mlp, (GatedMLP, SparseMLP))
+        a = layer.self_attn
+        return LayerWeights(
+            together((a.q_proj.weight, a.k_proj.weight, a.v_proj.weight), self.dtype),
+            a.o_proj.weight.detach().to(self.dtype),
+            Dense(layer.mlp, self.kernels, dtype=self.dtype) if isinstance(layer.mlp, GatedMLP)
+            else Sparse(layer.mlp, self.kernels, dtype=self.dtype),
+        )  # fmt: skip
 
     @torch.no_grad()
     def run(self, tokens_T: Tensor, lengths: Sequence[int]) -> "Run":
@@ -106,10 +104,13 @@ class Run:
         positions_T = torch.cat([torch.arange(length) for length in lengths])
         self.documents = Documents(passes.shape, lengths, *rotation(model.model.rope, positions_T))
         self.kept: list[Kept | Tensor] = []
+        self.routed: dict[int, Routed] = {}  # layer -> where its tokens went
         x_TD, added_TD = F.embedding(tokens_T, model.model.embed_tokens.weight), None
         for index in range(len(passes.weights)):
             kept, added_TD = self._layer(index, x_TD, added_TD)
             self.kept.append(kept.x_TD if passes.checkpoint else kept)
+            if isinstance(kept.mlp, SparseKept):
+                self.routed[index] = kept.mlp.routing.summed()
             x_TD = kept.middle_TD
         self.x_TD, self.hidden_TD = self._norm(x_TD, added_TD, model.model.norm)
 
@@ -136,13 +137,15 @@ class Run:
         heads_THK, size_HT = kernels.attend(qkv_TJK, self.documents, self._norms(index))
         added_TD = heads_THK.flatten(1) @ w.out.T
         middle_TD, middle_normed_TD = self._norm(x_TD, added_TD, module.post_attention_layernorm)
-        both = middle_normed_TD @ w.gate_up.T
-        made_TD = kernels.swiglu(both) @ w.down.T
-        return Kept(x_TD, normed_TD, qkv_TJK, heads_THK, size_HT, middle_TD, middle_normed_TD, both), made_TD
+        mlp, made_TD = w.mlp.forward(middle_normed_TD)
+        return Kept(x_TD, normed_TD, qkv_TJK, heads_THK, size_HT, middle_TD, middle_normed_TD, mlp), made_TD
 
     @torch.no_grad()
-    def back(self, dhidden_TD: Tensor) -> Gradients:
-        """Gradients of all parameters but an untied head, where the one by `hidden_TD` is given. Only once."""
+    def back(self, dhidden_TD: Tensor, *, balance: Balance | None = None) -> Gradients:
+        """Gradients of all parameters but an untied head, where the one by `hidden_TD` is given. Only once.
+
+        balance   layer -> the gradient by the chances of each expert, the same for every token
+        """
         body, passes = self.passes.model.model, self.passes
         found: Gradients = {"model.norm.weight": torch.zeros_like(body.norm.weight)}
         dx_TD, low_TD = passes.kernels.norm_back(
@@ -153,24 +156,23 @@ class Run:
             kept = self.kept.pop()
             if isinstance(kept, Tensor):
                 kept, _ = self._layer(index, kept, None)
-            dx_TD, low_TD = self._layer_back(index, kept, dx_TD, low_TD, found)
+            balance_E = None if balance is None else balance.get(index)
+            dx_TD, low_TD = self._layer_back(index, kept, dx_TD, low_TD, found, balance_E=balance_E)
         found["model.embed_tokens.weight"] = torch.zeros_like(body.embed_tokens.weight).index_add_(
             0, self.tokens_T, dx_TD
         )
         return found
 
-    def _layer_back(self, index: int, kept: Kept, dx_TD: Tensor, low_TD: Tensor, found: Gradients,
-                    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def _layer_back(self, index: int, kept: Kept, dx_TD: Tensor, low_TD: Tensor, found: Gradients, *,
+                    balance_E: Tensor | None) -> tuple[Tensor, Tensor]:  # fmt: skip
         """dx goes on in place; low is dx in the working type."""
         passes, module, w = self.passes, self._module(index), self.passes.weights[index]
         kernels, at = passes.kernels, f"model.layers.{index}"
-        dboth, made = kernels.swiglu_back(low_TD @ w.down, kept.both)
-        found[f"{at}.mlp.down_proj.weight"] = low_TD.T @ made
-        dgate_up = dboth.T @ kept.middle_normed_TD
-        found[f"{at}.mlp.gate_proj.weight"], found[f"{at}.mlp.up_proj.weight"] = dgate_up.chunk(2)
+        dnormed_TD, of_mlp = w.mlp.back(kept.mlp, kept.middle_normed_TD, low_TD, balance_E=balance_E)
+        found.update({f"{at}.mlp.{name}": grad for name, grad in of_mlp.items()})
         found[f"{at}.post_attention_layernorm.weight"] = after_D = torch.zeros_like(module.input_layernorm.weight)
         dx_TD, low_TD = kernels.norm_back(
-            dboth @ w.gate_up, kept.middle_TD, module.post_attention_layernorm.weight, eps=passes.eps, dx_TD=dx_TD,
+            dnormed_TD, kept.middle_TD, module.post_attention_layernorm.weight, eps=passes.eps, dx_TD=dx_TD,
             dweight_D=after_D,
         )  # fmt: skip
         found[f"{at}.self_attn.o_proj.weight"] = low_TD.T @ kept.heads_THK.flatten(1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from octavo.models.config import DecoderConfig
 from octavo.nn.context import Context
@@ -48,13 +49,17 @@ class Body(nn.Module):
         self.embed_tokens = nn.Embedding(c.vocab_size, c.heads.width)
         self.layers = nn.ModuleList(Layer(c, layer=i) for i in range(c.layers))
         self.norm = RMSNorm(c.heads.width, c.eps)
+        self.checkpoint = False  # keep only what goes into a layer, and compute the rest again on the way back
 
     def forward(self, tokens_T: Tensor, ctx: Context) -> Tensor:
         """Hidden states (T, D) after the last norm."""
         x_TD = self.embed_tokens(tokens_T).to(self.norm.weight.dtype)
         cos_TK, sin_TK = (x.to(x_TD.dtype) for x in rotation(self.rope, ctx.positions_T))
         for layer in self.layers:
-            x_TD = layer(x_TD, cos_TK, sin_TK, ctx)
+            if self.checkpoint and torch.is_grad_enabled():
+                x_TD = checkpoint(layer, x_TD, cos_TK, sin_TK, ctx, use_reentrant=False)
+            else:
+                x_TD = layer(x_TD, cos_TK, sin_TK, ctx)
         return self.norm(x_TD)
 
 

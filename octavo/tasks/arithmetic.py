@@ -17,7 +17,7 @@ LEVELS: dict[int, tuple[tuple[str, int, int], ...]] = {  # sign, digits of both 
 class Arithmetic(Worked):
     """Level 1: two digits; up to level 4 plus and minus with five; from level 3 on products, up to 3 by 2 digits."""
 
-    name, levels = "arithmetic", len(LEVELS)
+    name, levels = "arithmetic", 6
 
     def draw(self, draw: random.Random, level: int) -> Sum:
         """Both numbers at random; of a difference, the larger one first."""
@@ -37,15 +37,19 @@ class Arithmetic(Worked):
             return "\n".join(added(a, b)), str(a + b)
         if sign == "-":
             return "\n".join(taken(a, b)), str(a - b)
-        lines, total = list[str](), 0
-        for place, digit in enumerate(reversed(str(b))):
-            part = a * int(digit) * 10**place
-            zeros = "0" * place
-            lines += [f"{a}*{digit}{zeros}", *multiplied(a, int(digit)), f"={part}"]
-            if place:
-                lines += [f"{total}+{part}", *added(total, part), f"={total + part}"]
-            total += part
-        return "\n".join(lines), str(total)
+        return "\n".join(product(a, b)), str(a * b)
+
+
+def product(a: int, b: int) -> list[str]:
+    """Products with each digit of b, each of them added to those before it."""
+    lines, total = list[str](), 0
+    for place, digit in enumerate(reversed(str(b))):
+        part = a * int(digit) * 10**place
+        lines += [f"{a}*{digit}{'0' * place}", *multiplied(a, int(digit)), f"={part}"]
+        if place:
+            lines += [f"{total}+{part}", *added(total, part), f"={total + part}"]
+        total += part
+    return lines
 
 
 def added(a: int, b: int) -> list[str]:

@@ -87,6 +87,10 @@ class Procedural(Task):
     def draw(self, draw: random.Random, level: int) -> Any:
         """An instance: plain data whose `repr` says all of it but the wording."""
 
+    def essence(self, instance: Any) -> Any:
+        """What is left of an instance when all that does not matter, as the order of hints, is made the same."""
+        return instance
+
     @abstractmethod
     def pose(self, instance: Any, draw: random.Random, *, id: str, key: str, level: int, language: str) -> Problem:
         """An instance in words, one wording of several."""
@@ -100,7 +104,7 @@ class Procedural(Task):
         draw = random.Random(f"{self.name} {level} {split} {seed}")
         for _ in range(TRIES):
             instance = self.draw(draw, level)
-            key = f"{self.name} {instance!r}"
+            key = f"{self.name} {self.essence(instance)!r}"
             if split_of(key) == split:
                 words = random.Random(f"{self.name} {level} {split} {seed} {language}")
                 id = f"{split}-{level}-{seed}-{language}"

@@ -21,21 +21,25 @@ PRECEDENCE = {"+": 1, "-": 1, "*": 2}
 
 
 class Countdown(Worked):
-    """Levels 1 and 2: two and three numbers up to 9; 3: three up to 12; 4: four up to 9, with + and - alone."""
+    """Levels 1 and 2: two numbers up to 50, three up to 10; 3: three up to 15; 4: four up to 9, with + and - alone."""
 
     name, levels, shows = "countdown", 4, "search"
 
     def draw(self, draw: random.Random, level: int) -> Asked:
         """The target is made from the numbers, so there is a way."""
-        count, high, signs = {1: (2, 30, "+-*"), 2: (3, 9, "+-*"), 3: (3, 12, "+-*"), 4: (4, 9, "+-")}[level]
+        count, high, signs = {1: (2, 50, "+-*"), 2: (3, 10, "+-*"), 3: (3, 15, "+-*"), 4: (4, 9, "+-")}[level]
         while True:
             numbers = tuple(draw.randint(1, high) for _ in range(count))
             pool = list(numbers)
             while len(pool) > 1:
-                a, b = pool.pop(draw.randrange(len(pool))), pool.pop(draw.randrange(len(pool)))
-                pool.append(_done(max(a, b), draw.choice(signs), min(a, b)))
+                b, a = sorted((pool.pop(draw.randrange(len(pool))), pool.pop(draw.randrange(len(pool)))))
+                pool.append(_done(a, draw.choice([sign for sign in signs if _easy(a, sign, b)]), b))
             if 0 < pool[0] <= LARGEST and pool[0] not in numbers:
                 return numbers, pool[0]
+
+    def essence(self, instance: Asked) -> Asked:
+        """The order of the numbers does not matter."""
+        return tuple(sorted(instance[0])), instance[1]
 
     def wordings(self, instance: Asked, language: str) -> list[str]:
         """Numbers, then the target."""
@@ -86,6 +90,11 @@ def _right(said: str, wanted: dict[str, object]) -> bool:
     return read.value == wanted["target"] and sorted(read.numbers) == wanted["numbers"]
 
 
+def _easy(a: int, sign: str, b: int) -> bool:
+    """Products of two numbers with more than one digit each are not tried: they take columns."""
+    return sign != "*" or (b < 10 and a < 100)
+
+
 def _done(a: int, sign: str, b: int) -> int:
     return a + b if sign == "+" else a - b if sign == "-" else a * b
 
@@ -98,7 +107,7 @@ def _tried(pool: list[tuple[int, str, int]], target: int, signs: str) -> Iterato
             if a < b:
                 (a, a_text, a_rank), (b, b_text, b_rank) = pool[j], pool[i]
             rest = [one for k, one in enumerate(pool) if k not in (i, j)]
-            for sign in signs:
+            for sign in (sign for sign in signs if _easy(a, sign, b)):
                 value, rank = _done(a, sign, b), PRECEDENCE[sign]
                 left = f"({a_text})" if a_rank < rank else a_text
                 right = f"({b_text})" if b_rank < rank or (sign == "-" and b_rank == 1) else b_text

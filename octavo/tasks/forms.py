@@ -51,7 +51,7 @@ class Forms(Worked):
 
     def solve(self, instance: Asked, language: str) -> tuple[str, str]:
         """Each form by itself."""
-        words, lines = list(instance[0]), list[str]()
+        words, lines, text = list(instance[0]), list[str](), ""
         for form in instance[1]:
             text = FORMS[form](words)
             lines.append(f"{form}: {text}")

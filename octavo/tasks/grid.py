@@ -8,10 +8,12 @@ from itertools import permutations
 
 from octavo.tasks.worked import Worked
 
-PEOPLE, PETS = ("Ana", "Ben", "Kai", "Mia"), ("cat", "dog", "fish", "owl")
+PEOPLE = ("Ana", "Ben", "Eva", "Kai", "Leo", "Mia", "Tom", "Zoe")
+PETS = ("cat", "cow", "dog", "fish", "hen", "owl", "pig", "rat")
 
 Hint = tuple[int, bool, int]  # person, has or has not, pet
-Asked = tuple[int, tuple[Hint, ...], int]  # people, hints, who is asked for
+Names = tuple[str, ...]
+Asked = tuple[Names, Names, tuple[Hint, ...], int]  # people, pets, hints, who is asked for
 
 
 class Grid(Worked):
@@ -20,7 +22,7 @@ class Grid(Worked):
     name, levels = "grid", 4
 
     def draw(self, draw: random.Random, level: int) -> Asked:
-        """True hints until one possibility is left; no hint is needless."""
+        """Some people and pets; true hints, each of which strikes something out, until one possibility is left."""
         count = 3 if level < 3 else 4
         truth = draw.sample(range(count), count)
         hints = [(person, has, pet) for person in range(count) for pet in range(count)
@@ -33,36 +35,45 @@ class Grid(Worked):
                 chosen, left = [*chosen, hint], after
             if len(left) == 1:
                 break
-        return count, tuple(chosen), draw.randrange(count)
+        people, pets = (tuple(sorted(draw.sample(names, count))) for names in (PEOPLE, PETS))
+        return people, pets, tuple(chosen), draw.randrange(count)
+
+    def essence(self, instance: Asked) -> Asked:
+        """The order of the hints does not matter."""
+        people, pets, hints, asked = instance
+        return people, pets, tuple(sorted(hints)), asked
 
     def wordings(self, instance: Asked, language: str) -> list[str]:
         """Hints, one sentence each."""
-        count, hints, asked = instance
-        said = " ".join(f"{PEOPLE[p]} has {'the' if has else 'no'} {PETS[pet]}." for p, has, pet in hints)
-        pets, who = ", ".join(PETS[:count]), PEOPLE[asked]
-        return [f"{pets}. {said} What has {who}?", f"Pets: {pets}. {said} Pet of {who}?"]
+        people, pets, hints, asked = instance
+        said = " ".join(f"{people[p]} has {'the' if has else 'no'} {pets[pet]}." for p, has, pet in hints)
+        who, what = ", ".join(people), ", ".join(pets)
+        return [f"{who}: {what}. {said} What has {people[asked]}?",
+                f"{who} have a {what}. {said} Pet of {people[asked]}?"]  # fmt: skip
 
     def solve(self, instance: Asked, language: str) -> tuple[str, str]:
-        """Person by person: what may still be theirs; once only one is left to somebody, nobody else has it."""
-        count, hints, asked = instance
+        """Person by person: what may still be theirs; once only one is left to somebody, nobody else has it.
+
+        That is enough: where only one matching is left, somebody has only one pet left.
+        """
+        people, pets, hints, asked = instance
+        count = len(people)
         left = next(one for one in permutations(range(count)) if all(_holds(one, hint) for hint in hints))
         may = [{pet for pet in range(count) if all(_may(p, pet, hint) for hint in hints)} for p in range(count)]
-        lines = [_shown(p, may[p]) for p in range(count)]
+        lines = [_shown(people[p], pets, may[p]) for p in range(count)]
         for _ in range(count * count):
-            sure = {next(iter(pets)): p for p, pets in enumerate(may) if len(pets) == 1}
+            sure = {next(iter(few)): p for p, few in enumerate(may) if len(few) == 1}
             places = {pet: [p for p in range(count) if pet in may[p]] for pet in range(count)}
             for p in range(count):
                 only = [pet for pet in sorted(may[p]) if len(places[pet]) == 1]
                 after = {only[0]} if only else {pet for pet in may[p] if sure.get(pet, p) == p}
                 if after != may[p]:
                     may[p] = after
-                    lines.append(_shown(p, after))
+                    lines.append(_shown(people[p], pets, after))
                     break
             else:
                 break
-        if len(may[asked]) > 1:
-            lines.append(f"try {PETS[left[asked]]}")
-        return "\n".join(lines), PETS[left[asked]]
+        return "\n".join(lines), pets[left[asked]]
 
     def near(self, answer: str) -> list[str]:
         """The other pets, and two at once."""
@@ -81,5 +92,5 @@ def _may(person: int, pet: int, hint: Hint) -> bool:
     return not (person == who and pet == which)
 
 
-def _shown(person: int, pets: set[int]) -> str:
-    return f"{PEOPLE[person]}: {' '.join(PETS[pet] for pet in sorted(pets))}"
+def _shown(person: str, pets: Names, may: set[int]) -> str:
+    return f"{person}: {' '.join(pets[pet] for pet in sorted(may))}"

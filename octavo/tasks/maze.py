@@ -31,6 +31,11 @@ class Maze(Worked):
             start = draw.choice(rooms)
         return tuple((x, y) for x, y in doors), start, draw.choice(goals)
 
+    def essence(self, instance: Asked) -> Asked:
+        """The order of the doors, and the side that they are named from, do not matter."""
+        doors, start, goal = instance
+        return tuple(sorted((min(door), max(door)) for door in doors)), start, goal
+
     def wordings(self, instance: Asked, language: str) -> list[str]:
         """Doors, then from where to where."""
         doors = " ".join(f"{x}-{y}" for x, y in instance[0])

@@ -29,7 +29,7 @@ class Programs(Worked):
             if after != values and min(after.values()) >= 0 and max(after.values()) <= HIGHEST:
                 values = after
                 lines.append(line)
-            elif line[0] == "if" and draw.random() < 0.3:
+            elif line[0] == "if" and after == values and draw.random() < 0.3:  # a condition that does not hold
                 lines.append(line)
         return start, tuple(lines), draw.choice(names)
 

@@ -20,6 +20,10 @@ class Sorting(Worked):
         numbers = tuple(draw.sample(range(10, 100), level + 3))
         return numbers, draw.choice([0, draw.randint(2, len(numbers) - 1)])
 
+    def essence(self, instance: Asked) -> Asked:
+        """The order that the numbers come in does not matter."""
+        return tuple(sorted(instance[0])), instance[1]
+
     def wordings(self, instance: Asked, language: str) -> list[str]:
         """From the smallest on."""
         numbers, place = " ".join(map(str, instance[0])), instance[1]

@@ -35,6 +35,11 @@ EVENTS: dict[str, Mapping[str, tuple[str, ...]]] = {
     "double": {"en": ("doubles them",), "zh": ("变成两倍",), "ja": ("2倍にします",)},
     "halve": {"en": ("gives half away",), "zh": ("送出一半",), "ja": ("半分あげます",)},
 }
+COUNTERS = {  # what stands between a number and its thing
+    "en": ("", "", "", "", "", ""),
+    "zh": ("个", "本", "张", "枚", "个", "支"),
+    "ja": ("個", "冊", "枚", "枚", "個", "本"),
+}
 FRAMES: dict[str, tuple[str, str, str]] = {  # beginning, what joins, question
     "en": ("{who} has {n} {thing}. {who} ", ", ", ". How many {thing} now?"),
     "zh": ("{who}有{n}{thing}，", "，", "。现在有多少{thing}？"),
@@ -71,14 +76,14 @@ class Stories(Worked):
         """Told with other words each time."""
         who, thing, first, steps = instance
         begin, join, end = FRAMES[language]
-        told = list[str]()
+        told, counter = list[str](), COUNTERS[language][thing]
         for turn in range(3):
             events = (EVENTS[event][language] for event, _ in steps)
             happens = join.join(
-                words[(turn + i) % len(words)].format(n=by)
+                words[(turn + i) % len(words)].format(n=f"{by}{counter}")
                 for i, (words, (_, by)) in enumerate(zip(events, steps, strict=True))
             )
-            names = {"who": PEOPLE[language][who], "thing": THINGS[language][thing], "n": first}
+            names = {"who": PEOPLE[language][who], "thing": THINGS[language][thing], "n": f"{first}{counter}"}
             told.append(begin.format(**names) + happens + end.format(**names))
         return told
 

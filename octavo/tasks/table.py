@@ -25,6 +25,11 @@ class Table(Worked):
         rows = tuple((name, draw.choice(PLACES), many) for name, many in zip(names, points, strict=True))
         return rows, draw.choice(KINDS), draw.choice(rows)[1]
 
+    def essence(self, instance: Asked) -> Asked:
+        """The order of the rows does not matter."""
+        rows, kind, place = instance
+        return tuple(sorted(rows)), kind, place
+
     def wordings(self, instance: Asked, language: str) -> list[str]:
         """One row a line, then the question."""
         rows, kind, place = instance

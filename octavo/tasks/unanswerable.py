@@ -21,8 +21,7 @@ class Unanswerable(Worked):
     def draw(self, draw: random.Random, level: int) -> Asked:
         """A chain of definitions whose first is a number, or a name that nobody defines."""
         names = draw.sample(NAMES, level + 3)
-        first = ("", draw.randrange(1, 10)) if draw.random() < 0.5 else (names[-1], draw.randrange(1, 10))
-        defined = [(names[0], *first)]
+        defined = [(names[0], draw.choice(("", names[-1])), draw.randrange(1, 10))]
         for i in range(1, level + 1):
             defined.append((names[i], names[i - 1], draw.randrange(1, 10)))
         asked = names[level]

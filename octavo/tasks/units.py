@@ -5,6 +5,7 @@ What it shows: multiplying and adding with factors that have to be known. In Eng
 
 import random
 
+from octavo.tasks.arithmetic import product
 from octavo.tasks.worked import Worked
 
 # chains from large to small: how many of the next one are in one
@@ -17,29 +18,15 @@ CHAINS: tuple[tuple[tuple[str, int], ...], ...] = (
     (("gross", 12), ("dozen", 12), ("piece", 1)),
 )
 NAMES = {
-    "zh": {
-        "week": "周",
-        "day": "天",
-        "hour": "小时",
-        "minute": "分",
-        "second": "秒",
-        "gross": "罗",
-        "dozen": "打",
-        "piece": "个",
-    },
-    "ja": {
-        "week": "週間",
-        "day": "日",
-        "hour": "時間",
-        "minute": "分",
-        "second": "秒",
-        "gross": "グロス",
-        "dozen": "ダース",
-        "piece": "個",
-    },
-}
+    "en": {"week": "weeks", "day": "days", "hour": "hours", "minute": "minutes", "second": "seconds",
+           "piece": "pieces"},
+    "zh": {"week": "周", "day": "天", "hour": "小时", "minute": "分", "second": "秒", "gross": "罗", "dozen": "打",
+           "piece": "个"},
+    "ja": {"week": "週間", "day": "日", "hour": "時間", "minute": "分", "second": "秒", "gross": "グロス",
+           "dozen": "ダース", "piece": "個"},
+}  # fmt: skip
 FRAMES = {
-    "en": ("{given} in {unit}?", "How many {unit} are {given}?"),
+    "en": ("{given} in {unit}?", "How many {unit} are {given}?", "{given} = ? {unit}"),
     "zh": ("{given}是多少{unit}？",),
     "ja": ("{given}は何{unit}？",),
 }
@@ -57,7 +44,7 @@ class Units(Worked):
         steps = (level + 1) // 2
         chain, start = draw.choice([(c, s) for c, chain in enumerate(CHAINS) for s in range(len(chain) - steps)])
         limit = 10 if level % 2 else 30
-        amounts = [draw.randrange(1, limit)]
+        amounts = [draw.randrange(1, max(limit, 20))]
         for _, size in CHAINS[chain][start : start + steps]:
             amounts.append(draw.randrange(0, min(size, limit)))
         return chain, start, tuple(amounts)
@@ -65,18 +52,32 @@ class Units(Worked):
     def wordings(self, instance: Asked, language: str) -> list[str]:
         """What is there none of is left out."""
         chain, start, amounts = instance
-        names = [NAMES.get(language, {}).get(unit, unit) for unit, _ in CHAINS[chain][start:]]
-        given = " ".join(f"{amount} {name}" for amount, name in zip(amounts, names, strict=False) if amount)
-        return [text.format(given=given, unit=names[len(amounts) - 1]) for text in FRAMES[language]]
+        units = [unit for unit, _ in CHAINS[chain][start : start + len(amounts)]]
+        names = [NAMES[language].get(unit, unit) for unit in units]
+        given = " ".join(
+            f"{amount} {unit if amount == 1 and language == 'en' else name}"
+            for amount, unit, name in zip(amounts, units, names, strict=True)
+            if amount
+        )
+        return [text.format(given=given, unit=names[-1]) for text in FRAMES[language]]
 
     def solve(self, instance: Asked, language: str) -> tuple[str, str]:
-        """Down the chain: times the factor, plus what there is of the next unit."""
+        """Down the chain: times the factor, in columns if need be, plus what there is of the next unit."""
         chain, start, amounts = instance
         total, lines = amounts[0], list[str]()
         for (_, size), amount in zip(CHAINS[chain][start:], amounts[1:], strict=False):
-            lines.append(f"{total}*{size}={total * size}")
+            lines += _times(total, size)
             total *= size
             if amount:
                 lines.append(f"{total}+{amount}={total + amount}")
                 total += amount
         return "\n".join(lines), str(total)
+
+
+def _times(total: int, size: int) -> list[str]:
+    """A product whose steps are all easy: tens add zeros, what is in the tables is known, the rest goes by columns."""
+    if size in (10, 100, 1000) or (total < 10 and size < 13):
+        return [f"{total}*{size}={total * size}"]
+    if size % 10 == 0:
+        return [*_times(total, size // 10), f"{total * (size // 10)}*10={total * size}"]
+    return product(total, size)

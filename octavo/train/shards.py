@@ -3,6 +3,7 @@
 How a batch is cut depends on its lengths alone, and the pieces' gradients are summed in their order: the number of
 threads changes no bit.   Axes: T tokens, D model, N tokens to predict, V vocabulary."""
 
+import ctypes
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from octavo.models.backprop import Gradients, Passes, Run
-from octavo.nn.head import Told, surprise_and_slopes, tell
+from octavo.models.backprop import Balance, Passes, Run
+from octavo.models.backprop_mlp import Gradients
+from octavo.nn.divergence import Teacher, divergence_and_slopes
+from octavo.nn.head import Slopes, Told, surprise_and_slopes, tell
 from octavo.train.batch import Batch
 
-SHARD_TOKENS = 4096  # of a piece, about: enough for fast products of matrices, few enough for caches
+SHARD_TOKENS = 2048  # of a piece, about: enough for fast products of matrices, few enough for caches
 LEAST_TOKENS = 512  # of a piece, where a batch is cut so that two threads have work
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENAS = -1, -3, -8  # names of options in glibc's malloc.h
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
@@ -29,6 +33,13 @@ class Shard(NamedTuple):
     tokens: slice
     targets: slice
     lengths: tuple[int, ...]
+
+
+class Pull(NamedTuple):
+    """Towards whom, and how much at each target."""
+
+    weights_N: Tensor
+    teacher: Teacher
 
 
 def cut(batch: Batch) -> list[Shard]:
@@ -66,6 +77,18 @@ def workers(pieces: int) -> Generator[Each]:
         torch.set_num_threads(threads)
 
 
+@cache
+def keep_freed_memory() -> None:
+    """The process keeps memory that is freed, from now on: the next step wants it again.
+
+    Else the C library hands large blocks back each time, and the system clears them anew: a third of a small step.
+    """
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
+    if adjust is not None:
+        for option, value in ((MMAP_THRESHOLD, 1 << 30), (TRIM_THRESHOLD, (1 << 31) - 1), (ARENAS, 1)):
+            adjust(option, value)
+
+
 class Piece:
     """A shard under way."""
 
@@ -82,13 +105,19 @@ class Piece:
         return tell(self.hidden_ND, self.passes.head_VD, self.targets_N, kernels=self.passes.kernels)
 
     @torch.no_grad()
-    def learn(self, push_N: Tensor) -> tuple[Tensor, Gradients]:
-        """The sum of push times -log p, and the gradients of all parameters. push_N: of the whole batch."""
+    def learn(self, push_N: Tensor, *, pull: Pull | None = None,
+              balance: Balance | None = None) -> tuple[Tensor, Gradients]:  # fmt: skip
+        """The sum of push times -log p, and of pull times the divergence from a teacher; the gradients of all
+        parameters. push_N, pull: of the whole batch."""
         slopes = surprise_and_slopes(
             self.hidden_ND, self.passes.head_VD, self.targets_N, push_N[self.targets], kernels=self.passes.kernels
         )
+        if pull is not None:
+            teacher = Teacher(pull.teacher.hidden_NE[self.targets], pull.teacher.head_VE)
+            more = divergence_and_slopes(self.hidden_ND, self.passes.head_VD, teacher, pull.weights_N[self.targets])
+            slopes = Slopes(*(a + b for a, b in zip(slopes, more, strict=True)))
         dhidden_TD = torch.zeros_like(self.run.hidden_TD).index_copy_(0, self.rows_N, slopes.hidden_ND)
-        found = self.run.back(dhidden_TD)
+        found = self.run.back(dhidden_TD, balance=balance)
         if self.passes.model.lm_head is None:
             found["model.embed_tokens.weight"] += slopes.head_VD
         else:

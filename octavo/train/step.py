@@ -1,6 +1,6 @@
 """One step for any algorithm.   Axes: T tokens, N tokens to predict, D model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -10,10 +10,13 @@ from octavo.core.errors import KernelError
 from octavo.models.backprop import Gradients, Passes, unsupported
 from octavo.models.decoder import Decoder
 from octavo.nn.context import PackedContext
+from octavo.nn.divergence import Teacher, weighted_divergence
 from octavo.nn.head import Told, tell, weighted_surprise
 from octavo.nn.kernels.training import training_kernels
+from octavo.nn.moe import watched
+from octavo.train.balance import Balance, together
 from octavo.train.batch import Batch
-from octavo.train.shards import Known, Piece, Shard, cut, summed, workers
+from octavo.train.shards import Each, Known, Piece, Pull, Shard, cut, keep_freed_memory, summed, workers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,12 +26,12 @@ class Terms:
         push_N * -log p(target)  +  pull_N * KL(model || teacher)
 
     where both are constants. A clipped policy gradient is a push (its derivative by log p); so is a preference loss.
-    loss       the algorithm's own objective, to be shown
+    loss       the algorithm's own objective, to be shown; None: the sum that is learnt, without the balancing loss
     figures    more to be shown: name -> sum over the batch and the count it is to be divided by
     """
 
     push_N: Tensor
-    loss: Tensor
+    loss: Tensor | None = None
     pull_N: Tensor | None = None
     figures: dict[str, tuple[float, float]] | None = None
 
@@ -50,52 +53,110 @@ class Learner(nn.Module):
     """A model and how it learns, as one module: what FSDP shards, and what `step` calls.
 
     On a CPU the passes that are written out in `models/backprop.py` do the work, under `torch.autocast` in bf16; where
-    they cannot, and on other devices, autograd does. `plain` says why, None where they can.
+    they cannot, and on other devices, autograd does.
     """
 
-    def __init__(self, model: Decoder, algorithm: Algorithm, *, checkpoint: bool = False) -> None:
-        """checkpoint: keep less of the forward pass, and compute it again on the way back, layer by layer."""
+    def __init__(self, model: Decoder, algorithm: Algorithm, *, checkpoint: bool = False,
+                 balance: Balance | None = None, teacher: Decoder | None = None) -> None:  # fmt: skip
+        """checkpoint: keep less of the forward pass, and compute it again on the way back, layer by layer.
+
+        teacher: who an algorithm pulls towards; it is read and never changed
+        """
         super().__init__()
-        self.model, self.algorithm, self.checkpoint = model, algorithm, checkpoint
-        self.plain = unsupported(model)
+        self.teacher = () if teacher is None else (teacher,)  # in a tuple it is no part of this module
+        self.model, self.algorithm, self.checkpoint, self.balance = model, algorithm, checkpoint, balance
+        if self.plain is None:
+            keep_freed_memory()
+
+    @property
+    def plain(self) -> str | None:
+        """Why autograd does the work; None where the passes that are written out do."""
         try:
             training_kernels()
         except KernelError as cause:
-            self.plain = str(cause)
+            return str(cause)
+        return unsupported(self.model)
 
     def forward(self, batch: Batch, scale: float) -> tuple[Tensor, Terms]:
-        """The scalar whose gradient is to be taken, and what the algorithm said."""
-        if self.plain is None and torch.is_grad_enabled():
-            return self._written_out(batch, scale)
-        ctx = PackedContext(batch.lengths, device=batch.tokens_T.device)
-        hidden_ND, head_VD = self.model(batch.tokens_T, ctx)[batch.rows_N], self.model.head_weight
+        """The scalar whose gradient is to be taken, and what the algorithm said.
+
+        The micro-batch's part in the step is its weights' sum over scale: so much of the balancing loss is added.
+        """
+        part = float(batch.weights_N.sum()) / scale
+        if torch.is_grad_enabled() and self.plain is None:
+            return self._written_out(batch, scale, part=part)
+        self.model.model.checkpoint = self.checkpoint
+        with watched(self.model) as layers:
+            hidden_TD = self.model(batch.tokens_T, PackedContext(batch.lengths, device=batch.tokens_T.device))
+        hidden_ND, head_VD = hidden_TD[batch.rows_N], self.model.head_weight
         told = tell(hidden_ND, head_VD, batch.targets_N) if self.algorithm.needs_told else None
         terms = self.algorithm.terms(batch, told, scale=scale)
-        return weighted_surprise(hidden_ND, head_VD, batch.targets_N, terms.push_N), terms
+        loss = weighted_surprise(hidden_ND, head_VD, batch.targets_N, terms.push_N)
+        if terms.pull_N is not None:
+            loss = loss + weighted_divergence(hidden_ND, head_VD, self._taught_plainly(batch), terms.pull_N)
+        if self.balance is not None and layers and torch.is_grad_enabled():
+            shares = self.balance.shares(layers, len(batch.tokens_T))
+            value = self.balance.value(layers, shares, len(batch.tokens_T))
+            loss, terms = loss + self.balance.coefficient * part * value, shown(terms, value, part)
+        return loss, terms
 
-    def _written_out(self, batch: Batch, scale: float) -> tuple[Tensor, Terms]:
+    def _written_out(self, batch: Batch, scale: float, *, part: float) -> tuple[Tensor, Terms]:
         low = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        shards = cut(batch)
+        shards, tokens = cut(batch), len(batch.tokens_T)
         kernels = training_kernels(threads=1 if len(shards) > 1 else torch.get_num_threads())
+        balance, slopes, value = self.balance if self.model.config.moe is not None else None, None, torch.zeros(())
         with torch.autocast("cpu", enabled=False), workers(len(shards)) as each:
             passes = Passes(
                 self.model, kernels, dtype=torch.bfloat16 if low else torch.float32, checkpoint=self.checkpoint
             )
             pieces, told = list[Piece | Shard](shards), None
+            if self.algorithm.needs_told or balance is not None:
+                pieces = begun = list(each(lambda shard: Piece(passes, batch, shard), shards))
+                if balance is not None:
+                    layers = together(piece.run.routed for piece in begun)
+                    shares = balance.shares(layers, tokens)
+                    slopes = balance.slopes(shares, tokens, part=part)
+                    value = balance.value(layers, shares, tokens)
             if self.algorithm.needs_told:
-                pieces = list(each(lambda shard: Piece(passes, batch, shard), shards))
                 told = Told(*(torch.cat(x) for x in zip(*each(Piece.tell, pieces), strict=True)))
             terms = self.algorithm.terms(batch, told, scale=scale)
 
+            pull = None
+            if terms.pull_N is not None:
+                pull = Pull(terms.pull_N, self._taught(batch, shards, each, low=low))
+
             def learn(piece: Piece | Shard) -> tuple[Tensor, Gradients]:
                 piece = piece if isinstance(piece, Piece) else Piece(passes, batch, piece)
-                return piece.learn(terms.push_N)
+                return piece.learn(terms.push_N, pull=pull, balance=slopes)
 
             total, gradients = summed(each(learn, pieces))
+        if balance is not None:
+            total, terms = total + balance.coefficient * part * value, shown(terms, value, part)
         names, parameters = zip(*self.model.named_parameters(), strict=True)
         loss = Known.apply(total, tuple(gradients[name] for name in names), *parameters)
         assert isinstance(loss, Tensor)
         return loss, terms
+
+    def _teacher(self) -> Decoder:
+        assert self.teacher, "an algorithm with a pull needs a teacher"
+        return self.teacher[0]
+
+    @torch.no_grad()
+    def _taught_plainly(self, batch: Batch) -> Teacher:
+        teacher = self._teacher()
+        hidden_TE = teacher(batch.tokens_T, PackedContext(batch.lengths, device=batch.tokens_T.device))
+        return Teacher(hidden_TE[batch.rows_N], teacher.head_weight)
+
+    def _taught(self, batch: Batch, shards: list[Shard], each: Each, *, low: bool) -> Teacher:
+        teacher, kernels = self._teacher(), training_kernels(threads=1 if len(shards) > 1 else torch.get_num_threads())
+        passes = Passes(teacher, kernels, dtype=torch.bfloat16 if low else torch.float32, checkpoint=True)
+        hidden = each(lambda shard: Piece(passes, batch, shard).hidden_ND, shards)
+        return Teacher(torch.cat(list(hidden)), passes.head_VD)
+
+
+def shown(terms: Terms, value: Tensor, part: float) -> Terms:
+    """With the balancing loss among what is shown."""
+    return replace(terms, figures={**(terms.figures or {}), "balance": (float(value) * part, part)})
 
 
 class CrossEntropy:
@@ -109,4 +170,4 @@ class CrossEntropy:
     def terms(self, batch: Batch, told: Told | None, *, scale: float) -> Terms:
         """push = weight / scale; the loss shown is the head's sum itself."""
         del told
-        return Terms(push_N=batch.weights_N / scale, loss=torch.zeros(()))
+        return Terms(push_N=batch.weights_N / scale)

@@ -1,5 +1,7 @@
 """Laws of all tasks: gold replies score 1, wrong ones 0; the same seed gives the same problem; splits never overlap."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +48,34 @@ def test_there_are_several_wordings_and_each_level_has_its_own_problems(task):
     assert len({p.key for p in problems}) > 0.7 * len(problems)
     first = problems[0].messages[-1].text
     assert len({p.messages[-1].text for p in problems}) > 1 and first
+
+
+@names
+def test_there_are_enough_held_out_problems_at_each_level(task):
+    if task.shows in ("steps", "search"):
+        for level in range(1, task.levels + 1):
+            assert len({task.problem(i, level=level, split="test").key for i in range(700)}) >= 300
+
+
+SHUFFLED = {  # instance, and how to put its parts into an order -> one that asks for the same
+    "countdown": lambda one, mixed: (mixed(one[0]), *one[1:]),
+    "sorting": lambda one, mixed: (mixed(one[0]), *one[1:]),
+    "table": lambda one, mixed: (mixed(one[0]), *one[1:]),
+    "maze": lambda one, mixed: (mixed(tuple(door[::-1] for door in one[0])), *one[1:]),
+    "grid": lambda one, mixed: (*one[:2], mixed(one[2]), one[3]),
+}
+
+
+@pytest.mark.parametrize("name", SHUFFLED)
+def test_another_order_makes_no_new_problem(name):
+    task, draw, other = TASKS[name], random.Random(1), 0
+    for _ in range(30):
+        one = task.draw(draw, 2)
+        same = SHUFFLED[name](one, lambda parts: tuple(draw.sample(parts, len(parts))))
+        other += one != same
+        assert task.essence(one) == task.essence(same)
+        assert task.solve(one, "en")[1] == task.solve(same, "en")[1] or task.shows == "search"
+    assert other > 20
 
 
 @names

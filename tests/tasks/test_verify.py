@@ -11,21 +11,42 @@ from octavo.tasks.verify.expressions import Sum
 
 
 @pytest.mark.parametrize(
-    "text", ["42", " 42. ", "The answer is 42.", "answer: 42", "So the final answer is: 42", "Answer = 42"]
+    "text",
+    [
+        "42",
+        " 42. ",
+        "The answer is 42.",
+        "answer: 42",
+        "So the final answer is: 42",
+        "Answer = 42",
+        "**42**",
+        "The answer is **42**.",
+    ],
 )
 def test_politeness_around_an_answer_is_left_out(text):
     assert final_answer(text) == "42"
 
 
 @pytest.mark.parametrize(
-    ("said", "gold"), [("42", "42"), ("042", "42"), ("1,000", "1000"), ("0.5", "1/2"), ("TUESDAY", "Tuesday")]
+    ("said", "gold"),
+    [("42", "42"), ("042", "42"), ("1,000", "1000"), ("0.5", "1/2"), ("TUESDAY", "Tuesday"), ("a, b,c", "a b c")],
 )
 def test_the_same_said_differently(said, gold):
     assert same(said, gold)
 
 
 @pytest.mark.parametrize(
-    ("said", "gold"), [("42 or 43", "42"), ("4 2", "42"), ("", "0"), ("x", "1"), ("1,00", "100"), ("1/0", "0")]
+    ("said", "gold"),
+    [
+        ("42 or 43", "42"),
+        ("4 2", "42"),
+        ("", "0"),
+        ("x", "1"),
+        ("1,00", "100"),
+        ("1/0", "0"),
+        ("a b", "a b c"),
+        ("1,2", "12"),
+    ],
 )
 def test_what_is_not_the_same(said, gold):
     assert not same(said, gold)

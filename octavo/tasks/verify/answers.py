@@ -9,7 +9,7 @@ NUMBER = re.compile(r"[-+]?\d{1,30}(?:\.\d{1,30}|/\d{1,30})?")
 
 
 def final_answer(text: str) -> str | None:
-    """The answer in a reply's text: white space made single, one full stop at the end and "The answer is" left out.
+    """The answer in a reply's text: white space made single; no "The answer is", last full stop, bold print.
 
     None where there is none, or where it is longer than an answer can be.
     """
@@ -18,6 +18,8 @@ def final_answer(text: str) -> str | None:
     wrapped = WRAPPED.fullmatch(text)
     said = " ".join((wrapped[1] if wrapped else text).split())
     said = said.removesuffix(".").removesuffix("。").strip()
+    if len(said) > 4 and said.startswith("**") and said.endswith("**"):
+        said = said[2:-2].strip()
     return said if 0 < len(said) <= MOST else None
 
 
@@ -30,8 +32,13 @@ def number(text: str) -> Fraction | None:
 
 
 def same(said: str, gold: str) -> bool:
-    """Whether two answers are one: as numbers where the gold one is a number, else letter by letter, case aside."""
+    """Whether two answers are one: as numbers where the gold one is a number, else letter by letter.
+
+    Case does not matter, nor do commas between the parts of a list.
+    """
     wanted = number(gold)
     if wanted is not None:
         return number(said) == wanted
+    if " " in gold:
+        said = " ".join(said.replace(",", " ").split())
     return said.casefold() == gold.casefold()

@@ -1,0 +1,59 @@
+"""Which parameters are moved by what: matrices of the layers by Muon or AdamW, all others by AdamW."""
+
+from typing import Literal
+
+import torch
+from msgspec import Struct
+from torch import nn
+from torch.optim import Optimizer
+
+from octavo.core.errors import ConfigError
+
+
+class Optimisation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How parameters are moved.
+
+    method         of the layers' matrices; embeddings, norms, biases, a head and experts (three axes) take AdamW
+    rate           learning rate of all of them: Muon's steps are scaled to have the size of AdamW's
+    weight_decay   of the layers' matrices; nothing else decays
+    clip           largest norm of all gradients together; inf: not clipped
+    Source: AdamW, arXiv:1711.05101; Muon with its step's size, arXiv:2502.16982.
+    """
+
+    method: Literal["adamw", "muon"] = "adamw"
+    rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    momentum: float = 0.95
+    weight_decay: float = 0.1
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a rate, clip or decay that cannot be."""
+        for field in ("rate", "clip"):
+            if not getattr(self, field) > 0:
+                raise ConfigError(f"{field}={getattr(self, field)} must be more than 0.")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"weight_decay={self.weight_decay} must be 0 or more.")
+
+
+def optimisers(model: nn.Module, how: Optimisation) -> list[Optimizer]:
+    """One or two optimisers that together move each trainable parameter. Raises ConfigError where there is none."""
+    matrices, others = list[nn.Parameter](), list[nn.Parameter]()
+    heads = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            inside = parameter.dim() == 2 and id(parameter) not in heads and not name.endswith("lm_head.weight")
+            (matrices if inside else others).append(parameter)
+    if not matrices and not others:
+        raise ConfigError("there is nothing to train: all parameters are frozen.")
+    groups = [{"params": others, "weight_decay": 0.0}]
+    made = list[Optimizer]()
+    if how.method == "muon" and matrices:
+        made.append(torch.optim.Muon(matrices, lr=how.rate, weight_decay=how.weight_decay, momentum=how.momentum,
+                                     adjust_lr_fn="match_rms_adamw"))  # fmt: skip
+    else:
+        groups.append({"params": matrices, "weight_decay": how.weight_decay})
+    groups = [group for group in groups if group["params"]]
+    if groups:
+        made.append(torch.optim.AdamW(groups, lr=how.rate, betas=how.betas, fused=True))
+    return made

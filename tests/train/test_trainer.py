@@ -1,0 +1,172 @@
+"""A step is a step: however its batches are cut, and wherever the run was stopped."""
+
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from octavo.core.errors import ConfigError, TrainingError
+from octavo.train.batch import pack
+from octavo.train.optimiser import Optimisation, optimisers
+from octavo.train.schedule import factor
+from octavo.train.state import load_state, save_state
+from octavo.train.step import CrossEntropy
+from octavo.train.trainer import Trainer
+from tests.train.minis import batch, tiny, told
+
+METHODS = pytest.mark.parametrize("method", ["adamw", "muon"])
+
+
+def trainer(method: str = "adamw", **how: object) -> Trainer:
+    return Trainer(tiny(), CrossEntropy(), Optimisation(method=method, rate=3e-3, **how), bf16=False)
+
+
+@METHODS
+def test_it_learns(method):
+    one = trainer(method)
+    losses = [one.learn([batch(i % 5)]).loss for i in range(60)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert one.surprise([batch(0)]) < 0.5 * losses[0]
+
+
+def test_a_step_cut_into_batches_is_the_same_step():
+    samples = [told(i, length=6 + 3 * i) for i in range(6)]
+    whole, cut = trainer(), trainer()
+    a = whole.learn([pack(samples)])
+    b = cut.learn([pack(samples[:1]), pack(samples[1:4]), pack(samples[4:])])
+    assert math.isclose(a.loss, b.loss, rel_tol=1e-5) and math.isclose(a.norm, b.norm, rel_tol=1e-5)
+    for p, q in zip(whole.model.parameters(), cut.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=1e-5, rtol=0)
+
+
+def test_the_loss_is_per_token_and_not_a_mean_of_means():
+    short, long = told(1, length=4), told(2, length=40)
+    one = trainer()
+    apart = [one.surprise([pack([s])]) for s in (short, long)]
+    counts = [float(s.weights.sum()) for s in (short, long)]
+    wanted = sum(loss * count for loss, count in zip(apart, counts, strict=True)) / sum(counts)
+    assert math.isclose(one.learn([pack([short]), pack([long])]).loss, wanted, rel_tol=1e-5)
+
+
+def test_a_step_that_is_not_finite_changes_nothing():
+    one = trainer()
+    before = {name: value.clone() for name, value in one.tensors().items()}
+    with torch.no_grad():
+        one.model.model.norm.weight.mul_(math.nan)
+    before["model.model.norm.weight"] = one.tensors()["model.model.norm.weight"].clone()
+    with pytest.raises(TrainingError, match="not finite"):
+        one.learn([batch(0)])
+    assert one.step == 0
+    for name, value in one.tensors().items():
+        torch.testing.assert_close(value, before[name], equal_nan=True, rtol=0, atol=0)
+
+
+@METHODS
+def test_a_run_that_was_saved_and_taken_up_again_is_bit_for_bit_the_same(method, tmp_path):
+    whole = trainer(method)
+    losses = [whole.learn([batch(i)]).loss for i in range(8)]
+    first = trainer(method)
+    for i in range(4):
+        first.learn([batch(i)])
+    save_state(tmp_path, first, settings={"a": 1}, position={"number": 4})
+    second = Trainer(tiny(seed=9), CrossEntropy(), first.how, bf16=False)
+    state = load_state(tmp_path, second, settings={"a": 1})
+    assert state is not None and state.position == {"number": 4} and second.step == 4
+    assert [second.learn([batch(i)]).loss for i in range(4, 8)] == losses[4:]
+    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), second.tensors().values(), strict=True))
+
+
+def test_a_state_that_is_cut_off_is_left_for_the_one_before(tmp_path):
+    one = trainer()
+    for _ in range(4):
+        one.learn([batch(0)])
+        newest = save_state(tmp_path, one, settings={}, position={})
+    assert len(list(tmp_path.glob("state-*"))) == 2
+    file = newest / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    again = trainer()
+    assert load_state(tmp_path, again, settings={}) is not None and again.step == 3
+
+
+def test_a_run_with_other_settings_is_refused(tmp_path):
+    save_state(tmp_path, trainer(), settings={"rate": 1}, position={})
+    with pytest.raises(TrainingError, match="rate=1, asked for is 2"):
+        load_state(tmp_path, trainer(), settings={"rate": 2})
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from octavo.train.state import load_state, save_state
+from tests.train.minis import batch
+from tests.train.test_trainer import trainer
+one, folder = trainer("muon"), Path(sys.argv[1])
+load_state(folder / "run", one, settings={})
+while one.step < 60:
+    learnt = one.learn([batch(one.step)])
+    with (folder / "log").open("a") as log:
+        print(learnt.step, repr(learnt.loss), file=log, flush=True)
+    save_state(folder / "run", one, settings={}, position={})
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_goes_on_with_the_same_losses(tmp_path):
+    whole = trainer("muon")
+    wanted = {i + 1: whole.learn([batch(i)]).loss for i in range(60)}
+    kills = 0
+    for attempt in range(12):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)])
+        begun = len(lines(tmp_path))
+        while process.poll() is None and len(lines(tmp_path)) < begun + 8 + attempt:
+            time.sleep(0.003 * (attempt + 1) / 4)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        if process.wait() == 0:
+            break
+    found = lines(tmp_path)
+    assert kills >= 3 and found[-1][0] == "60"
+    assert all(float(loss) == wanted[int(step)] for step, loss in found)
+
+
+def lines(folder):
+    log = folder / "log"
+    return [line.split() for line in log.read_text().splitlines() if line.count(" ") == 1] if log.exists() else []
+
+
+def test_matrices_of_layers_take_muon_and_all_else_adamw_without_decay():
+    model = tiny(tie_word_embeddings=False)
+    muon, adamw = optimisers(model, Optimisation(method="muon"))
+    assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
+    inside = {id(p) for group in muon.param_groups for p in group["params"]}
+    outside = {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert inside | outside == {id(p) for p in model.parameters()} and not inside & outside
+    assert id(model.model.embed_tokens.weight) in outside and id(model.lm_head.weight) in outside
+    assert all(group["weight_decay"] == 0 for group in adamw.param_groups)
+
+
+def test_frozen_models_and_impossible_settings_are_refused():
+    with pytest.raises(ConfigError, match="frozen"):
+        optimisers(tiny().requires_grad_(False), Optimisation())
+    for wrong in ({"rate": 0}, {"clip": -1}, {"weight_decay": -1}, {"rate": math.nan}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            Optimisation(**wrong)
+
+
+@pytest.mark.parametrize("shape", ["constant", "linear", "cosine", "wsd"])
+def test_learning_rates_rise_and_do_not_rise_again(shape):
+    rates = [factor(shape, step=i, steps=100, warmup=10, least=0.1) for i in range(101)]
+    assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[0] < 0.2 and max(rates) == 1
+    assert rates[100] == pytest.approx(1 if shape == "constant" else 0.1)
+    assert shape != "wsd" or rates[70] == 1
+
+
+def test_an_unknown_shape_is_refused():
+    with pytest.raises(ConfigError, match="wsd"):
+        factor("square", step=0, steps=1)
