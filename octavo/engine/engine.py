@@ -175,6 +175,12 @@ class Engine:
             for (chunk, sequence), end, size in zip(chosen, accumulate(sizes), sizes, strict=True):
                 yield chunk, sequence, rows[end - size : end]
 
+    def forget(self) -> None:
+        """Forget all that was computed: the backend's weights have changed. Nothing may run or wait."""
+        assert not self.busy, "weights change while replies run"
+        self.pool = self.scheduler.pool = PagePool(pages=self.pool.size, page_tokens=self.pool.page_tokens)
+        self.scheduler.warming.clear()
+
     def cancel(self, id: str) -> list[Step]:
         """End a request now: returns what was not handed out yet and the ends of its replies. Unknown ids: nothing."""
         for sequence in self.live.get(id, ()):

@@ -86,7 +86,7 @@ class Sequence:
             self.sample(logits_NV[len(self.tokens) - chunk.start - len(chunk.tokens) - 1])
 
     def sample(self, logits_V: NDArray[np.float32]) -> None:
-        """Append the next token, and what it entails: the same as where rows are sampled together, to the last digit."""
+        """Append the next token, and what it entails: to the last digit as among other rows."""
         if self.plain and (common := choose_many(logits_V[None], [self.ask()])[0]):
             return self.take(common)
         choice = choose(logits_V, self.request.sampling, history=self.history, mask=self.rules.allowed(),

@@ -126,7 +126,7 @@ class Abreast:
         )
 
 
-def _abreast(pages: int, rows: Sequence[int], chunks: Sequence[tuple[int, int, Sequence[int]]],
+def _abreast(rows: Sequence[int], chunks: Sequence[tuple[int, int, Sequence[int]]], *, pages: int,
              device: torch.device | str) -> list[Abreast]:  # fmt: skip
     """Tokens `rows`, each the only new one of its chunk, in groups of like lengths.   pages: tokens of a page"""
     order = sorted(range(len(rows)), key=lambda i: chunks[i][1])
@@ -164,7 +164,7 @@ class PagedContext:
         firsts = [0, *accumulate(new for new, _, _ in chunks)]
         singles = [i for i, (new, _, _) in enumerate(chunks) if new == 1]
         alone = singles if len(singles) >= FEW else []
-        self.abreast = _abreast(size, [firsts[i] for i in alone], [chunks[i] for i in alone], device)
+        self.abreast = _abreast([firsts[i] for i in alone], [chunks[i] for i in alone], pages=size, device=device)
         self.apart = [  # rows, number of keys, pages
             (slice(firsts[i], firsts[i + 1]), start + new, _page_index(table[: -(-(start + new) // size)], device))
             for i, (new, start, table) in enumerate(chunks) if not alone or new > 1
