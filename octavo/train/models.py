@@ -25,7 +25,7 @@ def read_model(path: Path, *, changes: Mapping[str, Any] = {}) -> tuple[Decoder,
     config = {**checkpoint.config, **changes}
     model = build(config)
     load_weights(checkpoint, model, dtype=torch.float32)
-    return model, config
+    return model.requires_grad_(True), config
 
 
 def write_model(folder: Path, model: Decoder, *, config: Mapping[str, Any], tokenizer: Tokenizer,
