@@ -37,7 +37,9 @@ def documents(files: Sequence[Path]) -> Iterator[str]:
         if path.suffix == ".jsonl":
             yield from (_field(line, f"{path.name}:{i}") for i, line in enumerate(text.split("\n"), 1) if line.strip())
         else:
-            yield from (one for one in (part.strip("\n") for part in re.split(r"\n[ \t]*(?:\n[ \t]*)+", text)) if one.strip())
+            yield from (
+                one for one in (part.strip("\n") for part in re.split(r"\n[ \t]*(?:\n[ \t]*)+", text)) if one.strip()
+            )
 
 
 def _field(line: str, where: str) -> str:
