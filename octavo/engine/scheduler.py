@@ -27,7 +27,7 @@ class Scheduler:
         """step_tokens: tokens of one forward pass at most."""
         self.pool, self.step_tokens = pool, step_tokens
         self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []  # in the order of arrival
+        self.running = dict[Sequence, None]()  # in the order of arrival
         self.warming = deque[Sequence]()
         self.preemptions = 0
 
@@ -44,7 +44,7 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence and give its pages back."""
         if sequence in self.running:
-            self.running.remove(sequence)
+            del self.running[sequence]
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
         self._release(sequence)
@@ -65,7 +65,7 @@ class Scheduler:
             if not new:
                 break
             planned.append((self.waiting[0], new))
-            self.running.append(self.waiting.popleft())
+            self.running[self.waiting.popleft()] = None
             left -= new
         chosen = [(sequence, new) for sequence, new in planned if sequence in self.running]
         assert chosen or not self.waiting, "nobody holds a page, and the next in the queue finds none"
@@ -88,7 +88,8 @@ class Scheduler:
         A draft that failed leaves keys and values behind, which the next pass overwrites; they are never published.
         """
         for chunk, sequence in zip(plan.chunks, sequences, strict=True):
-            sequence.computed = chunk.start + sequence.agrees(chunk)
+            drafted = chunk.rows == "all"
+            sequence.computed = chunk.start + (sequence.agrees(chunk) if drafted else len(chunk.tokens))
             if sequence.part is not None:
                 self.pool.give([sequence.part.page])
                 sequence.part = None
@@ -146,7 +147,7 @@ class Scheduler:
     def _cover(self, sequence: Sequence, new: int) -> bool:
         """Pages for `new` more tokens of a running sequence, taken from the last comers where need be."""
         while not self._grow(sequence, new):
-            last = self.running.pop()
+            last = self.running.popitem()[0]
             self._release(last)
             self.waiting.appendleft(last)
             self.preemptions += 1

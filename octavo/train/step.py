@@ -10,12 +10,13 @@ from octavo.core.errors import KernelError
 from octavo.models.backprop import Gradients, Passes, unsupported
 from octavo.models.decoder import Decoder
 from octavo.nn.context import PackedContext
+from octavo.nn.divergence import Teacher, weighted_divergence
 from octavo.nn.head import Told, tell, weighted_surprise
 from octavo.nn.kernels.training import training_kernels
 from octavo.nn.moe import watched
 from octavo.train.balance import Balance, together
 from octavo.train.batch import Batch
-from octavo.train.shards import Known, Piece, Shard, cut, keep_freed_memory, summed, workers
+from octavo.train.shards import Each, Known, Piece, Pull, Shard, cut, keep_freed_memory, summed, workers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,9 +57,13 @@ class Learner(nn.Module):
     """
 
     def __init__(self, model: Decoder, algorithm: Algorithm, *, checkpoint: bool = False,
-                 balance: Balance | None = None) -> None:  # fmt: skip
-        """checkpoint: keep less of the forward pass, and compute it again on the way back, layer by layer."""
+                 balance: Balance | None = None, teacher: Decoder | None = None) -> None:  # fmt: skip
+        """checkpoint: keep less of the forward pass, and compute it again on the way back, layer by layer.
+
+        teacher: who an algorithm pulls towards; it is read and never changed
+        """
         super().__init__()
+        self.teacher = () if teacher is None else (teacher,)  # in a tuple it is no part of this module
         self.model, self.algorithm, self.checkpoint, self.balance = model, algorithm, checkpoint, balance
         if self.plain is None:
             keep_freed_memory()
@@ -87,6 +92,8 @@ class Learner(nn.Module):
         told = tell(hidden_ND, head_VD, batch.targets_N) if self.algorithm.needs_told else None
         terms = self.algorithm.terms(batch, told, scale=scale)
         loss = weighted_surprise(hidden_ND, head_VD, batch.targets_N, terms.push_N)
+        if terms.pull_N is not None:
+            loss = loss + weighted_divergence(hidden_ND, head_VD, self._taught_plainly(batch), terms.pull_N)
         if self.balance is not None and layers and torch.is_grad_enabled():
             shares = self.balance.shares(layers, len(batch.tokens_T))
             value = self.balance.value(layers, shares, len(batch.tokens_T))
@@ -122,9 +129,13 @@ class Learner(nn.Module):
                 told = Told(*(torch.cat(x) for x in zip(*each(Piece.tell, pieces), strict=True)))
             terms = self.algorithm.terms(batch, told, scale=scale)
 
+            pull = None
+            if terms.pull_N is not None:
+                pull = Pull(terms.pull_N, self._taught(batch, shards, each, low=low))
+
             def learn(piece: Piece | Shard) -> tuple[Tensor, Gradients]:
                 piece = piece if isinstance(piece, Piece) else Piece(passes, batch, piece)
-                return piece.learn(terms.push_N, balance=slopes)
+                return piece.learn(terms.push_N, pull=pull, balance=slopes)
 
             total, gradients = summed(each(learn, pieces))
         if balance is not None:
@@ -134,6 +145,22 @@ class Learner(nn.Module):
         loss = Known.apply(total, tuple(gradients[name] for name in names), *parameters)
         assert isinstance(loss, Tensor)
         return loss, terms
+
+    def _teacher(self) -> Decoder:
+        assert self.teacher, "an algorithm with a pull needs a teacher"
+        return self.teacher[0]
+
+    @torch.no_grad()
+    def _taught_plainly(self, batch: Batch) -> Teacher:
+        teacher = self._teacher()
+        hidden_TE = teacher(batch.tokens_T, PackedContext(batch.lengths, device=batch.tokens_T.device))
+        return Teacher(hidden_TE[batch.rows_N], teacher.head_weight)
+
+    def _taught(self, batch: Batch, shards: list[Shard], each: Each, *, low: bool) -> Teacher:
+        teacher, kernels = self._teacher(), training_kernels(threads=1 if len(shards) > 1 else torch.get_num_threads())
+        passes = Passes(teacher, kernels, dtype=torch.bfloat16 if low else torch.float32, checkpoint=True)
+        hidden = each(lambda shard: Piece(passes, batch, shard).hidden_ND, shards)
+        return Teacher(torch.cat(list(hidden)), passes.head_VD)
 
 
 def shown(terms: Terms, loss: Tensor, *, value: Tensor, part: float) -> Terms:

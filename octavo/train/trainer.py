@@ -44,14 +44,16 @@ class Trainer:
 
     def __init__(self, model: Decoder, algorithm: Algorithm, how: Optimisation, *,
                  rate: Callable[[int], float] = lambda step: 1.0, bf16: bool = True,
-                 checkpoint: bool = False, balance: float = 0.0, ranks: Ranks = Ranks()) -> None:  # fmt: skip
+                 checkpoint: bool = False, balance: float = 0.0, teacher: Decoder | None = None,
+                 ranks: Ranks = Ranks()) -> None:  # fmt: skip
         """bf16: of products and activations; parameters, gradients and sums stay float32.
 
-        balance: coefficient of the loss that keeps experts in use;   ranks: who learns together
+        balance: coefficient of the loss that keeps experts in use;   teacher: who an algorithm pulls towards
+        ranks: who learns together
         """
         self.how, self.rate, self.bf16, self.ranks = how, rate, bf16, ranks
         self.balance = Balance(balance, across=ranks.across) if balance else None
-        self.learner = Learner(model, algorithm, checkpoint=checkpoint, balance=self.balance)
+        self.learner = Learner(model, algorithm, checkpoint=checkpoint, balance=self.balance, teacher=teacher)
         ranks.divide(self.learner)
         self.optimisers = optimisers(model, how)
         self.step = 0
