@@ -1,14 +1,19 @@
 """`octavo train`: one recipe with its settings, key=value."""
 
 import sys
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from octavo.cli.clean import clean
 
+if TYPE_CHECKING:
+    from octavo.train.run import Told
+
 HELP = ("-h", "--help")
+WIDE = 30  # characters of a default that fits into the table
 
 
 def train(
@@ -30,10 +35,33 @@ def train(
         return
     from octavo.train.settings import read_settings
 
-    done = module.run(read_settings(module.Settings, given, recipe=recipe))
+    done = module.run(read_settings(module.Settings, given, recipe=recipe), progress=Bars())
     if done is not None:
         print(clean(str(done)))
         sys.stdout.flush()
+
+
+class Bars:
+    """Shows runs as bars on stderr: steps, loss, tokens per second, MFU, time left. Nothing where it is no terminal."""
+
+    @contextmanager
+    def begin(self, name: str, *, steps: int, done: int) -> Generator[Callable[["Told"], None]]:
+        """One run."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        with Progress(
+            TextColumn(clean(name).replace("[", "(")), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.description}"), TimeRemainingColumn(), console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        ) as bar:  # fmt: skip
+            task = bar.add_task("", total=steps, completed=done)
+
+            def show(told: "Told") -> None:
+                text = f"loss {told.loss:.4f}  {told.speed:,.0f} tokens/s  MFU {told.mfu:.1%}"
+                bar.update(task, completed=told.step, description=text)
+
+            yield show
 
 
 def listed() -> Iterator[str]:
@@ -46,7 +74,7 @@ def listed() -> Iterator[str]:
     yield ""
     yield "Recipes:"
     wide = max(map(len, RECIPES))
-    yield from (f"  {name:<{wide}}  {one.text}" for name, one in RECIPES.items())
+    yield from (f"  {name:<{wide}}  {text}" for name, text in RECIPES.items())
 
 
 def described(name: str, module: Any) -> Iterator[str]:
@@ -58,4 +86,7 @@ def described(name: str, module: Any) -> Iterator[str]:
     yield ""
     yield (module.__doc__ or "").strip()
     yield ""
-    yield from table([("key", "type", "default", "meaning"), *explained(module.Settings)])
+    rows = explained(module.Settings)
+    shown = [(key, kind, value if len(value) <= WIDE else "(below)", text) for key, kind, value, text in rows]
+    yield from table([("key", "type", "default", "meaning"), *shown])
+    yield from (f"\n{key}={value}" for key, _, value, _ in rows if len(value) > WIDE)

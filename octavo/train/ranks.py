@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from octavo.train.step import Learner
@@ -19,10 +19,13 @@ class Ranks:
     """
 
     rank, size, reader, readers = 0, 1, 0, 1
-    device = torch.device("cpu")
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = torch.device(device)
 
     def divide(self, learner: "Learner") -> None:
-        """Give each rank its part of the parameters, in place."""
+        """Give each rank its part of the parameters, in place, on its device."""
+        learner.to(self.device)
 
     def total(self, values: Sequence[float]) -> list[float]:
         """The sums over all readers."""
@@ -31,6 +34,10 @@ class Ranks:
     def across(self, x: Tensor) -> Tensor:
         """The sum of a tensor over all readers."""
         return x.clone()
+
+    def clip(self, parameters: Sequence[nn.Parameter], *, most: float) -> float:
+        """The norm of all gradients together, which are then made smaller where it is more than `most`."""
+        return float(torch.nn.utils.clip_grad_norm_(parameters, most))
 
     def whole(self, x: Tensor) -> Tensor:
         """All of a tensor of which each rank may have a part; all ranks must ask together."""

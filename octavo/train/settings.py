@@ -13,7 +13,7 @@ S = TypeVar("S", bound=Struct)
 
 
 def read_settings(kind: type[S], words: Sequence[str], *, recipe: str) -> S:
-    """`kind` from words `key=value`; a key of an inner struct is `outer.key`. Lists and whole structs are JSON.
+    """`kind` from words `key=value`; a key of an inner struct is `outer.key`. Lists are JSON.
 
     Raises ConfigError for a word without "=", an unknown or repeated key, a value of the wrong type or range, and for a
     setting that is needed and not given.
@@ -40,10 +40,19 @@ def _place(found: dict[str, Any], kind: type[Struct], key: str, text: str, *, re
         inner = fields(inside).get(name)
         if inner is None or not _is_struct(inner):
             raise unknown(kind, key, recipe=recipe)
-        inside, place = inner, place.setdefault(name, {})
-    if last not in fields(inside) or not isinstance(place, dict):
+        place = place.setdefault(name, msgspec.to_builtins(default(inside, name, {})))
+        inside = inner
+    if last not in fields(inside) or _is_struct(fields(inside)[last]):
         raise unknown(kind, key, recipe=recipe)
     place[last] = _value(text, fields(inside)[last], what=f"{recipe}: {key}={text:.200}")
+
+
+def default(kind: type[Struct], name: str, none: Any) -> Any:
+    """The default of a field; `none` where it has none."""
+    field = next(field for field in msgspec.structs.fields(kind) if field.name == name)
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return none if field.default is msgspec.NODEFAULT else field.default
 
 
 def unknown(kind: type[Struct], key: str, *, recipe: str) -> ConfigError:
@@ -87,20 +96,16 @@ def keys(kind: type[Struct]) -> list[str]:
     return [row[0] for row in explained(kind)]
 
 
-def explained(kind: type[Struct], *, prefix: str = "") -> list[tuple[str, str, str, str]]:
-    """For people: key, type, default, meaning."""
+def explained(kind: type[Struct], *, prefix: str = "", given: Any = None) -> list[tuple[str, str, str, str]]:
+    """For people: key, type, default, meaning.   given: a whole struct that is the default"""
     rows = list[tuple[str, str, str, str]]()
-    hints = fields(kind)
-    for field in msgspec.structs.fields(kind):
-        hint, name = hints[field.name], prefix + field.name
+    for name, hint in fields(kind).items():
+        value = default(kind, name, msgspec.NODEFAULT) if given is None else getattr(given, name)
         if _is_struct(hint):
-            rows += explained(hint, prefix=f"{name}.")
-            continue
-        default: Any = field.default
-        if field.default_factory is not msgspec.NODEFAULT:
-            default = field.default_factory()
-        shown = "(needed)" if field.required else _shown(default)
-        rows.append((name, type_name(hint), shown, meaning(hint)))
+            rows += explained(hint, prefix=f"{prefix}{name}.", given=None if value is msgspec.NODEFAULT else value)
+        else:
+            shown = "(needed)" if value is msgspec.NODEFAULT else _shown(value)
+            rows.append((prefix + name, type_name(hint), shown, meaning(hint)))
     return rows
 
 

@@ -11,7 +11,7 @@ from octavo.models.cost import cost
 
 # Dense bf16 of one card, by a part of its name, as the makers state it. Anything else is measured.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12}
-WIDTH, TRIES = 1024, 4  # of the product that is measured
+WIDTH, TRIES = 768, 4  # of the product that is measured
 
 
 def step_flops(config: DecoderConfig, lengths: Iterable[int]) -> float:

@@ -10,16 +10,21 @@ from msgspec import Struct
 from torch import Tensor
 
 from octavo.core.errors import TrainingError
-from octavo.models.decoder import Decoder
+from octavo.models.decoder import Decoder, without_memory
 from octavo.train.balance import Balance
 from octavo.train.batch import Batch
 from octavo.train.optimiser import Optimisation, optimisers
 from octavo.train.ranks import Ranks
+from octavo.train.speed import step_flops
 from octavo.train.step import Algorithm, Learner
 
 
 class Learnt(Struct, frozen=True, kw_only=True):
-    """What one step was.   loss: per trained token, of the whole step;   norm: of all gradients before clipping"""
+    """What one step was, over all ranks.
+
+    loss    per trained token;   norm   of all gradients before clipping
+    flops   floating-point operations of the model's arithmetic, forward and backward
+    """
 
     step: int
     loss: float
@@ -27,6 +32,7 @@ class Learnt(Struct, frozen=True, kw_only=True):
     rate: float
     tokens: int
     trained_tokens: int
+    flops: float = 0.0
     figures: dict[str, float] = {}
 
 
@@ -75,7 +81,7 @@ class Trainer:
                 before = sums.get(name, (0.0, 0.0))
                 sums[name] = before[0] + value, before[1] + count
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = float(self.ranks.whole(torch.nn.utils.clip_grad_norm_(parameters, self.how.clip)))
+        norm = self.ranks.clip(parameters, most=self.how.clip)
         total, *shown = self.ranks.total([total, *(x for pair in sums.values() for x in pair)])
         if not math.isfinite(norm) or not math.isfinite(total):
             self._forget()
@@ -90,12 +96,15 @@ class Trainer:
             optimiser.step()
         self._forget()
         self.step += 1
-        tokens, trained = self.ranks.total([sum(len(x) for x in found) for found in (
-            [batch.tokens_T for batch in batches], [batch.rows_N for batch in batches])])  # fmt: skip
+        tokens, trained, flops = self.ranks.total([
+            sum(len(batch.tokens_T) for batch in batches), sum(len(batch.rows_N) for batch in batches),
+            sum(step_flops(self.model.config, batch.lengths) for batch in batches),
+        ])  # fmt: skip
         pairs = zip(sums, shown[::2], shown[1::2], strict=True)
         return Learnt(
             step=self.step, loss=total, norm=norm, rate=self.how.rate * factor, tokens=round(tokens),
-            trained_tokens=round(trained), figures={name: value / max(count, 1e-9) for name, value, count in pairs},
+            trained_tokens=round(trained), flops=flops,
+            figures={name: value / max(count, 1e-9) for name, value, count in pairs},
         )  # fmt: skip
 
     @torch.no_grad()
@@ -120,6 +129,14 @@ class Trainer:
                 found |= {f"optimiser.{at}.{index}.{field}": value for field, value in kept.items()}
         return found
 
+    def owners(self) -> dict[str, Tensor]:
+        """Beginning of a name in `tensors()` -> the parameter that it is of."""
+        found: dict[str, Tensor] = {f"model.{name}": parameter for name, parameter in self.model.named_parameters()}
+        for at, optimiser in enumerate(self.optimisers):
+            moved = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+            found |= {f"optimiser.{at}.{index}": parameter for index, parameter in enumerate(moved)}
+        return found
+
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], *, step: int) -> None:
         """Go on from `tensors()` of another time. Raises TrainingError where they are of another model or method."""
@@ -131,14 +148,25 @@ class Trainer:
                     f"the saved state has {found} for {name}, the model needs {tuple(parameter.shape)}."
                 )
             parameter.copy_(self.ranks.part(kept, parameter))
+        owners = self.owners()
         for at, optimiser in enumerate(self.optimisers):
             state, prefix = dict[int, dict[str, Any]](), f"optimiser.{at}."
             for name, value in tensors.items():
                 if name.startswith(prefix):
                     index, field = name.removeprefix(prefix).split(".", 1)
-                    state.setdefault(int(index), {})[field] = value.clone()
+                    state.setdefault(int(index), {})[field] = self.ranks.part(value, owners[f"{prefix}{index}"]).clone()
             optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         self.step = step
+
+    def whole_model(self) -> Decoder:
+        """The model with all of its parameters on this machine: to write it down. All ranks must ask together."""
+        if self.ranks.size == 1:
+            return self.model
+        whole = {name: self.ranks.whole(p.detach()).cpu() for name, p in self.model.named_parameters()}
+        with without_memory():
+            made = Decoder(self.model.config)
+        made.load_state_dict(whole, assign=True)
+        return made
 
     def _precision(self) -> Any:
         device = self.model.model.norm.weight.device.type

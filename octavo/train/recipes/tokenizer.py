@@ -9,6 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from octavo.text.learn import learn_tokenizer
+from octavo.train.run import Progress
 from octavo.train.texts import documents, text_files
 from octavo.weights.save import new_folder
 
@@ -18,12 +19,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     data: Annotated[str, Meta(description="text or JSONL files, or patterns, with commas between")]
     out: Annotated[str, Meta(description="folder to write; it must not exist yet")]
-    size: Annotated[int, Meta(ge=282, description="of the vocabulary: 256 bytes, merges, 26 added tokens")] = 4096
+    size: Annotated[int, Meta(ge=256, description="tokens: 256 bytes and merges; Qwen3's 26 added ones follow")] = 4096
+    context: Annotated[int, Meta(ge=1, description="tokens of the longest text that models with it will read")] = 4096
 
 
-def run(settings: Settings) -> Path:
+def run(settings: Settings, *, progress: Progress) -> Path:
     """Returns the folder."""
-    tokenizer = learn_tokenizer(documents(text_files(settings.data)), size=settings.size)
+    del progress  # it takes seconds
+    texts = documents(text_files(settings.data))
+    tokenizer = learn_tokenizer(texts, size=settings.size, context_tokens=settings.context)
     out = Path(settings.out)
     with new_folder(out) as folder:
         tokenizer.save(folder)
