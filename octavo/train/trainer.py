@@ -11,10 +11,10 @@ from torch import Tensor
 
 from octavo.core.errors import TrainingError
 from octavo.models.decoder import Decoder
-from octavo.train.balance import Balance
+from octavo.nn.context import PackedContext
+from octavo.nn.head import tell
 from octavo.train.batch import Batch
 from octavo.train.optimiser import Optimisation, optimisers
-from octavo.train.ranks import Ranks
 from octavo.train.step import Algorithm, Learner
 
 
@@ -38,17 +38,13 @@ class Trainer:
 
     def __init__(self, model: Decoder, algorithm: Algorithm, how: Optimisation, *,
                  rate: Callable[[int], float] = lambda step: 1.0, bf16: bool = True,
-                 checkpoint: bool = False, balance: float = 0.0, teacher: Decoder | None = None,
-                 ranks: Ranks = Ranks()) -> None:  # fmt: skip
+                 checkpoint: bool = False, teacher: Decoder | None = None) -> None:  # fmt: skip
         """bf16: of products and activations; parameters, gradients and sums stay float32.
 
-        balance: coefficient of the loss that keeps experts in use;   teacher: who an algorithm pulls towards
-        ranks: who learns together
+        teacher: who an algorithm pulls towards
         """
-        self.how, self.rate, self.bf16, self.ranks = how, rate, bf16, ranks
-        self.balance = Balance(balance, across=ranks.across) if balance else None
-        self.learner = Learner(model, algorithm, checkpoint=checkpoint, balance=self.balance, teacher=teacher)
-        ranks.divide(self.learner)
+        self.how, self.rate, self.bf16 = how, rate, bf16
+        self.learner = Learner(model, algorithm, checkpoint=checkpoint, teacher=teacher)
         self.optimisers = optimisers(model, how)
         self.step = 0
 
@@ -58,13 +54,11 @@ class Trainer:
         return self.learner.model
 
     def learn(self, batches: Sequence[Batch]) -> Learnt:
-        """One step, from this rank's batches: each rank has as many. A token counts the same in whichever it lies.
+        """One step. The batches' gradients are summed: a token counts the same in whichever of them it lies.
 
         Raises TrainingError where the loss or a gradient is not finite; nothing has been changed then.
         """
-        (scale,) = self.ranks.total([float(sum(batch.weights_N.abs().sum() for batch in batches))])
-        if self.balance is not None:
-            self.balance.begin()
+        scale = float(sum(batch.weights_N.abs().sum() for batch in batches))
         total, sums = 0.0, dict[str, tuple[float, float]]()
         for batch in batches:
             with self._precision():
@@ -75,8 +69,7 @@ class Trainer:
                 before = sums.get(name, (0.0, 0.0))
                 sums[name] = before[0] + value, before[1] + count
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = float(self.ranks.whole(torch.nn.utils.clip_grad_norm_(parameters, self.how.clip)))
-        total, *shown = self.ranks.total([total, *(x for pair in sums.values() for x in pair)])
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.how.clip))
         if not math.isfinite(norm) or not math.isfinite(total):
             self._forget()
             raise TrainingError(
@@ -90,26 +83,23 @@ class Trainer:
             optimiser.step()
         self._forget()
         self.step += 1
-        tokens, trained = self.ranks.total([sum(len(x) for x in found) for found in (
-            [batch.tokens_T for batch in batches], [batch.rows_N for batch in batches])])  # fmt: skip
-        pairs = zip(sums, shown[::2], shown[1::2], strict=True)
         return Learnt(
-            step=self.step, loss=total, norm=norm, rate=self.how.rate * factor, tokens=round(tokens),
-            trained_tokens=round(trained), figures={name: value / max(count, 1e-9) for name, value, count in pairs},
+            step=self.step, loss=total, norm=norm, rate=self.how.rate * factor,
+            tokens=sum(len(batch.tokens_T) for batch in batches),
+            trained_tokens=sum(len(batch.rows_N) for batch in batches),
+            figures={name: value / max(count, 1e-9) for name, (value, count) in sums.items()},
         )  # fmt: skip
 
     @torch.no_grad()
     def surprise(self, batches: Sequence[Batch]) -> float:
-        """Mean of -log p in nats over the batches' trained tokens, each counted by its weight: the held-out loss.
-
-        Each rank has as many batches of its own.
-        """
+        """Mean of -log p in nats over the batches' trained tokens, each counted by its weight: the held-out loss."""
         total, count = 0.0, 0.0
         for batch in batches:
             with self._precision():
-                total += float(self.learner.surprise(batch))
+                hidden_TD = self.model(batch.tokens_T, PackedContext(batch.lengths, device=batch.tokens_T.device))
+                told = tell(hidden_TD[batch.rows_N], self.model.head_weight, batch.targets_N)
+            total -= float((told.logprobs_N * batch.weights_N).sum())
             count += float(batch.weights_N.sum())
-        total, count = self.ranks.total([total, count])
         return total / max(count, 1e-9)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -130,7 +120,7 @@ class Trainer:
                 raise TrainingError(
                     f"the saved state has {found} for {name}, the model needs {tuple(parameter.shape)}."
                 )
-            parameter.copy_(self.ranks.part(kept, parameter))
+            parameter.copy_(kept)
         for at, optimiser in enumerate(self.optimisers):
             state, prefix = dict[int, dict[str, Any]](), f"optimiser.{at}."
             for name, value in tensors.items():

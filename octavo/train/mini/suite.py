@@ -60,7 +60,7 @@ class Suite:
         """
         path = Path()
         for number, reading in enumerate(self.plan.readings, 1):
-            begin = self._fresh(size, reading) if number == 1 else self._from(path, {"rope_theta": reading.theta})
+            begin = self._fresh(size, reading) if number == 1 else self._from(path, rope_theta=reading.theta)
             steps = max(4, round(reading.steps * share))
 
             def read(stage: Stage, reading: Reading = reading, steps: int = steps) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Suite:
         config = size.config(vocabulary=rows, context_tokens=self.plan.context_tokens, rope_theta=reading.theta)
         return lambda: (fresh(config, seed=self.seed), config)
 
-    def _from(self, path: Path, changes: Mapping[str, Any] = {}) -> Callable[[], tuple[Decoder, dict[str, Any]]]:
+    def _from(self, path: Path, **changes: Any) -> Callable[[], tuple[Decoder, dict[str, Any]]]:
         return lambda: read_model(path, changes=changes)
 
     def _read(self, stage: Stage, reading: Reading, *, steps: int) -> dict[str, Any]:
