@@ -80,9 +80,9 @@ class Learner(nn.Module):
     def forward(self, batch: Batch, scale: float) -> tuple[Tensor, Terms]:
         """The scalar whose gradient is to be taken, and what the algorithm said.
 
-        The micro-batch's part in the step is its weights' sum over scale: so much of the balancing loss is added.
+        The micro-batch's part in the step is its weights' size over scale: so much of the balancing loss is added.
         """
-        part = float(batch.weights_N.sum()) / scale
+        part = float(batch.weights_N.abs().sum()) / scale
         if torch.is_grad_enabled() and self.plain is None:
             return self._written_out(batch, scale, part=part)
         self.model.model.checkpoint = self.checkpoint
@@ -166,7 +166,7 @@ class Learner(nn.Module):
 def shown(terms: Terms, loss: Tensor, *, value: Tensor, part: float) -> Terms:
     """With the balancing loss among what is shown, and not in the loss."""
     loss = loss.detach() if terms.loss is None else terms.loss
-    return replace(terms, loss=loss, figures={**(terms.figures or {}), "balance": (float(value) * part, part)})
+    return replace(terms, loss=loss, figures={**(terms.figures or {}), "balance": (float(value.detach()) * part, part)})
 
 
 class CrossEntropy:
