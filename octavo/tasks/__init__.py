@@ -8,6 +8,7 @@ from octavo.tasks.dates import Dates
 from octavo.tasks.forms import Forms
 from octavo.tasks.grid import Grid
 from octavo.tasks.gsm8k import GSM8K, MGSM
+from octavo.tasks.ifeval import IFEval
 from octavo.tasks.letters import Letters
 from octavo.tasks.math500 import Math500
 from octavo.tasks.maze import Maze
@@ -26,4 +27,5 @@ TASKS: dict[str, Task] = {
     "units": Units(), "letters": Letters(), "programs": Programs(), "table": Table(), "countdown": Countdown(),
     "maze": Maze(), "grid": Grid(), "retrieval": Retrieval(), "unanswerable": Unanswerable(), "format": Forms(),
     "tools": Tools(), "switches": Switches(), "gsm8k": GSM8K(), "mgsm": MGSM(), "math500": Math500(),
+    "ifeval": IFEval(),
 }  # fmt: skip

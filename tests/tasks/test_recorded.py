@@ -70,7 +70,7 @@ def test_what_the_data_has_not_is_refused(wrong):
         GSM8K(DATA).problem(0, **wrong)
 
 
-@pytest.mark.parametrize("name", ["gsm8k", "mgsm", "math500"])
+@pytest.mark.parametrize("name", ["gsm8k", "mgsm", "math500", "ifeval"])
 def test_missing_data_says_what_is_missing_and_where_it_is(name, tmp_path, monkeypatch):
     monkeypatch.delenv("OCTAVO_DATA", raising=False)
     with pytest.raises(TaskError, match=r"no folder is named.*official files.*OCTAVO_DATA"):
