@@ -106,6 +106,22 @@ def test_no_reply_makes_scoring_fail(task, text, name, arguments, seed):
         assert 0 <= task.score(problem, problem.gold, [reply]).value <= 1
 
 
+STRANGE = [
+    "[" * 100_000, '{"sum": ' * 50_000, '{"plus": ' + "9" * 5000 + "}", '{"sum": "' + "9*" * 5000,
+    "null", "NaN", '"sum"', '{"start": ["Monday"], "plus": true}', '{"name": {"a": 1}}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", STRANGE)
+@pytest.mark.parametrize("name", ["calc", "day", "points", "rm"])
+def test_strange_calls_get_an_answer_and_no_score(name, arguments):
+    task, call = TASKS["tools"], ToolCall(name=name, arguments=arguments)
+    for problem in (task.problem(i, level=3) for i in range(20)):
+        assert task.call(problem, call).startswith("error: ")
+        asked = Message(role="assistant", tool_calls=(call,))
+        assert task.score(problem, problem.gold, [asked]).value == 0
+
+
 @names
 def test_a_wrong_thinking_does_not_lower_a_score_and_a_right_one_does_not_raise_it(task):
     for problem in some(task, count=3):
