@@ -9,7 +9,7 @@ from octavo.train.batch import Batch, pack
 from octavo.train.optimiser import Optimisation
 from octavo.train.parallel import open_ranks
 from octavo.train.ranks import Ranks
-from octavo.train.state import save_state
+from octavo.train.state import load_state, save_state
 from octavo.train.step import CrossEntropy
 from octavo.train.trainer import Trainer
 from tests.train.models import document, small
@@ -47,8 +47,16 @@ def learnt(name: str, ranks: Ranks, folder: Path, *, apart: bool = True) -> dict
     }  # fmt: skip
 
 
+def gone_on(folder: Path, ranks: Ranks) -> list[float]:
+    """Losses after a state that one process alone has saved."""
+    one = trainer("dense", ranks)
+    assert load_state(folder / "alone", one, settings={}) is not None
+    return [one.learn(batches(step, ranks)).loss for step in range(one.step, one.step + 5)]
+
+
 if __name__ == "__main__":
     place = Path(sys.argv[1])
     found = {name: learnt(name, open_ranks(**how), place) for name, (_, _, _, how) in CASES.items()}
+    after = gone_on(place, open_ranks())
     if open_ranks().rank == 0:
-        (place / "found.json").write_text(json.dumps(found))
+        (place / "found.json").write_text(json.dumps({**found, "gone_on": after}))

@@ -13,7 +13,7 @@ from octavo.core.errors import ConfigError
 from octavo.train.parallel import open_ranks
 from octavo.train.ranks import Ranks
 from octavo.train.run import read_log
-from octavo.train.state import load_state
+from octavo.train.state import load_state, save_state
 from tests.train import ranks_run
 from tests.train.test_recipes import texts  # noqa: F401 (a fixture)
 
@@ -31,6 +31,10 @@ def together(*words: str) -> None:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two")
+    one = ranks_run.trainer("dense", Ranks())
+    for step in range(4):
+        one.learn(ranks_run.batches(step, Ranks()))
+    save_state(folder / "alone", one, settings={}, position={})
     together("-m", "tests.train.ranks_run", str(folder))
     return folder, json.loads((folder / "found.json").read_text())
 
@@ -71,6 +75,11 @@ def test_what_two_ranks_have_saved_one_goes_on_with(two, name: str):
     for step in range(one.step, one.step + 3):
         losses = [each.learn(ranks_run.batches(step, Ranks())).loss for each in (one, alone)]
         assert losses[0] == pytest.approx(losses[1], abs=near)
+
+
+def test_what_one_has_saved_two_ranks_go_on_with(two):
+    assert two[1]["gone_on"] == pytest.approx(two[1]["dense"]["losses"][4:9], abs=1e-5)
+    assert ranks_run.gone_on(two[0], Ranks()) == pytest.approx(two[1]["gone_on"], abs=1e-5)
 
 
 def test_the_recipe_under_torchrun_is_the_recipe_alone(texts, tmp_path):  # noqa: F811
