@@ -1,0 +1,1 @@
+"""Recipes: one module each with `Settings` and `run(settings, progress=...)`."""
