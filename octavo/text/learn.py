@@ -14,7 +14,7 @@ from octavo.text.tokenizer import Tokenizer
 
 BYTES = 256
 END_OF_TEXT, END_OF_TURN = "<|endoftext|>", "<|im_end|>"
-TEMPLATE = Path(__file__).with_name("chat") / "qwen3.jinja"
+TEMPLATE = Path(__file__).parent / "chat" / "qwen3.jinja"
 
 
 def learn_tokenizer(texts: Iterable[str], *, size: int, context_tokens: int = 4096) -> Tokenizer:

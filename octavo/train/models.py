@@ -25,7 +25,18 @@ def read_model(path: Path, *, changes: Mapping[str, Any] = {}) -> tuple[Decoder,
     config = {**checkpoint.config, **changes}
     model = build(config)
     load_weights(checkpoint, model, dtype=torch.float32)
-    return model, config
+    return model.requires_grad_(True), config
+
+
+def reread(path: Path, *, context_tokens: int, theta: float) -> tuple[Decoder, dict[str, Any]]:
+    """A model to go on with.   context_tokens: at least so many;   theta: base of its rotary positions, 0: as it is"""
+    config = open_checkpoint(path).config
+    changes: dict[str, Any] = {"max_position_embeddings": max(context_tokens, config.get("max_position_embeddings", 0))}
+    if theta:
+        changes["rope_theta"] = theta
+        if config.get("rope_parameters"):  # as transformers 5 writes it
+            changes["rope_parameters"] = {**config["rope_parameters"], "rope_theta": theta}
+    return read_model(path, changes=changes)
 
 
 def write_model(folder: Path, model: Decoder, *, config: Mapping[str, Any], tokenizer: Tokenizer,

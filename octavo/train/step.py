@@ -97,8 +97,16 @@ class Learner(nn.Module):
         if self.balance is not None and layers and torch.is_grad_enabled():
             shares = self.balance.shares(layers, len(batch.tokens_T))
             value = self.balance.value(layers, shares, len(batch.tokens_T))
-            loss, terms = loss + self.balance.coefficient * part * value, shown(terms, value, part)
+            terms = shown(terms, loss, value=value, part=part)
+            loss = loss + self.balance.coefficient * part * value
         return loss, terms
+
+    @torch.no_grad()
+    def surprise(self, batch: Batch) -> Tensor:
+        """Sum over the targets of -log p in nats times their weight, a scalar."""
+        hidden_TD = self.model(batch.tokens_T, PackedContext(batch.lengths, device=batch.tokens_T.device))
+        told = tell(hidden_TD[batch.rows_N], self.model.head_weight, batch.targets_N)
+        return -(told.logprobs_N @ batch.weights_N)
 
     def _written_out(self, batch: Batch, scale: float, *, part: float) -> tuple[Tensor, Terms]:
         low = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
@@ -131,7 +139,8 @@ class Learner(nn.Module):
 
             total, gradients = summed(each(learn, pieces))
         if balance is not None:
-            total, terms = total + balance.coefficient * part * value, shown(terms, value, part)
+            terms = shown(terms, total, value=value, part=part)
+            total = total + balance.coefficient * part * value
         names, parameters = zip(*self.model.named_parameters(), strict=True)
         loss = Known.apply(total, tuple(gradients[name] for name in names), *parameters)
         assert isinstance(loss, Tensor)
@@ -154,9 +163,10 @@ class Learner(nn.Module):
         return Teacher(torch.cat(list(hidden)), passes.head_VD)
 
 
-def shown(terms: Terms, value: Tensor, part: float) -> Terms:
-    """With the balancing loss among what is shown."""
-    return replace(terms, figures={**(terms.figures or {}), "balance": (float(value) * part, part)})
+def shown(terms: Terms, loss: Tensor, *, value: Tensor, part: float) -> Terms:
+    """With the balancing loss among what is shown, and not in the loss."""
+    loss = loss.detach() if terms.loss is None else terms.loss
+    return replace(terms, loss=loss, figures={**(terms.figures or {}), "balance": (float(value) * part, part)})
 
 
 class CrossEntropy:

@@ -59,6 +59,14 @@ class Reading(Struct, frozen=True, kw_only=True):
     joined: int = 1
 
 
+class Lesson(Struct, frozen=True, kw_only=True):
+    """A supervised stage on conversations.   samples: of one step"""
+
+    steps: int
+    rate: float
+    samples: int = 64
+
+
 class Plan(Struct, frozen=True, kw_only=True):
     """All that is decided about a run of the suite, but for its seed."""
 
@@ -68,9 +76,10 @@ class Plan(Struct, frozen=True, kw_only=True):
     vocabulary: int
     context_tokens: int
     readings: Sequence[Reading]
+    levels: Mapping[str, Sequence[int]]
     student_share: float
     cold_samples: int
-    cold_steps: int
+    cold: Lesson
     rl_steps: int
     rl_queries: int
     rl_replies: int
@@ -111,7 +120,8 @@ def plan(scale: Scale) -> Plan:
             Reading(name="long", steps=steps(150), blend=Blend(levels=names, worked=0.7, slips=0.3), documents=160,
                     rate=1e-3, decay=1.0, least=0.1, theta=1e5, joined=8),
         ),
-        student_share=0.5, cold_samples=1000, cold_steps=steps(60), rl_steps=steps(60), rl_queries=48, rl_replies=12,
-        fuse_samples=6000, fuse_steps=steps(200), general_steps=steps(40), distill_steps=steps(60),
+        levels=names, student_share=0.5, cold_samples=1000, cold=Lesson(steps=steps(60), rate=1e-3),
+        rl_steps=steps(60), rl_queries=48, rl_replies=12, fuse_samples=6000, fuse_steps=steps(200),
+        general_steps=steps(40), distill_steps=steps(60),
         tested=200 if scale != "smoke" else 10,
     )  # fmt: skip

@@ -2,17 +2,23 @@
 is not made again, and one that was under way is gone on with: so the suite can be stopped at any moment.
 """
 
+import random
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from octavo.core.sample import Sample
 from octavo.models.decoder import Decoder
+from octavo.text.chat.qwen3 import Qwen3
 from octavo.text.learn import learn_tokenizer
 from octavo.text.tokenizer import Tokenizer
-from octavo.train.mini.plan import Plan, Reading, Size
-from octavo.train.mini.reading import fresh, reader
+from octavo.train.batch import Batch, filled, pack
+from octavo.train.conversations import Writer
+from octavo.train.mini.lessons import cold_start
+from octavo.train.mini.plan import Lesson, Plan, Reading, Size
+from octavo.train.mini.reading import BATCH_TOKENS, fresh, reader
 from octavo.train.mini.texts import document, fixed_texts
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
@@ -23,6 +29,11 @@ from octavo.train.trainer import Trainer
 
 TOKENIZER_TEXTS = 6000
 CARD = "stage.json"
+
+
+def muon(rate: float) -> Optimisation:
+    """What all supervised stages are optimised with."""
+    return Optimisation(method="muon", rate=rate, betas=(0.9, 0.98), weight_decay=0.05)
 
 
 class Stage(NamedTuple):
@@ -60,7 +71,7 @@ class Suite:
         """
         path = Path()
         for number, reading in enumerate(self.plan.readings, 1):
-            begin = self._fresh(size, reading) if number == 1 else self._from(path, rope_theta=reading.theta)
+            begin = self._fresh(size, reading) if number == 1 else self._from(path, {"rope_theta": reading.theta})
             steps = max(4, round(reading.steps * share))
 
             def read(stage: Stage, reading: Reading = reading, steps: int = steps) -> dict[str, Any]:
@@ -89,7 +100,7 @@ class Suite:
         config = size.config(vocabulary=rows, context_tokens=self.plan.context_tokens, rope_theta=reading.theta)
         return lambda: (fresh(config, seed=self.seed), config)
 
-    def _from(self, path: Path, **changes: Any) -> Callable[[], tuple[Decoder, dict[str, Any]]]:
+    def _from(self, path: Path, changes: Mapping[str, Any] = {}) -> Callable[[], tuple[Decoder, dict[str, Any]]]:
         return lambda: read_model(path, changes=changes)
 
     def _read(self, stage: Stage, reading: Reading, *, steps: int) -> dict[str, Any]:
@@ -98,8 +109,34 @@ class Suite:
                 "wsd", step=step, steps=steps, warmup=reading.warmup, decay=reading.decay, least=reading.least
             )
 
-        how = Optimisation(method="muon", rate=reading.rate, betas=(0.9, 0.98), weight_decay=0.05)
-        run = Run(stage.run, Trainer(stage.model, CrossEntropy(), how, rate=rate), settings={"steps": steps},
-                  progress=self.progress)  # fmt: skip
+        run = Run(stage.run, Trainer(stage.model, CrossEntropy(), muon(reading.rate), rate=rate),
+                  settings={"steps": steps}, progress=self.progress)  # fmt: skip
         run.go(reader(reading, self.tokenizer(), seed=self.seed), steps=steps)
         return {"tokens": run.told[-1].tokens, "steps": steps, "loss": run.told[-1].loss}
+
+    def cold_start(self, name: str, before: Path) -> Path:
+        """Few thinking conversations, few steps: the model learns the format and to think, and leaves room for RL."""
+        tokenizer, plan = self.tokenizer(), self.plan
+        lessons = cold_start(self._writer(tokenizer), plan.levels, seed=f"{self.seed} cold", count=plan.cold_samples)
+        return self.stage(name, self._from(before), lambda stage: self._learn(stage, lessons, plan.cold))
+
+    def _writer(self, tokenizer: Tokenizer) -> Writer:
+        return Writer(Qwen3(), tokenizer, longest=self.plan.context_tokens)
+
+    def _learn(self, stage: Stage, lessons: Sequence[Sample], lesson: Lesson) -> dict[str, Any]:
+        """Supervised: each step takes the next samples of an order that is drawn anew for each round."""
+
+        def batches(step: int) -> list[Batch]:
+            rounds = max(1, len(lessons) // lesson.samples)
+            order = random.Random(f"{self.seed} {step // rounds}").sample(range(len(lessons)), k=len(lessons))
+            first = step % rounds * lesson.samples
+            chosen = [lessons[i] for i in order[first : first + lesson.samples]]
+            return [pack(group) for group in filled(chosen, tokens=BATCH_TOKENS)]
+
+        def rate(step: int) -> float:
+            return factor("wsd", step=step, steps=lesson.steps, warmup=10, decay=0.5, least=0.1)
+
+        run = Run(stage.run, Trainer(stage.model, CrossEntropy(), muon(lesson.rate), rate=rate),
+                  settings={"steps": lesson.steps}, progress=self.progress)  # fmt: skip
+        run.go(batches, steps=lesson.steps)
+        return {"tokens": run.told[-1].tokens, "steps": lesson.steps, "loss": run.told[-1].loss}

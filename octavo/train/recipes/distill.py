@@ -25,7 +25,8 @@ from octavo.train.measure import follows
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
-from octavo.train.recipes.rl import Positive, card, check_levels, kept
+from octavo.train.recipes.rl import Positive, check_levels, kept
+from octavo.train.report import card, write_report
 from octavo.train.rollout import How, rollout, to_sample
 from octavo.train.run import Progress, Run
 from octavo.train.schedule import factor
@@ -85,7 +86,8 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
                         progress=progress)  # fmt: skip
             if trainer.step < steps:
                 going.go(batches(), steps=steps)
-            cards.append(card(going, f"distill {name}"))
+            cards.append(card(going, recipe=f"distill {name}"))
+            write_report(going.folder / "report.html", cards[-1], going.told)
     write_model(out, student, config=config, tokenizer=tokenizer, more={"stage.json": {"stages": cards}})
     return out
 

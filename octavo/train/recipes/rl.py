@@ -23,6 +23,7 @@ from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
 from octavo.train.policy import Asking, Policy, Pose, Reward
+from octavo.train.report import card, write_report
 from octavo.train.rollout import How
 from octavo.train.run import Progress, Run
 from octavo.train.schedule import factor
@@ -92,7 +93,9 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
         return curriculum.success >= settings.goal
 
     going.go(lambda step: policy.batches(step, going.told), steps=settings.steps, until=reached)
-    write_model(out, model, config=config, tokenizer=tokenizer, more={"stage.json": card(going, recipe)})
+    told = card(going, recipe=recipe)
+    write_report(going.folder / "report.html", told, going.told)
+    write_model(out, model, config=config, tokenizer=tokenizer, more={"stage.json": told})
     return out
 
 
@@ -109,13 +112,3 @@ def kept(settings: Struct, recipe: str) -> dict[str, Any]:
     """What must be the same when a run goes on."""
     plain = {name: value for name, value in msgspec.to_builtins(settings).items() if name not in FREE}
     return {"recipe": recipe, **plain}
-
-
-def card(run: Run, recipe: str) -> dict[str, Any]:
-    """What the run was: its settings, how much it read and what it took, the last step's figures."""
-    told = run.told
-    return {
-        "recipe": recipe, "settings": run.settings, "steps": len(told), "tokens": told[-1].tokens if told else 0,
-        "seconds": sum(line.seconds for line in told), "cpu_s": sum(line.cpu_s for line in told),
-        "figures": told[-1].figures if told else {},
-    }  # fmt: skip
