@@ -80,9 +80,9 @@ class Learner(nn.Module):
     def forward(self, batch: Batch, scale: float) -> tuple[Tensor, Terms]:
         """The scalar whose gradient is to be taken, and what the algorithm said.
 
-        The micro-batch's part in the step is its weights' sum over scale: so much of the balancing loss is added.
+        Of the balancing loss the micro-batch's part in the step's tokens is added.
         """
-        part = float(batch.weights_N.sum()) / scale
+        part = self.balance.part(len(batch.tokens_T)) if self.balance is not None else 0.0
         if torch.is_grad_enabled() and self.plain is None:
             return self._written_out(batch, scale, part=part)
         self.model.model.checkpoint = self.checkpoint
@@ -97,7 +97,7 @@ class Learner(nn.Module):
         if self.balance is not None and layers and torch.is_grad_enabled():
             shares = self.balance.shares(layers, len(batch.tokens_T))
             value = self.balance.value(layers, shares, len(batch.tokens_T))
-            terms = shown(terms, loss, value=value, part=part)
+            terms = shown(terms, loss, value=value.detach(), part=part)
             loss = loss + self.balance.coefficient * part * value
         return loss, terms
 
@@ -166,7 +166,7 @@ class Learner(nn.Module):
 def shown(terms: Terms, loss: Tensor, *, value: Tensor, part: float) -> Terms:
     """With the balancing loss among what is shown, and not in the loss."""
     loss = loss.detach() if terms.loss is None else terms.loss
-    return replace(terms, loss=loss, figures={**(terms.figures or {}), "balance": (float(value) * part, part)})
+    return replace(terms, loss=loss, figures={**(terms.figures or {}), "balance": (float(value.detach()) * part, part)})
 
 
 class CrossEntropy:
