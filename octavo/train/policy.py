@@ -12,7 +12,7 @@ from octavo.core.task import Problem, Trajectory
 from octavo.nn.head import Told
 from octavo.tasks.base import Task
 from octavo.train.algorithms import ClippedPolicy
-from octavo.train.batch import Batch, filled, pack
+from octavo.train.batch import Batch, batches_of
 from octavo.train.curriculum import Curriculum, Level, figure
 from octavo.train.measure import follows
 from octavo.train.own import OwnChat
@@ -85,7 +85,7 @@ class Policy:
                 kept += [group for group in groups if pstdev(map(self.reward, group)) > TINY]
         self._note(asked, kept)
         samples = [one for group in kept or asked for one in self._samples(group)]
-        return [pack(some) for some in filled(samples, tokens=self.asking.tokens)]
+        return batches_of(samples, tokens=self.asking.tokens)
 
     def _samples(self, group: Sequence[Trajectory]) -> list[Sample]:
         samples = [

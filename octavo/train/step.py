@@ -37,14 +37,11 @@ class Terms:
 
 
 class Algorithm(Protocol):
-    """How to learn from a batch.
-
-    needs_told   whether `terms` looks at what the model now says of the targets: that costs a pass through the head
-    """
+    """How to learn from a batch."""
 
     @property
     def needs_told(self) -> bool:
-        """See above."""
+        """Whether `terms` looks at what the model now says of the targets: that costs a pass through the head."""
         ...
 
     def terms(self, batch: Batch, told: Told | None, *, scale: float) -> Terms:

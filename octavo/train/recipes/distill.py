@@ -20,12 +20,12 @@ from octavo.core.sampling import Sampling, Thinking
 from octavo.core.task import Problem, Trajectory
 from octavo.tasks import TASKS
 from octavo.train.algorithms import TowardsTeacher
-from octavo.train.batch import Batch, filled, pack
+from octavo.train.batch import Batch, batches_of
 from octavo.train.measure import follows
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
-from octavo.train.recipes.rl import Positive, check_levels, kept
+from octavo.train.recipes.rl import check_levels, kept
 from octavo.train.report import card, write_report
 from octavo.train.rollout import How, rollout, to_sample
 from octavo.train.run import Progress, Run
@@ -76,17 +76,17 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     student, config = read_model(Path(settings.model))
     pair = Pair(*(OwnChat(model, tokenizer=tokenizer, form=form) for model in (teacher, student)))
     cards = list[dict[str, Any]]()
-    stages: list[tuple[str, Algorithm, Positive, float, Callable[[], Callable[[int], list[Batch]]]]] = [
-        ("off", CrossEntropy(), settings.off_steps, settings.off_rate, lambda: off_policy(settings, pair)),
-        ("on", TowardsTeacher(), settings.on_steps, settings.how.rate, lambda: on_policy(settings, pair)),
+    stages: list[tuple[str, Algorithm, int, float]] = [
+        ("off", CrossEntropy(), settings.off_steps, settings.off_rate),
+        ("on", TowardsTeacher(), settings.on_steps, settings.how.rate),
     ]
-    for name, algorithm, steps, rate, batches in stages:
+    for name, algorithm, steps, rate in stages:
         if steps:
             trainer = learner(settings, pair, algorithm, rate=rate, steps=steps)
             going = Run(out.with_name(f"{out.name}.{name}"), trainer, settings=kept(settings, f"distill {name}"),
                         progress=progress)  # fmt: skip
             if trainer.step < steps:
-                going.go(batches(), steps=steps)
+                going.go((off_policy if name == "off" else on_policy)(settings, pair), steps=steps)
             cards.append(card(going, recipe=f"distill {name}"))
             write_report(going.folder / "report.html", cards[-1], going.told)
     write_model(out, student, config=config, tokenizer=tokenizer, more={"stage.json": {"stages": cards}})
@@ -99,8 +99,8 @@ def learner(settings: Settings, pair: Pair, algorithm: Algorithm, *, rate: float
     def scale(step: int) -> float:
         return factor("linear", step=step, steps=steps, warmup=settings.warmup, least=0.1)
 
-    how = replace(settings.how, rate=rate)
-    return Trainer(pair.student.model, algorithm, how, rate=scale, bf16=settings.bf16, teacher=pair.teacher.model)
+    return Trainer(pair.student.model, algorithm, replace(settings.how, rate=rate), rate=scale, bf16=settings.bf16,
+                   teacher=pair.teacher.model)  # fmt: skip
 
 
 def off_policy(settings: Settings, pair: Pair) -> Callable[[int], list[Batch]]:
@@ -109,12 +109,12 @@ def off_policy(settings: Settings, pair: Pair) -> Callable[[int], list[Batch]]:
     problems = [posed(settings, draw) for _ in range(settings.replies)]
     how = How(sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
     done = rollout(pair.teacher.chat, problems, tasks=TASKS, how=how)
-    samples = [to_sample(one) for one in done if good(pair.teacher, one)]
-    if not samples:
+    if not (samples := [to_sample(one) for one in done if good(pair.teacher, one)]):
         raise TrainingError("the teacher gave no right reply: give it easier levels, or another teacher.")
 
     def batches(step: int) -> list[Batch]:
-        return packed(shuffled(samples, settings.queries, step=step, seed=settings.seed), settings)
+        chosen = shuffled(samples, settings.queries, step=step, seed=settings.seed)
+        return batches_of(chosen, tokens=settings.tokens)
 
     return batches
 
@@ -132,7 +132,7 @@ def on_policy(settings: Settings, pair: Pair) -> Callable[[int], list[Batch]]:
         problems = [posed(settings, draw) for _ in range(settings.queries)]
         how = How(sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
         done = rollout(pair.student.refresh(), problems, tasks=TASKS, how=how)
-        return packed([to_sample(one) for one in done], settings)
+        return batches_of([to_sample(one) for one in done], tokens=settings.tokens)
 
     return batches
 
@@ -142,8 +142,3 @@ def posed(settings: Settings, draw: random.Random) -> Problem:
     task = draw.choice(sorted(settings.tasks))
     problem = TASKS[task].problem(draw.getrandbits(40), level=draw.choice(settings.tasks[task]))
     return replace(problem, thinking=draw.choice(MODES))
-
-
-def packed(samples: Sequence[Sample], settings: Settings) -> list[Batch]:
-    """In as many passes as they take."""
-    return [pack(some) for some in filled(samples, tokens=settings.tokens)]
