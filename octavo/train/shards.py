@@ -22,7 +22,7 @@ from octavo.nn.head import Slopes, Told, surprise_and_slopes, tell
 from octavo.train.batch import Batch
 
 SHARD_TOKENS = 2048  # of a piece, about: enough for fast products of matrices, few enough for caches
-LEAST_TOKENS = 512  # of a piece, where a batch is cut so that two threads have work
+LEAST_TOKENS = 1024  # of a piece where a batch is cut so that two threads have work: each piece has gradients to add
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENAS = -1, -3, -8  # names of options in glibc's malloc.h
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 

@@ -166,7 +166,7 @@ class Learner(nn.Module):
 def shown(terms: Terms, loss: Tensor, *, value: Tensor, part: float) -> Terms:
     """With the balancing loss among what is shown, and not in the loss."""
     loss = loss.detach() if terms.loss is None else terms.loss
-    return replace(terms, loss=loss, figures={**(terms.figures or {}), "balance": (float(value) * part, part)})
+    return replace(terms, loss=loss, figures={**(terms.figures or {}), "balance": (float(value.detach()) * part, part)})
 
 
 class CrossEntropy:

@@ -3,6 +3,9 @@
 import json
 import math
 import random
+import subprocess
+import sys
+import time
 from typing import Annotated, Literal
 
 import pytest
@@ -195,3 +198,32 @@ def test_tensorboard_is_written_where_it_is_installed(texts, tmp_path, monkeypat
     board.add_scalar("loss", 1.0, 1)
     board.close()
     assert next(tmp_path.iterdir()).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_recipe_killed_at_any_moment_ends_with_the_same_log_and_model(texts, tmp_path):
+    def command(out: str) -> list[str]:
+        stage = {"name": "general", "steps": 300, "tokens": 256, "longest": 64}
+        shape = ("width=32", "layers=2", "heads=2", "kv_heads=1", "head_width=16", "inner=64")
+        return [sys.executable, "-m", "octavo", "train", "pretrain", f"data={texts[0]}/*.*", f"out={tmp_path / out}",
+                f"tokenizer={texts[0]}/words", f"stages={json.dumps([stage])}", "save_s=0", "measure=50",
+                *(f"shape.{word}" for word in shape)]  # fmt: skip
+
+    log, kills, draw = tmp_path / "cut/runs/1-general/log.jsonl", 0, random.Random(1)
+    assert subprocess.run(command("whole"), capture_output=True).returncode == 0
+    for _ in range(20):
+        process = subprocess.Popen(command("cut"), stdout=subprocess.DEVNULL)
+        size = log.stat().st_size if log.exists() else 0
+        while process.poll() is None and not (kills < 3 and log.exists() and log.stat().st_size > size + 4000):
+            time.sleep(0.002)
+        time.sleep(draw.random() * 0.02)
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        if process.wait() == 0:
+            break
+    assert kills == 3
+    losses = [[line["loss"] for line in read_log(tmp_path / name / "runs/1-general")] for name in ("whole", "cut")]
+    assert len(losses[0]) == 300 and losses[0] == losses[1]
+    models = [(tmp_path / name / "1-general/model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert models[0] == models[1]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from octavo.nn.head import Told
+from octavo.train import shards
 from octavo.train.batch import Batch, pack
 from octavo.train.shards import cut
 from octavo.train.step import CrossEntropy, Learner, Terms
@@ -36,6 +37,12 @@ def learn(learner: Learner, batch: Batch = BATCH, *, factor: float = 1.0) -> tup
     loss, _ = learner(batch, 700.0)
     (loss * factor).backward()
     return float(loss.detach()), gradients(learner.model)
+
+
+@pytest.fixture(autouse=True)
+def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "LEAST_TOKENS", 256)
+    assert len(cut(BATCH)) == 2
 
 
 @pytest.fixture
@@ -98,16 +105,16 @@ def test_a_factor_on_the_loss_is_one_on_the_gradients():
 
 def test_pieces_are_whole_documents_and_all_of_them():
     batch = pack([document(length, seed=length) for length in (900, 1500, 2, 2, 700, 4000, 3, 90)])
-    shards = cut(batch)
-    assert len(shards) > 2
-    assert tuple(length for shard in shards for length in shard.lengths) == batch.lengths
+    parts = cut(batch)
+    assert len(parts) > 2
+    assert tuple(length for part in parts for length in part.lengths) == batch.lengths
     for axis, count in (("tokens", len(batch.tokens_T)), ("targets", len(batch.rows_N))):
-        edges = [getattr(shard, axis) for shard in shards]
+        edges = [getattr(part, axis) for part in parts]
         assert [edge.start for edge in edges] == [0, *(edge.stop for edge in edges[:-1])] and edges[-1].stop == count
-    for shard in shards:
-        rows = batch.rows_N[shard.targets]
-        assert shard.tokens.start <= int(rows.min()) and int(rows.max()) < shard.tokens.stop
-        assert sum(shard.lengths) == shard.tokens.stop - shard.tokens.start
+    for part in parts:
+        rows = batch.rows_N[part.targets]
+        assert part.tokens.start <= int(rows.min()) and int(rows.max()) < part.tokens.stop
+        assert sum(part.lengths) == part.tokens.stop - part.tokens.start
 
 
 def test_a_model_that_the_kernels_cannot_take_learns_by_autograd():

@@ -144,18 +144,33 @@ INLINE void turn_back(const Documents& d, const float* dy, const E* raw, const f
         save(out + c, f_fma(f_load(slope + c), f_set(r), norm ? f_mul(load(raw + c), back) : f_zero()));
 }
 
-// Memory for one head of one document.
+// Memory for one head of one document: what the thread had for the last one, as that left it.
 class Scratch {
   public:
     template <class T>
     T* take(size_t count) {
-        blocks.emplace_back(new char[count * sizeof(T) + 64]());
-        return (T*)(((uintptr_t)blocks.back().get() + 63) & ~(uintptr_t)63);
+        const size_t bytes = (count * sizeof(T) + 127) & ~(size_t)63;
+        if (at == blocks.size() || sizes[at] < bytes) {
+            blocks.resize(at), sizes.resize(at);
+            blocks.emplace_back(new char[bytes + 64]), sizes.push_back(bytes);
+        }
+        return (T*)(((uintptr_t)blocks[at++].get() + 63) & ~(uintptr_t)63);
+    }
+    Scratch& again() {
+        at = 0;
+        return *this;
     }
 
   private:
+    size_t at = 0;
     std::vector<std::unique_ptr<char[]>> blocks;
+    std::vector<size_t> sizes;
 };
+
+template <class T>
+INLINE void clear(T* from, size_t count) {
+    std::memset((void*)from, 0, count * sizeof(T));
+}
 
 struct Shade {  // added to the scores of a block: 0 up to a place, minus infinity after it; or 0 from a place on
     float last[2 * BLOCK], begin[2 * BLOCK];
@@ -183,7 +198,8 @@ struct Head {  // one key/value head of one document
 
     void forward() const {
         const int width = d.width;
-        Scratch scratch;
+        static thread_local Scratch mine;
+        Scratch& scratch = mine.again();
         auto* keys = scratch.take<uint32_t>((size_t)width * padded);
         auto* values = scratch.take<uint32_t>((size_t)width * padded);
         E *rows = scratch.take<E>((size_t)padded * width), *chance = scratch.take<E>((size_t)BLOCK * padded);
@@ -192,10 +208,19 @@ struct Head {  // one key/value head of one document
             turn(d, qkv + (size_t)j * row + key(), d.norm_k, first + j, 1.0f, rows);
             put_column(rows, width, keys, padded, j);
         }
+        clear_columns(keys, width / PAIR<E>);
+        clear(rows + (size_t)tokens * width, (size_t)(padded - tokens) * width);
         for (int j = 0; j < tokens; j++) std::memcpy(rows + (size_t)j * width, qkv + (size_t)j * row + value(), width * sizeof(E));
         put_rows(rows, width, padded, width, values, width);
         for (int r = 0; r < share_; r++)
             for (int i0 = 0; i0 < tokens; i0 += BLOCK) forward_block(r, i0, keys, values, rows, chance, scores, made);
+    }
+
+    // Of rows as long as the padded document: what lies after its tokens.
+    template <class T>
+    void clear_columns(T* from, int rows) const {
+        if (padded > tokens)
+            for (int i = 0; i < rows; i++) clear(from + (size_t)i * padded + tokens, padded - tokens);
     }
 
     void forward_block(int r, int i0, const uint32_t* keys, const uint32_t* values, E* queries, E* chance, float* scores,
@@ -236,7 +261,8 @@ struct Head {  // one key/value head of one document
     void backward(float* dnorm_q, float* dnorm_k) const {
         const int width = d.width;
         const size_t all = (size_t)padded * width, strip = (size_t)BLOCK * padded;
-        Scratch s;
+        static thread_local Scratch mine;
+        Scratch& s = mine.again();
         Back b{s.take<E>(all), s.take<E>(all), s.take<E>(all), s.take<E>(all), s.take<E>(strip), s.take<E>(strip),
                s.take<uint32_t>(all), s.take<uint32_t>(all), s.take<uint32_t>(all), s.take<uint32_t>(all),
                s.take<uint32_t>((size_t)PANEL * padded), s.take<float>(padded), s.take<float>(padded), s.take<float>(all),
@@ -247,6 +273,12 @@ struct Head {  // one key/value head of one document
             for (int c = 0; c < width; c++) b.key_columns[(size_t)c * padded + j] = key_row[c];
             std::memcpy(b.value_rows + (size_t)j * width, qkv + (size_t)j * row + value(), width * sizeof(E));
         }
+        clear(b.key_rows + (size_t)tokens * width, (size_t)(padded - tokens) * width);
+        clear(b.value_rows + (size_t)tokens * width, (size_t)(padded - tokens) * width);
+        clear(b.rows + (size_t)tokens * width, (size_t)(padded - tokens) * width);
+        clear_columns(b.key_columns, width);
+        clear_columns(b.queries, width / PAIR<E>), clear_columns(b.douts, width / PAIR<E>);
+        clear(b.dkeys, all), clear(b.dvalues, all);
         for (int r = 0; r < share_; r++) {
             prepare(r, b);
             for (int p0 = 0; p0 < padded; p0 += PANEL) panel(p0, p0 + PANEL < padded ? p0 + PANEL : padded, b);
@@ -285,7 +317,7 @@ struct Head {  // one key/value head of one document
         for (int i = 0; i < tokens; i++)
             std::memcpy(b.rows + (size_t)i * width, dout + (size_t)(first + i) * out_row + query(r), width * sizeof(E));
         put_rows(b.rows, width, padded, width, b.dout_steps, width);
-        std::memset(b.dqueries, 0, (size_t)padded * width * sizeof(float));
+        clear(b.dqueries, (size_t)padded * width);
     }
 
     // Keys p0 .. end against all queries from p0 on.
@@ -317,7 +349,7 @@ struct Head {  // one key/value head of one document
             uint32_t* slopes = b.slopes + (size_t)(j0 - p0) / PAIR<E> * padded;
             put_rows(b.slope, padded, BLOCK, count, slopes + j0, padded);
             if ((j0 - p0) % (2 * BLOCK))  // the block of queries before these, which a product of two blocks reads
-                for (int s = 0; s < BLOCK / PAIR<E>; s++) std::memset(slopes + (size_t)s * padded + j0 - BLOCK, 0, BLOCK * 4);
+                for (int s = 0; s < BLOCK / PAIR<E>; s++) clear(slopes + (size_t)s * padded + j0 - BLOCK, BLOCK);
         }
         for (int i0 = p0; i0 < padded; i0 += 2 * BLOCK) {
             const int count = padded - i0 < 2 * BLOCK ? padded - i0 : 2 * BLOCK;
