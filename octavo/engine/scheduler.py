@@ -60,13 +60,7 @@ class Scheduler:
                 if self._cover(sequence, new):
                     planned.append((sequence, new))
                     left -= new
-        while left and self.waiting and len(self.running) < MOST_RUNNING and not self._follows_sibling():
-            new = self._admit(self.waiting[0], left)
-            if not new:
-                break
-            planned.append((self.waiting[0], new))
-            self.running[self.waiting.popleft()] = None
-            left -= new
+        planned += self._admitted(left)
         chosen = [(sequence, new) for sequence, new in planned if sequence in self.running]
         assert chosen or not self.waiting, "nobody holds a page, and the next in the queue finds none"
         if not chosen and self.warming:
@@ -107,10 +101,25 @@ class Scheduler:
         tokens, end = chunk.tokens + draft, chunk.start + len(chunk.tokens) + len(draft)
         return Chunk(tokens=tokens, start=chunk.start, pages=self._pages(sequence, end), rows="all")
 
-    def _follows_sibling(self) -> bool:
-        """Whether the next in the queue waits for another reply to its own prompt to compute that prompt first."""
-        request = self.waiting[0].request
-        return any(s.request is request and s.computed < len(request.tokens) for s in self.running)
+    def _admitted(self, left: int) -> list[tuple[Sequence, int]]:
+        """Those of the queue that begin now. Replies to one prompt wait until the first of them has computed it."""
+        begun, siblings = list[tuple[Sequence, int]](), list[Sequence]()
+        computing = {id(s.request) for s in self.running if s.computed < len(s.request.tokens)}
+        while left and self.waiting and len(self.running) < MOST_RUNNING:
+            sequence = self.waiting[0]
+            if id(sequence.request) in computing:
+                siblings.append(self.waiting.popleft())
+                continue
+            new = self._admit(sequence, left)
+            if not new:
+                break
+            if sequence.computed < len(sequence.request.tokens):
+                computing.add(id(sequence.request))
+            begun.append((sequence, new))
+            self.running[self.waiting.popleft()] = None
+            left -= new
+        self.waiting.extendleft(reversed(siblings))
+        return begun
 
     def _admit(self, sequence: Sequence, left: int) -> int:
         """Give a waiting sequence what is known of its tokens, and pages for a chunk; 0 where there is no room."""

@@ -9,6 +9,9 @@ from octavo.core.errors import ConfigError
 RECIPES: dict[str, str] = {
     "tokenizer": "Learn a byte-level BPE with Qwen3's special tokens and chat template from texts.",
     "pretrain": "Train a model from nothing or go on with one: general, reasoning-dense, long context.",
+    "rl": "Reasoning RL on problems with checkable answers: GRPO, DAPO, GSPO; levels by measured success.",
+    "general_rl": "RL for the format, the mode that is asked for, budgets of thinking and tools, both modes mixed.",
+    "distill": "Strong to weak: the teacher's right replies, then the student's own, pulled towards the teacher.",
 }
 
 
