@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -73,6 +74,13 @@ def test_the_command_lists_recipes_and_their_settings():
         assert all(key in text for key, *_ in explained(recipe(name).Settings))
     with pytest.raises(ConfigError, match="no recipe"):
         recipe("pretrian")
+
+
+def test_a_recipe_that_does_not_divide_its_work_is_not_run_many_times_over(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert recipe("pretrain") is pretrain
+    with pytest.raises(ConfigError, match="one process"):
+        recipe("tokenizer")
 
 
 @pytest.fixture(scope="module")
@@ -209,11 +217,12 @@ def test_a_recipe_killed_at_any_moment_ends_with_the_same_log_and_model(texts, t
                 f"tokenizer={texts[0]}/words", f"stages={json.dumps([stage])}", "save_s=0", "measure=50",
                 *(f"shape.{word}" for word in shape)]  # fmt: skip
 
+    threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on how many there are
     log, kills, draw = tmp_path / "cut/runs/1-general/log.jsonl", 0, random.Random(1)
     told = read_settings(pretrain.Settings, command("whole")[5:], recipe="pretrain")
     pretrain.run(told, progress=Silent())
     for _ in range(20):
-        process = subprocess.Popen(command("cut"), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command("cut"), stdout=subprocess.DEVNULL, env=threads)
         size = log.stat().st_size if log.exists() else 0
         while process.poll() is None and not (kills < 2 and log.exists() and log.stat().st_size > size + 4000):
             time.sleep(0.002)
