@@ -42,7 +42,10 @@ class Algorithm(Protocol):
     needs_told   whether `terms` looks at what the model now says of the targets: that costs a pass through the head
     """
 
-    needs_told: bool
+    @property
+    def needs_told(self) -> bool:
+        """See above."""
+        ...
 
     def terms(self, batch: Batch, told: Told | None, *, scale: float) -> Terms:
         """scale   what sums are divided by, over all ranks and micro-batches: so no mean of means is ever taken"""
