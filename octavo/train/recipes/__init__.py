@@ -1,5 +1,6 @@
 """Recipes: one module each with `Settings` and `run(settings, progress=...)`, and one line here."""
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -17,10 +18,13 @@ RECIPES: dict[str, str] = {
     "distill": "Strong to weak: the teacher's right replies, then the student's own, pulled towards the teacher.",
     "mini": "All of that in miniature, from nothing: a hybrid teacher, and its student, with their exams.",
 }
+TOGETHER = ("pretrain",)  # those that divide their work among processes
 
 
 def recipe(name: str) -> Any:
-    """The module of a recipe. Raises ConfigError for a name that is none."""
+    """The module of a recipe. Raises ConfigError for a name that is none, and for one that cannot run as it is to."""
     if name not in RECIPES:
         raise ConfigError(f"there is no recipe {name!r:.80}: choose {', '.join(RECIPES)}.")
+    if name not in TOGETHER and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"{name} runs in one process, torchrun has started several: start octavo train {name}.")
     return import_module(f"{__name__}.{name}")

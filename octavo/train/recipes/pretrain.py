@@ -83,7 +83,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 FREE = ("data", "tokenizer", "out", "model", "copies", "tensor", "save_s", "board")  # may change when a run goes on
 
 
-def run(settings: Settings, *, progress: Progress) -> Path:
+def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the last stage's folder."""
     ranks = open_ranks(copies=settings.copies, tensor=settings.tensor)
     tokenizer = Tokenizer.from_folder(Path(settings.tokenizer))
@@ -128,7 +128,7 @@ def _trainer(settings: Settings, stage: Stage, model: Decoder, *, ranks: Ranks) 
 
 
 def _learn(settings: Settings, stage: Stage, tokenizer: Tokenizer, *, trainer: Trainer, folder: Path,
-           progress: Progress) -> dict[str, Any]:  # fmt: skip
+           progress: Progress | None) -> dict[str, Any]:  # fmt: skip
     """Returns the stage's card."""
     ranks, files, end = trainer.ranks, text_files(stage.data or settings.data), tokenizer.id_of(END_OF_TEXT)
     if end is None:
