@@ -1,7 +1,8 @@
 """Training speed beside Hugging Face's Trainer and nanochat's step: `python -m bench.train_speed SHAPE ...`.
 
-First every setting of every subject once; then the best setting of each, turn by turn. Counted are tokens per CPU second
-of the whole process, after compiling and two warm-up steps. The result of a shape replaces the one it had in the file.
+First every setting of every subject once; then the best setting of each, turn by turn. Counted are tokens per CPU
+second of the whole process, after compiling and two warm-up steps. The result of a shape replaces the one it had in the
+file.
 """
 
 import argparse
@@ -35,8 +36,9 @@ def operations(shape: str) -> float:
 
 def run(subject: str, setting: str, asked: argparse.Namespace, *, threads: int = 1) -> dict[str, float] | str:
     """One process: what it measured, or why it did not."""
-    command = [sys.executable, "-m", "bench.train_subjects", subject, asked.shape, setting, "--threads", str(threads),
-               "--seconds", str(asked.seconds), "--least", str(asked.least), "--nanochat", str(asked.nanochat)]  # fmt: skip
+    command = [sys.executable, "-m", "bench.train_subjects", subject, asked.shape, setting]
+    options = {"threads": threads, "seconds": asked.seconds, "least": asked.least, "nanochat": asked.nanochat}
+    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     before = cpu_ticks()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -62,16 +64,16 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         rates = [each[name]["tokens_per_cpu_s"] for each in rounds]
         figures[name] = {"setting": best[name], "median": median(rates), "least": min(rates), "most": max(rates)}
     rate, peak = figures["octavo"]["median"], limits(1).bf16
-    both = run("octavo", best["octavo"], asked, threads=2)
+    both, beside = run("octavo", best["octavo"], asked, threads=2), figures.get("nanochat")
     return {
         "step": f"{SHAPES[asked.shape]['rows']} rows of {SHAPES[asked.shape]['tokens']} tokens", "threads": 1,
         "tokens_per_cpu_s": figures, "times_transformers": rate / figures["transformers"]["median"],
-        "bar": BARS[asked.shape], "times_nanochat": rate / figures["nanochat"]["median"] if "nanochat" in figures else None,
+        "bar": BARS[asked.shape], "times_nanochat": rate / beside["median"] if beside else None,
         "operations_per_token": operations(asked.shape), "bf16_peak_per_core": peak,
         "mfu": rate * operations(asked.shape) / peak,
         "transformers_mfu": figures["transformers"]["median"] * operations(asked.shape) / peak,
         "times_transformers_at_full_peak": peak / operations(asked.shape) / figures["transformers"]["median"],
-        "octavo_two_threads": both, "tried": tried, "rounds": rounds, "machine": facts(),
+        "octavo_two_threads": both, "tried": tried, "left_out": asked.skip, "rounds": rounds, "machine": facts(),
     }  # fmt: skip
 
 

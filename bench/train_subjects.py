@@ -167,6 +167,7 @@ def main() -> None:
     if asked.subject == "nanochat":
         sys.path.insert(0, str(asked.nanochat))
         os.environ["NANOCHAT_DTYPE"] = "bfloat16" if "bf16" in asked.setting else "float32"
+    os.environ["OMP_NUM_THREADS"] = str(asked.threads)  # what our step goes by
     torch.set_num_threads(asked.threads)
     clock = Stopwatch(asked.seconds, asked.least)
     SUBJECTS[asked.subject](asked.shape, clock, asked.setting)

@@ -15,7 +15,7 @@ from octavo.nn.kernels.training import training_kernels
 from octavo.nn.moe import watched
 from octavo.train.balance import Balance, together
 from octavo.train.batch import Batch
-from octavo.train.shards import Known, Piece, Shard, cut, keep_freed_memory, summed, workers
+from octavo.train.shards import Known, Piece, Shard, cut, keep_freed_memory, own_threads, summed, workers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,9 +56,13 @@ class Learner(nn.Module):
     """
 
     def __init__(self, model: Decoder, algorithm: Algorithm, *, checkpoint: bool = False,
-                 balance: Balance | None = None) -> None:  # fmt: skip
-        """checkpoint: keep less of the forward pass, and compute it again on the way back, layer by layer."""
+                 balance: Balance | None = None, threads: int | None = None) -> None:  # fmt: skip
+        """checkpoint: keep less of the forward pass, and compute it again on the way back, layer by layer.
+
+        threads   of a step on a CPU, None: what `own_threads` says; torch itself is left with one after it
+        """
         super().__init__()
+        self.threads = own_threads() if threads is None else threads
         self.model, self.algorithm, self.checkpoint, self.balance = model, algorithm, checkpoint, balance
         if self.plain is None:
             keep_freed_memory()
@@ -96,9 +100,9 @@ class Learner(nn.Module):
     def _written_out(self, batch: Batch, scale: float, *, part: float) -> tuple[Tensor, Terms]:
         low = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
         shards, tokens = cut(batch), len(batch.tokens_T)
-        kernels = training_kernels(threads=1 if len(shards) > 1 else torch.get_num_threads())
+        kernels = training_kernels(threads=1 if len(shards) > 1 else self.threads)
         balance, slopes, value = self.balance if self.model.config.moe is not None else None, None, torch.zeros(())
-        with torch.autocast("cpu", enabled=False), workers(len(shards)) as each:
+        with torch.autocast("cpu", enabled=False), workers(len(shards), threads=self.threads) as each:
             passes = Passes(
                 self.model, kernels, dtype=torch.bfloat16 if low else torch.float32, checkpoint=self.checkpoint
             )
