@@ -1,6 +1,6 @@
 """Training speed beside Hugging Face's Trainer and nanochat's step: `python -m bench.train_speed SHAPE ...`.
 
-First every setting of every subject once; then the best setting of each, turn by turn. Counted are tokens per CPU
+First every setting of every subject once; then the best setting of each again, turn by turn. Counted are tokens per CPU
 second of the whole process, after compiling and two warm-up steps. The result of a shape replaces the one it had in the
 file.
 """
@@ -54,11 +54,13 @@ def run(subject: str, setting: str, asked: argparse.Namespace, *, threads: int =
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
     subjects = [name for name in SETTINGS if name != "nanochat" or asked.nanochat is not None]
-    tried = {name: {setting: run(name, setting, asked) for setting in SETTINGS[name] if setting not in asked.skip}
-             for name in subjects}  # fmt: skip
-    best = {name: max((s for s, r in each.items() if not isinstance(r, str)), key=lambda s: each[s]["tokens_per_cpu_s"])  # type: ignore[index]
-            for name, each in tried.items()}  # fmt: skip
-    rounds = [{name: run(name, best[name], asked) for name in subjects} for _ in range(asked.rounds)]
+    tried = {
+        name: {s: run(name, s, asked) for s in SETTINGS[name] if f"{name}:{s}" not in asked.skip} for name in subjects
+    }
+    done = {name: {s: r for s, r in each.items() if not isinstance(r, str)} for name, each in tried.items()}
+    best = {name: max(each, key=lambda s, each=each: each[s]["tokens_per_cpu_s"]) for name, each in done.items()}
+    first = {name: done[name][best[name]] for name in subjects}
+    rounds = [first] + [{name: run(name, best[name], asked) for name in subjects} for _ in range(asked.rounds - 1)]
     figures = {}
     for name in subjects:
         rates = [each[name]["tokens_per_cpu_s"] for each in rounds]
@@ -83,7 +85,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4, help="of one measurement, at least")
     parser.add_argument("--least", type=int, default=2, help="steps of one measurement, at least")
-    parser.add_argument("--skip", nargs="*", default=[], help="settings to leave out")
+    parser.add_argument("--skip", nargs="*", default=[], help="what to leave out, such as transformers:fp32")
     parser.add_argument("--nanochat", type=Path, help="a clone of nanochat; without it, it is left out")
     asked = parser.parse_args()
     found = measure(asked)
