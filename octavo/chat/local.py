@@ -75,6 +75,19 @@ class LocalChat:
         many = range(sampling.n)
         return request, [ReplyReader(self.form, self.tokenizer, request, index=i, tools=bool(c.tools)) for i in many]
 
+    def prepare_more(self, tokens: Sequence[int], messages: Sequence[Message], *, conversation: Conversation,
+                     sampling: Sampling) -> tuple[Request, list[ReplyReader]]:  # fmt: skip
+        """As `prepare`, for what comes after a reply: tools' answers, say. Nothing of `tokens` is encoded again.
+
+        tokens   the prompt of that reply, and the reply;   conversation   what that prompt was rendered from
+        """
+        c = conversation
+        more = self.form.extend(tokens, messages, self.tokenizer, thinking=c.thinking)
+        budget = 0 if c.thinking.mode == "off" else c.thinking.budget_tokens
+        request = self._request(more, sampling, budget=budget, space=c.space)
+        many = range(sampling.n)
+        return request, [ReplyReader(self.form, self.tokenizer, request, index=i, tools=bool(c.tools)) for i in many]
+
     def prepare_text(self, prompt: str | tuple[int, ...], *, sampling: Sampling, space: str = "",
                      first: int = 0) -> tuple[Request, list[ReplyReader]]:  # fmt: skip
         """As `prepare`, for a prompt that stands as it is, text or tokens, and goes on as text without a format.

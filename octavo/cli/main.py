@@ -4,12 +4,12 @@ import os
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from octavo import __version__
-from octavo.cli import api_keys, batch, bench, chat, doctor, models, quantize, serve, usage
+from octavo.cli import api_keys, batch, bench, chat, doctor, models, quantize, serve, train, usage
 from octavo.cli import run as run_verb
 from octavo.cli.clean import clean
 from octavo.core.errors import OctavoError
@@ -29,6 +29,7 @@ VERBS: dict[str, Verb] = {
     "serve": serve.serve,
     "usage": usage.usage,
 }
+OWN_HELP: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": []}
 GROUPS: dict[str, tuple[str, dict[str, Verb]]] = {
     "models": (models.__doc__ or "", models.VERBS),
     "keys": (api_keys.__doc__ or "", api_keys.VERBS),
@@ -38,10 +39,12 @@ GROUPS: dict[str, tuple[str, dict[str, Verb]]] = {
 
 def app() -> typer.Typer:
     """The whole command line, without rich: help has to come in a blink."""
-    top = _typer("Talk to open models on your own machine.")
+    top = _typer("Talk to open models on your own machine, and train them.")
     top.callback(invoke_without_command=True)(_top)
     for name, verb in VERBS.items():
         top.command(name)(verb)
+    # Recipes have settings and a help of their own, which are read when one is asked for.
+    top.command("train", add_help_option=False, context_settings=OWN_HELP)(train.train)
     for name, (text, verbs) in GROUPS.items():
         group = _typer(text)
         for verb_name, verb in verbs.items():

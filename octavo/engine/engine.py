@@ -16,7 +16,7 @@ from octavo.core.sampling import Sampling
 from octavo.engine.channels import Automaton
 from octavo.engine.pages import PagePool
 from octavo.engine.rules import BudgetRule, EndRule, Rules, StopRule
-from octavo.engine.sampler import History
+from octavo.engine.sampler import Ask, History, choose_many
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence
 from octavo.engine.speculation import Speculation, Speculator
@@ -147,12 +147,16 @@ class Engine:
         if plan.chunks:
             drafts = self.speculator.propose(plan, sequences) if self.speculator else {}
             plan = self.scheduler.lengthen(plan, sequences, drafts)
+            plain = list[tuple[Sequence, Chunk, NDArray[np.float32]]]()
             for chunk, sequence, rows in self._computed(plan, sequences):
                 self.computed_tokens += len(chunk.tokens)
                 if sequence.scores:
                     self._score(sequence, chunk, rows)
+                elif len(rows) == 1 and sequence.plain:
+                    plain.append((sequence, chunk, rows))
                 elif len(rows):
                     self._follow(sequence, chunk, rows)
+            self._follow_plain(plain)
             self.scheduler.commit(plan, sequences)
         return self._hand_out()
 
@@ -170,6 +174,12 @@ class Engine:
             sizes = [{"none": 0, "last": 1, "all": len(chunk.tokens)}[chunk.rows] for chunk, _ in chosen]
             for (chunk, sequence), end, size in zip(chosen, accumulate(sizes), sizes, strict=True):
                 yield chunk, sequence, rows[end - size : end]
+
+    def forget(self) -> None:
+        """Forget all that was computed: the backend's weights have changed. Nothing may run or wait."""
+        assert not self.busy, "weights change while replies run"
+        self.pool = self.scheduler.pool = PagePool(pages=self.pool.size, page_tokens=self.pool.page_tokens)
+        self.scheduler.warming.clear()
 
     def cancel(self, id: str) -> list[Step]:
         """End a request now: returns what was not handed out yet and the ends of its replies. Unknown ids: nothing."""
@@ -204,6 +214,25 @@ class Engine:
             sequence.end("error", error=str(cause))
         if self.speculator and chunk.rows == "all":
             self.speculator.learn(sequence, drafted=len(chunk.tokens) - 1, accepted=sequence.agrees(chunk) - 1)
+
+    def _follow_plain(self, plain: Items[tuple[Sequence, Chunk, NDArray[np.float32]]]) -> None:
+        """One token each, all sampled together."""
+        ready, asks = list[tuple[Sequence, Chunk, NDArray[np.float32]]](), list[Ask]()
+        for sequence, chunk, rows in plain:
+            try:
+                asks.append(sequence.ask())
+                ready.append((sequence, chunk, rows))
+            except RequestError as cause:
+                sequence.end("error", error=str(cause))
+        choices = choose_many(np.concatenate([rows for _, _, rows in ready]), asks) if ready else []
+        for (sequence, chunk, rows), choice in zip(ready, choices, strict=True):
+            if choice is None:
+                self._follow(sequence, chunk, rows)
+                continue
+            try:
+                sequence.take(choice)
+            except RequestError as cause:
+                sequence.end("error", error=str(cause))
 
     def _score(self, sequence: Sequence, chunk: Chunk, rows: NDArray[np.float32]) -> None:
         if sequence.request.pools:

@@ -99,6 +99,9 @@ class BudgetRule:
         close = () if markers.think_close is None else (markers.think_close, *markers.gap)
         self.early_stop = markers.early_stop or close
         self.spent, self.stop, self.asked, self.closing = 0, None, False, 0
+        self.mask: NDArray[np.int32] | None = None
+        if budget is not None:
+            self._unopened()  # now, so that all clones share one
 
     @property
     def over(self) -> bool:
@@ -118,9 +121,13 @@ class BudgetRule:
         """All but the token that opens a thinking for which nothing is left."""
         if not self.over or self.markers.think_open is None:
             return None
-        mask = np.full((self.vocab_size + 31) // 32, -1, dtype=np.int32)
-        forbid(mask, self.markers.think_open)
-        return mask
+        return self._unopened() if self.mask is None else self.mask
+
+    def _unopened(self) -> NDArray[np.int32]:
+        self.mask = np.full((self.vocab_size + 31) // 32, -1, dtype=np.int32)
+        if self.markers.think_open is not None:
+            forbid(self.mask, self.markers.think_open)
+        return self.mask
 
     def accept(self, token: int, channel: Channel) -> None:
         """Count, and follow the early-stop text."""
@@ -151,25 +158,34 @@ class Rules:
     def forced(self) -> tuple[int, ...]:
         """What the first rule that forces anything forces."""
         at = self.automaton.at
-        return next((tokens for rule in (self.budget, *self.others) if (tokens := rule.forced(at))), ())
+        if tokens := self.budget.forced(at):
+            return tokens
+        for rule in self.others:
+            if tokens := rule.forced(at):
+                return tokens
+        return ()
 
     def allowed(self) -> NDArray[np.int32] | None:
         """What every rule allows."""
-        masks = [mask for rule in (self.budget, *self.others) if (mask := rule.allowed(self.automaton.at)) is not None]
-        return np.bitwise_and.reduce(masks) if masks else None
+        at, found = self.automaton.at, self.budget.allowed(self.automaton.at)
+        for rule in self.others:
+            mask = rule.allowed(at)
+            found = mask if found is None else found if mask is None else found & mask
+        return found
 
     def accept(self, token: int) -> Channel:
         """One token more; its channel: closing throughout a forced early stop, else what the automaton says."""
         closing = bool(self.budget.forced(self.automaton.at))
         channel = self.automaton.step(token)
         channel = Channel.CLOSING if closing else channel
-        for rule in (self.budget, *self.others):
+        self.budget.accept(token, channel)
+        for rule in self.others:
             rule.accept(token, channel)
         return channel
 
     def finished(self) -> bool:
         """Whether any rule ends the reply."""
-        return any(rule.finished() for rule in (self.budget, *self.others))
+        return any(rule.finished() for rule in self.others)  # the budget never does
 
     @property
     def keep_bytes(self) -> int | None:

@@ -15,6 +15,8 @@ from octavo.core.sampling import Sampling
 
 BLOCK = 64  # of the vocabulary: its k largest values lie in the k blocks with the largest maxima
 LOOKS = (64, 1024)  # candidates that top_p tries before it sorts them all
+TOGETHER = 1 << 16  # numbers of the rows that are looked at together: they stay in the cache
+AHEAD = 64  # random numbers that are drawn at once
 
 
 class Choice(NamedTuple):
@@ -23,6 +25,27 @@ class Choice(NamedTuple):
     token: int
     logprob: float | None
     top: tuple[tuple[int, float], ...]
+
+
+class Ask(NamedTuple):
+    """What `choose_many` is told of a row.   number   the random number of its draw;   mask   as for `choose`"""
+
+    sampling: Sampling
+    number: float
+    mask: NDArray[np.int32] | None
+
+
+class Draws:
+    """The random numbers of one reply: those of `uniform`, some at once."""
+
+    def __init__(self, *, seed: int, reply: int) -> None:
+        self.seed, self.reply, self.first, self.known = seed, reply, 0, list[float]()
+
+    def at(self, position: int) -> float:
+        """The one of a position."""
+        if not 0 <= position - self.first < len(self.known):
+            self.first, self.known = position, uniforms((self.seed, self.reply, position), count=AHEAD)
+        return self.known[position - self.first]
 
 
 class History:
@@ -54,6 +77,58 @@ def choose(logits_V: NDArray[np.float32], sampling: Sampling, *, history: Histor
         return Choice(token, None, ())
     logprobs_V = to_logprobs(logits_V)
     return Choice(token, float(logprobs_V[token]), likeliest(logprobs_V, sampling.logprobs))
+
+
+def is_plain(sampling: Sampling) -> bool:
+    """Whether `choose_many` can: all candidates, nothing that changes logits, and no others' log-probabilities."""
+    s = sampling
+    penalised = s.repetition_penalty != 1 or s.presence_penalty or s.frequency_penalty or s.logit_bias
+    return not (penalised or s.top_k or s.top_p < 1 or s.min_p or s.logprobs)
+
+
+def choose_many(logits_NV: NDArray[np.float32], asks: Sequence[Ask]) -> list[Choice | None]:
+    """As `choose` for N rows whose sampling `is_plain`, in a few passes over all of them.
+
+    None for a row that needs a closer look by `choose`: not finite, or allowed nothing that is likely at all.
+    """
+    step = max(1, TOGETHER // logits_NV.shape[1])
+    parts = [slice(first, first + step) for first in range(0, len(asks), step)]
+    return [choice for part in parts for choice in _choose_block(logits_NV[part], asks[part])]
+
+
+def _choose_block(logits_NV: NDArray[np.float32], asks: Sequence[Ask]) -> list[Choice | None]:
+    wide_NV = logits_NV.astype(np.float64)
+    wide_NV -= wide_NV.max(axis=1, keepdims=True)
+    weights_NV = np.exp(wide_NV)
+    size_N = np.log(weights_NV.sum(axis=1))
+    heat_N = np.array([ask.sampling.temperature or 1.0 for ask in asks])
+    if (heat_N != 1).any():
+        with np.errstate(over="ignore"):
+            weights_NV = np.exp(wide_NV / heat_N[:, None])
+    _forbid(weights_NV, asks)
+    sums_NV = np.cumsum(weights_NV, axis=1)
+    aim_N = np.array([ask.number for ask in asks]) * sums_NV[:, -1]
+    tokens = np.count_nonzero(sums_NV <= aim_N[:, None], axis=1).tolist()
+    for i, ask in enumerate(asks):
+        if ask.sampling.temperature == 0:
+            tokens[i] = int(np.argmax(weights_NV[i]))
+    fine_N = np.isfinite(size_N) & (sums_NV[:, -1] > 0)
+    vocab = wide_NV.shape[1]
+    last_N = wide_NV[np.arange(len(asks)), np.minimum(tokens, vocab - 1)] - size_N
+    return [
+        Choice(token, None if ask.sampling.logprobs is None else logprob, ()) if fine and token < vocab else None
+        for ask, token, logprob, fine in zip(asks, tokens, last_N.tolist(), fine_N.tolist(), strict=True)
+    ]
+
+
+def _forbid(weights_NV: NDArray[np.float64], asks: Sequence[Ask]) -> None:
+    """Weight 0 where a mask says so; masks are often one array for many rows."""
+    barred = dict[int, NDArray[np.bool_]]()
+    for i, ask in enumerate(asks):
+        if ask.mask is not None:
+            if id(ask.mask) not in barred:
+                barred[id(ask.mask)] = ~unpacked(ask.mask, weights_NV.shape[1])
+            weights_NV[i, barred[id(ask.mask)]] = 0
 
 
 def adjusted(logits_V: NDArray[np.float32], sampling: Sampling, *, history: History,
@@ -154,6 +229,12 @@ def _weights(logits: NDArray[np.float32], temperature: float) -> NDArray[np.floa
 
 def uniform(draw: Sequence[int]) -> float:
     """The random number in [0, 1) of a seed, a reply and a position (Philox, Salmon et al. 2011)."""
+    return uniforms(draw, count=1)[0]
+
+
+def uniforms(draw: Sequence[int], *, count: int) -> list[float]:
+    """The random numbers of a position and of those after it."""
     seed, reply, position = draw
-    bits = np.random.Philox(key=[seed % (1 << 64), reply], counter=[position, 0, 0, 0]).random_raw(1)
-    return int(bits[0] >> np.uint64(11)) * 2.0**-53
+    philox = np.random.Philox(key=[seed % (1 << 64), reply], counter=[position, 0, 0, 0])
+    numbers: list[float] = ((philox.random_raw(4 * count)[::4] >> np.uint64(11)) * 2.0**-53).tolist()
+    return numbers

@@ -27,7 +27,7 @@ class Scheduler:
         """step_tokens: tokens of one forward pass at most."""
         self.pool, self.step_tokens = pool, step_tokens
         self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []  # in the order of arrival
+        self.running = dict[Sequence, None]()  # in the order of arrival
         self.warming = deque[Sequence]()
         self.preemptions = 0
 
@@ -44,7 +44,7 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence and give its pages back."""
         if sequence in self.running:
-            self.running.remove(sequence)
+            del self.running[sequence]
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
         self._release(sequence)
@@ -60,13 +60,7 @@ class Scheduler:
                 if self._cover(sequence, new):
                     planned.append((sequence, new))
                     left -= new
-        while left and self.waiting and len(self.running) < MOST_RUNNING and not self._follows_sibling():
-            new = self._admit(self.waiting[0], left)
-            if not new:
-                break
-            planned.append((self.waiting[0], new))
-            self.running.append(self.waiting.popleft())
-            left -= new
+        planned += self._admitted(left)
         chosen = [(sequence, new) for sequence, new in planned if sequence in self.running]
         assert chosen or not self.waiting, "nobody holds a page, and the next in the queue finds none"
         if not chosen and self.warming:
@@ -88,7 +82,8 @@ class Scheduler:
         A draft that failed leaves keys and values behind, which the next pass overwrites; they are never published.
         """
         for chunk, sequence in zip(plan.chunks, sequences, strict=True):
-            sequence.computed = chunk.start + sequence.agrees(chunk)
+            drafted = chunk.rows == "all"
+            sequence.computed = chunk.start + (sequence.agrees(chunk) if drafted else len(chunk.tokens))
             if sequence.part is not None:
                 self.pool.give([sequence.part.page])
                 sequence.part = None
@@ -106,10 +101,25 @@ class Scheduler:
         tokens, end = chunk.tokens + draft, chunk.start + len(chunk.tokens) + len(draft)
         return Chunk(tokens=tokens, start=chunk.start, pages=self._pages(sequence, end), rows="all")
 
-    def _follows_sibling(self) -> bool:
-        """Whether the next in the queue waits for another reply to its own prompt to compute that prompt first."""
-        request = self.waiting[0].request
-        return any(s.request is request and s.computed < len(request.tokens) for s in self.running)
+    def _admitted(self, left: int) -> list[tuple[Sequence, int]]:
+        """Those of the queue that begin now. Replies to one prompt wait until the first of them has computed it."""
+        begun, siblings = list[tuple[Sequence, int]](), list[Sequence]()
+        computing = {id(s.request) for s in self.running if s.computed < len(s.request.tokens)}
+        while left and self.waiting and len(self.running) < MOST_RUNNING:
+            sequence = self.waiting[0]
+            if id(sequence.request) in computing:
+                siblings.append(self.waiting.popleft())
+                continue
+            new = self._admit(sequence, left)
+            if not new:
+                break
+            if sequence.computed < len(sequence.request.tokens):
+                computing.add(id(sequence.request))
+            begun.append((sequence, new))
+            self.running[self.waiting.popleft()] = None
+            left -= new
+        self.waiting.extendleft(reversed(siblings))
+        return begun
 
     def _admit(self, sequence: Sequence, left: int) -> int:
         """Give a waiting sequence what is known of its tokens, and pages for a chunk; 0 where there is no room."""
@@ -146,7 +156,7 @@ class Scheduler:
     def _cover(self, sequence: Sequence, new: int) -> bool:
         """Pages for `new` more tokens of a running sequence, taken from the last comers where need be."""
         while not self._grow(sequence, new):
-            last = self.running.pop()
+            last = self.running.popitem()[0]
             self._release(last)
             self.waiting.appendleft(last)
             self.preemptions += 1

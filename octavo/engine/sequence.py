@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from octavo.core.channel import Channel
 from octavo.engine.pages import Part
 from octavo.engine.rules import Rules
-from octavo.engine.sampler import Choice, History, choose, likeliest, to_logprobs
+from octavo.engine.sampler import Ask, Choice, Draws, History, choose, choose_many, is_plain, likeliest, to_logprobs
 from octavo.engine.types import Chunk, EngineFinish, Request, Step
 
 
@@ -44,6 +44,12 @@ class Sequence:
     prompt_top: list[tuple[tuple[int, float], ...]] = field(default_factory=list[tuple[tuple[int, float], ...]])
     pooled_D: NDArray[np.float64] | None = None
     finish: EngineFinish | None = None
+    plain: bool = field(init=False)  # whether its rows may be sampled beside others'
+    draws: Draws = field(init=False)
+
+    def __post_init__(self) -> None:
+        """A stream of random numbers of its own."""
+        self.plain, self.draws = is_plain(self.request.sampling), Draws(seed=self.seed, reply=self.index)
 
     @property
     def scores(self) -> bool:
@@ -80,9 +86,19 @@ class Sequence:
             self.sample(logits_NV[len(self.tokens) - chunk.start - len(chunk.tokens) - 1])
 
     def sample(self, logits_V: NDArray[np.float32]) -> None:
-        """Append the next token, and what it entails."""
+        """Append the next token, and what it entails: to the last digit as among other rows."""
+        if self.plain and (common := choose_many(logits_V[None], [self.ask()])[0]):
+            return self.take(common)
         choice = choose(logits_V, self.request.sampling, history=self.history, mask=self.rules.allowed(),
                         draw=(self.seed, self.index, self.replied))  # fmt: skip
+        self.take(choice)
+
+    def ask(self) -> Ask:
+        """What `choose_many` has to know for the next token."""
+        return Ask(self.request.sampling, self.draws.at(self.replied), self.rules.allowed())
+
+    def take(self, choice: Choice) -> None:
+        """Append a token that was chosen, and what it entails."""
         self._append(choice, forced=False)
         self.force()
 

@@ -1,12 +1,17 @@
 """Where keys and values live.   Axes: T tokens end to end, H query heads, G key/value heads, R = H/G, K head width,
-L keys of one sequence, N pages of one sequence, S slots of all pages."""
+L keys of one sequence, N pages of one sequence, S slots of all pages, B sequences that are attended to together."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+FEW = 4  # sequences with one new token each; from so many on they are attended to together
+TOGETHER = 1 << 13  # keys of sequences that are gathered at once
 
 
 class Context(Protocol):
@@ -94,6 +99,56 @@ def _page_index(pages: Sequence[int], device: torch.device | str) -> Tensor | sl
     return torch.tensor(pages, device=device)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Abreast:
+    """Sequences with one new token each, of like lengths, padded to the longest.
+
+    rows_B     which tokens;   slots_BL   where their keys lie, padded with the first one's
+    mask_BL    which keys are their own
+    """
+
+    rows_B: Tensor
+    slots_BL: Tensor
+    mask_BL: Tensor
+
+    def attend(self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, *, scale: float) -> Tensor:
+        """Attention of the B tokens; returns (B, H, K). A group's heads stand on the query axis."""
+        size, keys = self.slots_BL.shape
+        heads, width, groups = q_THK.shape[1], q_THK.shape[2], k_SGK.shape[1]
+        q_BGRK = q_THK[self.rows_B].view(size, groups, -1, width)
+        k_BGLK, v_BGLK = (
+            x.index_select(0, self.slots_BL.flatten()).view(size, keys, groups, width).transpose(1, 2).to(q_THK.dtype)
+            for x in (k_SGK, v_SGK)
+        )
+        mask = self.mask_BL[:, None, None]
+        return F.scaled_dot_product_attention(q_BGRK, k_BGLK, v_BGLK, attn_mask=mask, scale=scale).view(
+            size, heads, width
+        )
+
+
+def _abreast(rows: Sequence[int], chunks: Sequence[tuple[int, int, Sequence[int]]], *, pages: int,
+             device: torch.device | str) -> list[Abreast]:  # fmt: skip
+    """Tokens `rows`, each the only new one of its chunk, in groups of like lengths.   pages: tokens of a page"""
+    order = sorted(range(len(rows)), key=lambda i: chunks[i][1])
+    groups, first = list[Abreast](), 0
+    while first < len(order):
+        last = first + 1
+        while last < len(order) and (last + 1 - first) * (chunks[order[last]][1] + 1) <= TOGETHER:
+            last += 1
+        part, longest = order[first:last], chunks[order[last - 1]][1] + 1
+        count = -(-longest // pages)
+        table_BN = torch.tensor(
+            [[*chunks[i][2][:count], *[chunks[i][2][0]] * (count - len(chunks[i][2]))] for i in part]
+        )
+        own_BL = torch.arange(longest) < torch.tensor([[chunks[i][1] + 1] for i in part])
+        slots_BL = (table_BN[:, :, None] * pages + torch.arange(pages)).flatten(1)[:, :longest]
+        slots_BL = slots_BL.where(own_BL, table_BN[:, :1] * pages)
+        rows_B = torch.tensor([rows[i] for i in part])
+        groups.append(Abreast(rows_B.to(device), slots_BL.to(device), own_BL.to(device)))
+        first = last
+    return groups
+
+
 class PagedContext:
     """Chunks of running sequences: their earlier tokens lie in pages, the new ones are written there too.
 
@@ -102,23 +157,26 @@ class PagedContext:
 
     def __init__(self, pages: Pages, chunks: Sequence[tuple[int, int, Sequence[int]]]) -> None:
         self.pages, size, device = pages, pages.page_tokens, pages.k[0].device
-        positions = [torch.arange(start, start + new) for new, start, _ in chunks]
-        slots = [
-            torch.tensor(table)[p // size] * size + p % size for p, (_, _, table) in zip(positions, chunks, strict=True)
+        places = [
+            (p, table[p // size] * size + p % size) for new, start, table in chunks for p in range(start, start + new)
         ]
-        self.positions_T, self.slots_T = torch.cat(positions).to(device), torch.cat(slots).to(device)
-        self.new = [new for new, _, _ in chunks]
-        self.keys = [start + new for new, start, _ in chunks]
-        self.tables = [
-            _page_index(table[: -(-keys // size)], device)
-            for keys, (_, _, table) in zip(self.keys, chunks, strict=True)
-        ]
+        self.positions_T, self.slots_T = (torch.tensor(x, device=device) for x in zip(*places, strict=True))
+        firsts = [0, *accumulate(new for new, _, _ in chunks)]
+        singles = [i for i, (new, _, _) in enumerate(chunks) if new == 1]
+        alone = singles if len(singles) >= FEW else []
+        self.abreast = _abreast([firsts[i] for i in alone], [chunks[i] for i in alone], pages=size, device=device)
+        self.apart = [  # rows, number of keys, pages
+            (slice(firsts[i], firsts[i + 1]), start + new, _page_index(table[: -(-(start + new) // size)], device))
+            for i, (new, start, table) in enumerate(chunks) if not alone or new > 1
+        ]  # fmt: skip
 
     def attend(self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, *, scale: float) -> Tensor:
         """Write the new keys and values, then attend over all of each sequence, and over nothing else."""
         self.pages.write(layer, self.slots_T, k_TGK, v_TGK)
-        parts: list[Tensor] = []
-        for q, keys, table in zip(q_THK.split(self.new), self.keys, self.tables, strict=True):
-            k_LGK, v_LGK = (x[:keys].to(q.dtype) for x in self.pages.read(layer, table))
-            parts.append(attention(q, k_LGK, v_LGK, scale=scale))
-        return torch.cat(parts)
+        out_THK = torch.empty_like(q_THK)
+        for rows, keys, table in self.apart:
+            k_LGK, v_LGK = (x[:keys].to(q_THK.dtype) for x in self.pages.read(layer, table))
+            out_THK[rows] = attention(q_THK[rows], k_LGK, v_LGK, scale=scale)
+        for some in self.abreast:
+            out_THK[some.rows_B] = some.attend(q_THK, self.pages.k[layer], self.pages.v[layer], scale=scale)
+        return out_THK

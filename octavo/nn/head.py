@@ -26,7 +26,7 @@ def tell(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, *, kernels: Trai
     """Log-probability of each target under its row, and the entropy there, float32. No gradient."""
     logprobs_N, entropy_N = (torch.empty(len(targets_N), device=hidden_ND.device) for _ in range(2))
     low_VD = head_VD.to(hidden_ND.dtype)
-    for part in _chunks(hidden_ND, head_VD):
+    for part in chunks(hidden_ND, head_VD):
         logits_CV = F.linear(hidden_ND[part], low_VD)
         if kernels is not None:
             logprobs_C, entropy_C = kernels.surprise(logits_CV, targets_N[part], entropy=True)
@@ -40,7 +40,8 @@ def tell(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, *, kernels: Trai
     return Told(logprobs_N, entropy_N)
 
 
-def _chunks(hidden_ND: Tensor, head_VD: Tensor) -> Iterator[slice]:
+def chunks(hidden_ND: Tensor, head_VD: Tensor) -> Iterator[slice]:
+    """Rows whose logits together are few enough to be held."""
     size = max(1, min(CHUNK_ROWS, CHUNK_BYTES // (len(head_VD) * hidden_ND.element_size())))
     return (slice(start, start + size) for start in range(0, len(hidden_ND), size))
 
@@ -64,7 +65,7 @@ def surprise_and_slopes(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, w
     low_VD, weights_N = head_VD.to(hidden_ND.dtype), weights_N.float()
     grad_ND, grad_VD = torch.empty_like(hidden_ND), torch.zeros_like(head_VD, dtype=torch.float32)
     total = hidden_ND.new_zeros((), dtype=torch.float32)
-    for part in _chunks(hidden_ND, head_VD):
+    for part in chunks(hidden_ND, head_VD):
         hidden_CD, targets_C, weights_C = hidden_ND[part], targets_N[part], weights_N[part]
         slope_CV = F.linear(hidden_CD, low_VD)
         if kernels is not None:

@@ -34,14 +34,14 @@ class Switches(Procedural):
         turns, system = instance
         messages = [Message(role="system", content=system)] if system else []
         mode = system or "/think"
-        for name, seed, flag in turns:
-            problem = EASY[name].problem(seed, level=1)
+        problems = [EASY[name].problem(seed, level=1) for name, seed, _ in turns]
+        for problem, (_, _, flag) in zip(problems, turns, strict=True):
             mode = flag or mode
             messages.append(Message(role="user", content=f"{problem.messages[-1].text} {flag}".rstrip()))
             thinking = problem.trace if mode == "/think" else ""
             messages.append(Message(role="assistant", content=problem.gold.text, thinking=thinking))
-        gold, trace = messages.pop(), problem.trace if mode == "/think" else ""
-        answer = {"thinks": mode == "/think", "answer": problem.answer}
+        gold, trace = messages.pop(), problems[-1].trace if mode == "/think" else ""
+        answer = {"thinks": mode == "/think", "answer": problems[-1].answer}
         return Problem(
             task=self.name, id=id, key=key, messages=tuple(messages), answer=answer, gold=gold, trace=trace, level=level
         )

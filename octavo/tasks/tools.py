@@ -18,17 +18,14 @@ from octavo.tasks.verify.answers import final_answer, same
 from octavo.tasks.verify.expressions import Sum
 from octavo.tasks.worked import Worked
 
-
-def _spec(name: str, fields: dict[str, str]) -> ToolSpec:
-    properties = {field: {"type": kind} for field, kind in fields.items()}
-    return ToolSpec(name=name, parameters={"type": "object", "properties": properties, "required": sorted(fields)})
-
-
 SPECS = {
-    "calc": _spec("calc", {"sum": "string"}),
-    "day": _spec("day", {"start": "string", "plus": "integer"}),
-    "points": _spec("points", {"name": "string"}),
-}
+    "calc": ToolSpec(name="calc", parameters={"type": "object", "properties": {"sum": {"type": "string"}},
+                                              "required": ["sum"]}),
+    "day": ToolSpec(name="day", parameters={"type": "object", "properties": {"start": {"type": "string"},
+                                            "plus": {"type": "integer"}}, "required": ["start", "plus"]}),
+    "points": ToolSpec(name="points", parameters={"type": "object", "properties": {"name": {"type": "string"}},
+                                                  "required": ["name"]}),
+}  # fmt: skip
 POINTS = {"Mia": 41, "Tom": 17, "Ana": 93, "Ben": 28, "Kai": 65, "Eva": 72}
 PLAIN = ("hello", "thanks", "good", "yes")
 

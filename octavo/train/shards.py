@@ -18,7 +18,8 @@ from torch import Tensor
 
 from octavo.models.backprop import Balance, Passes, Run
 from octavo.models.backprop_mlp import Gradients
-from octavo.nn.head import Told, surprise_and_slopes, tell
+from octavo.nn.divergence import Teacher, divergence_and_slopes
+from octavo.nn.head import Slopes, Told, surprise_and_slopes, tell
 from octavo.nn.kernels import usable_cores
 from octavo.train.batch import Batch
 
@@ -34,6 +35,13 @@ class Shard(NamedTuple):
     tokens: slice
     targets: slice
     lengths: tuple[int, ...]
+
+
+class Pull(NamedTuple):
+    """Towards whom, and how much at each target."""
+
+    weights_N: Tensor
+    teacher: Teacher
 
 
 def cut(batch: Batch) -> list[Shard]:
@@ -102,11 +110,17 @@ class Piece:
         return tell(self.hidden_ND, self.passes.head_VD, self.targets_N, kernels=self.passes.kernels)
 
     @torch.no_grad()
-    def learn(self, push_N: Tensor, *, balance: Balance | None = None) -> tuple[Tensor, Gradients]:
-        """The sum of push times -log p, and the gradients of all parameters. push_N: of the whole batch."""
+    def learn(self, push_N: Tensor, *, pull: Pull | None = None,
+              balance: Balance | None = None) -> tuple[Tensor, Gradients]:  # fmt: skip
+        """The sum of push times -log p, and of pull times the divergence from a teacher; the gradients of all
+        parameters. push_N, pull: of the whole batch."""
         slopes = surprise_and_slopes(
             self.hidden_ND, self.passes.head_VD, self.targets_N, push_N[self.targets], kernels=self.passes.kernels
         )
+        if pull is not None:
+            teacher = Teacher(pull.teacher.hidden_NE[self.targets], pull.teacher.head_VE)
+            more = divergence_and_slopes(self.hidden_ND, self.passes.head_VD, teacher, pull.weights_N[self.targets])
+            slopes = Slopes(*(a + b for a, b in zip(slopes, more, strict=True)))
         dhidden_TD = torch.zeros_like(self.run.hidden_TD).index_copy_(0, self.rows_N, slopes.hidden_ND)
         found = self.run.back(dhidden_TD, balance=balance)
         if self.passes.model.lm_head is None:

@@ -10,12 +10,24 @@ from octavo.core.errors import KernelError
 from octavo.models.backprop import Gradients, Passes, unsupported
 from octavo.models.decoder import Decoder
 from octavo.nn.context import PackedContext
+from octavo.nn.divergence import Teacher, weighted_divergence
 from octavo.nn.head import Told, tell, weighted_surprise
 from octavo.nn.kernels.training import training_kernels
 from octavo.nn.moe import watched
 from octavo.train.balance import Balance, together
 from octavo.train.batch import Batch
-from octavo.train.shards import Known, Piece, Shard, cut, keep_freed_memory, own_threads, summed, workers
+from octavo.train.shards import (
+    Each,
+    Known,
+    Piece,
+    Pull,
+    Shard,
+    cut,
+    keep_freed_memory,
+    own_threads,
+    summed,
+    workers,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,12 +37,12 @@ class Terms:
         push_N * -log p(target)  +  pull_N * KL(model || teacher)
 
     where both are constants. A clipped policy gradient is a push (its derivative by log p); so is a preference loss.
-    loss       the algorithm's own objective, to be shown
+    loss       the algorithm's own objective, to be shown; None: the sum that is learnt, without the balancing loss
     figures    more to be shown: name -> sum over the batch and the count it is to be divided by
     """
 
     push_N: Tensor
-    loss: Tensor
+    loss: Tensor | None = None
     pull_N: Tensor | None = None
     figures: dict[str, tuple[float, float]] | None = None
 
@@ -56,13 +68,16 @@ class Learner(nn.Module):
     """
 
     def __init__(self, model: Decoder, algorithm: Algorithm, *, checkpoint: bool = False,
-                 balance: Balance | None = None, threads: int | None = None) -> None:  # fmt: skip
+                 balance: Balance | None = None, teacher: Decoder | None = None,
+                 threads: int | None = None) -> None:  # fmt: skip
         """checkpoint: keep less of the forward pass, and compute it again on the way back, layer by layer.
 
+        teacher   who an algorithm pulls towards; it is read and never changed
         threads   of a step on a CPU, None: what `own_threads` says; torch itself is left with one after it
         """
         super().__init__()
         self.threads = own_threads() if threads is None else threads
+        self.teacher = () if teacher is None else (teacher,)  # in a tuple it is no part of this module
         self.model, self.algorithm, self.checkpoint, self.balance = model, algorithm, checkpoint, balance
         if self.plain is None:
             keep_freed_memory()
@@ -79,9 +94,9 @@ class Learner(nn.Module):
     def forward(self, batch: Batch, scale: float) -> tuple[Tensor, Terms]:
         """The scalar whose gradient is to be taken, and what the algorithm said.
 
-        The micro-batch's part in the step is its weights' size over scale: so much of the balancing loss is added.
+        Of the balancing loss the micro-batch's part in the step's tokens is added.
         """
-        part = float(batch.weights_N.abs().sum()) / scale
+        part = self.balance.part(len(batch.tokens_T)) if self.balance is not None else 0.0
         if torch.is_grad_enabled() and self.plain is None:
             return self._written_out(batch, scale, part=part)
         self.model.model.checkpoint = self.checkpoint
@@ -91,11 +106,21 @@ class Learner(nn.Module):
         told = tell(hidden_ND, head_VD, batch.targets_N) if self.algorithm.needs_told else None
         terms = self.algorithm.terms(batch, told, scale=scale)
         loss = weighted_surprise(hidden_ND, head_VD, batch.targets_N, terms.push_N)
+        if terms.pull_N is not None:
+            loss = loss + weighted_divergence(hidden_ND, head_VD, self._taught_plainly(batch), terms.pull_N)
         if self.balance is not None and layers and torch.is_grad_enabled():
             shares = self.balance.shares(layers, len(batch.tokens_T))
             value = self.balance.value(layers, shares, len(batch.tokens_T))
-            loss, terms = loss + self.balance.coefficient * part * value, shown(terms, value, part)
+            terms = shown(terms, loss, value=value.detach(), part=part)
+            loss = loss + self.balance.coefficient * part * value
         return loss, terms
+
+    @torch.no_grad()
+    def surprise(self, batch: Batch) -> Tensor:
+        """Sum over the targets of -log p in nats times their weight, a scalar."""
+        hidden_TD = self.model(batch.tokens_T, PackedContext(batch.lengths, device=batch.tokens_T.device))
+        told = tell(hidden_TD[batch.rows_N], self.model.head_weight, batch.targets_N)
+        return -(told.logprobs_N @ batch.weights_N)
 
     def _written_out(self, batch: Batch, scale: float, *, part: float) -> tuple[Tensor, Terms]:
         low = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
@@ -118,22 +143,44 @@ class Learner(nn.Module):
                 told = Told(*(torch.cat(x) for x in zip(*each(Piece.tell, pieces), strict=True)))
             terms = self.algorithm.terms(batch, told, scale=scale)
 
+            pull = None
+            if terms.pull_N is not None:
+                pull = Pull(terms.pull_N, self._taught(batch, shards, each, low=low))
+
             def learn(piece: Piece | Shard) -> tuple[Tensor, Gradients]:
                 piece = piece if isinstance(piece, Piece) else Piece(passes, batch, piece)
-                return piece.learn(terms.push_N, balance=slopes)
+                return piece.learn(terms.push_N, pull=pull, balance=slopes)
 
             total, gradients = summed(each(learn, pieces))
         if balance is not None:
-            total, terms = total + balance.coefficient * part * value, shown(terms, value, part)
+            terms = shown(terms, total, value=value, part=part)
+            total = total + balance.coefficient * part * value
         names, parameters = zip(*self.model.named_parameters(), strict=True)
         loss = Known.apply(total, tuple(gradients[name] for name in names), *parameters)
         assert isinstance(loss, Tensor)
         return loss, terms
 
+    def _teacher(self) -> Decoder:
+        assert self.teacher, "an algorithm with a pull needs a teacher"
+        return self.teacher[0]
 
-def shown(terms: Terms, value: Tensor, part: float) -> Terms:
-    """With the balancing loss among what is shown."""
-    return replace(terms, figures={**(terms.figures or {}), "balance": (float(value.detach()) * part, part)})
+    @torch.no_grad()
+    def _taught_plainly(self, batch: Batch) -> Teacher:
+        teacher = self._teacher()
+        hidden_TE = teacher(batch.tokens_T, PackedContext(batch.lengths, device=batch.tokens_T.device))
+        return Teacher(hidden_TE[batch.rows_N], teacher.head_weight)
+
+    def _taught(self, batch: Batch, shards: list[Shard], each: Each, *, low: bool) -> Teacher:
+        teacher, kernels = self._teacher(), training_kernels(threads=1 if len(shards) > 1 else self.threads)
+        passes = Passes(teacher, kernels, dtype=torch.bfloat16 if low else torch.float32, checkpoint=True)
+        hidden = each(lambda shard: Piece(passes, batch, shard).hidden_ND, shards)
+        return Teacher(torch.cat(list(hidden)), passes.head_VD)
+
+
+def shown(terms: Terms, loss: Tensor, *, value: Tensor, part: float) -> Terms:
+    """With the balancing loss among what is shown, and not in the loss."""
+    loss = loss.detach() if terms.loss is None else terms.loss
+    return replace(terms, loss=loss, figures={**(terms.figures or {}), "balance": (float(value.detach()) * part, part)})
 
 
 class CrossEntropy:
@@ -147,4 +194,4 @@ class CrossEntropy:
     def terms(self, batch: Batch, told: Told | None, *, scale: float) -> Terms:
         """push = weight / scale; the loss shown is the head's sum itself."""
         del told
-        return Terms(push_N=batch.weights_N / scale, loss=torch.zeros(()))
+        return Terms(push_N=batch.weights_N / scale)

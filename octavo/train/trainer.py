@@ -10,16 +10,21 @@ from msgspec import Struct
 from torch import Tensor
 
 from octavo.core.errors import TrainingError
-from octavo.models.decoder import Decoder
-from octavo.nn.context import PackedContext
-from octavo.nn.head import tell
+from octavo.models.decoder import Decoder, without_memory
+from octavo.train.balance import Balance
 from octavo.train.batch import Batch
 from octavo.train.optimiser import Optimisation, optimisers
+from octavo.train.ranks import Ranks
+from octavo.train.speed import step_flops
 from octavo.train.step import Algorithm, Learner
 
 
 class Learnt(Struct, frozen=True, kw_only=True):
-    """What one step was.   loss: per trained token, of the whole step;   norm: of all gradients before clipping"""
+    """What one step was, over all ranks.
+
+    loss    per trained token;   norm   of all gradients before clipping
+    flops   floating-point operations of the model's arithmetic, forward and backward
+    """
 
     step: int
     loss: float
@@ -27,6 +32,7 @@ class Learnt(Struct, frozen=True, kw_only=True):
     rate: float
     tokens: int
     trained_tokens: int
+    flops: float = 0.0
     figures: dict[str, float] = {}
 
 
@@ -38,9 +44,17 @@ class Trainer:
 
     def __init__(self, model: Decoder, algorithm: Algorithm, how: Optimisation, *,
                  rate: Callable[[int], float] = lambda step: 1.0, bf16: bool = True,
-                 checkpoint: bool = False) -> None:  # fmt: skip
-        """bf16: of products and activations; parameters, gradients and sums stay float32."""
-        self.learner, self.how, self.rate, self.bf16 = Learner(model, algorithm, checkpoint=checkpoint), how, rate, bf16
+                 checkpoint: bool = False, balance: float = 0.0, teacher: Decoder | None = None,
+                 ranks: Ranks = Ranks()) -> None:  # fmt: skip
+        """bf16: of products and activations; parameters, gradients and sums stay float32.
+
+        balance: coefficient of the loss that keeps experts in use;   teacher: who an algorithm pulls towards
+        ranks: who learns together
+        """
+        self.how, self.rate, self.bf16, self.ranks = how, rate, bf16, ranks
+        self.balance = Balance(balance, across=ranks.across) if balance else None
+        self.learner = Learner(model, algorithm, checkpoint=checkpoint, balance=self.balance, teacher=teacher)
+        ranks.divide(self.learner)
         self.optimisers = optimisers(model, how)
         self.step = 0
 
@@ -50,22 +64,26 @@ class Trainer:
         return self.learner.model
 
     def learn(self, batches: Sequence[Batch]) -> Learnt:
-        """One step. The batches' gradients are summed: a token counts the same in whichever of them it lies.
+        """One step, from this rank's batches: each rank has as many. A token counts the same in whichever it lies.
 
         Raises TrainingError where the loss or a gradient is not finite; nothing has been changed then.
         """
-        scale = float(sum(batch.weights_N.abs().sum() for batch in batches))
+        weights = float(sum(batch.weights_N.abs().sum() for batch in batches))
+        scale, tokens = self.ranks.total([weights, sum(len(batch.tokens_T) for batch in batches)])
+        if self.balance is not None:
+            self.balance.begin(round(tokens))
         total, sums = 0.0, dict[str, tuple[float, float]]()
         for batch in batches:
             with self._precision():
                 loss, terms = self.learner(batch, scale)
             loss.backward()
-            total += float(terms.loss.detach()) if terms.figures is not None else float(loss.detach())
+            total += float((loss if terms.loss is None else terms.loss).detach())
             for name, (value, count) in (terms.figures or {}).items():
                 before = sums.get(name, (0.0, 0.0))
                 sums[name] = before[0] + value, before[1] + count
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.how.clip))
+        norm = self.ranks.clip(parameters, most=self.how.clip)
+        total, *shown = self.ranks.total([total, *(x for pair in sums.values() for x in pair)])
         if not math.isfinite(norm) or not math.isfinite(total):
             self._forget()
             raise TrainingError(
@@ -79,23 +97,29 @@ class Trainer:
             optimiser.step()
         self._forget()
         self.step += 1
+        trained, flops = self.ranks.total([
+            sum(len(batch.rows_N) for batch in batches),
+            sum(step_flops(self.model.config, batch.lengths) for batch in batches),
+        ])  # fmt: skip
+        pairs = zip(sums, shown[::2], shown[1::2], strict=True)
         return Learnt(
-            step=self.step, loss=total, norm=norm, rate=self.how.rate * factor,
-            tokens=sum(len(batch.tokens_T) for batch in batches),
-            trained_tokens=sum(len(batch.rows_N) for batch in batches),
-            figures={name: value / max(count, 1e-9) for name, (value, count) in sums.items()},
+            step=self.step, loss=total, norm=norm, rate=self.how.rate * factor, tokens=round(tokens),
+            trained_tokens=round(trained), flops=flops,
+            figures={name: value / max(count, 1e-9) for name, value, count in pairs},
         )  # fmt: skip
 
     @torch.no_grad()
     def surprise(self, batches: Sequence[Batch]) -> float:
-        """Mean of -log p in nats over the batches' trained tokens, each counted by its weight: the held-out loss."""
+        """Mean of -log p in nats over the batches' trained tokens, each counted by its weight: the held-out loss.
+
+        Each rank has as many batches of its own.
+        """
         total, count = 0.0, 0.0
         for batch in batches:
             with self._precision():
-                hidden_TD = self.model(batch.tokens_T, PackedContext(batch.lengths, device=batch.tokens_T.device))
-                told = tell(hidden_TD[batch.rows_N], self.model.head_weight, batch.targets_N)
-            total -= float((told.logprobs_N * batch.weights_N).sum())
+                total += float(self.learner.surprise(batch))
             count += float(batch.weights_N.sum())
+        total, count = self.ranks.total([total, count])
         return total / max(count, 1e-9)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -104,6 +128,14 @@ class Trainer:
         for at, optimiser in enumerate(self.optimisers):
             for index, kept in optimiser.state_dict()["state"].items():
                 found |= {f"optimiser.{at}.{index}.{field}": value for field, value in kept.items()}
+        return found
+
+    def owners(self) -> dict[str, Tensor]:
+        """Beginning of a name in `tensors()` -> the parameter that it is of."""
+        found: dict[str, Tensor] = {f"model.{name}": parameter for name, parameter in self.model.named_parameters()}
+        for at, optimiser in enumerate(self.optimisers):
+            moved = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+            found |= {f"optimiser.{at}.{index}": parameter for index, parameter in enumerate(moved)}
         return found
 
     @torch.no_grad()
@@ -116,15 +148,26 @@ class Trainer:
                 raise TrainingError(
                     f"the saved state has {found} for {name}, the model needs {tuple(parameter.shape)}."
                 )
-            parameter.copy_(kept)
+            parameter.copy_(self.ranks.part(kept, parameter))
+        owners = self.owners()
         for at, optimiser in enumerate(self.optimisers):
             state, prefix = dict[int, dict[str, Any]](), f"optimiser.{at}."
             for name, value in tensors.items():
                 if name.startswith(prefix):
                     index, field = name.removeprefix(prefix).split(".", 1)
-                    state.setdefault(int(index), {})[field] = value.clone()
+                    state.setdefault(int(index), {})[field] = self.ranks.part(value, owners[f"{prefix}{index}"]).clone()
             optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         self.step = step
+
+    def whole_model(self) -> Decoder:
+        """The model with all of its parameters on this machine: to write it down. All ranks must ask together."""
+        if self.ranks.size == 1:
+            return self.model
+        whole = {name: self.ranks.whole(p.detach()).cpu() for name, p in self.model.named_parameters()}
+        with without_memory():
+            made = Decoder(self.model.config)
+        made.load_state_dict(whole, assign=True)
+        return made
 
     def _precision(self) -> Any:
         device = self.model.model.norm.weight.device.type

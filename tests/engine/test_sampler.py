@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from octavo.core.errors import RequestError
 from octavo.core.sampling import Sampling
 from octavo.engine.rules import allow, forbid
-from octavo.engine.sampler import History, adjusted, choose, largest, to_logprobs, uniform
+from octavo.engine.sampler import (
+    Ask,
+    Draws,
+    History,
+    adjusted,
+    choose,
+    choose_many,
+    largest,
+    to_logprobs,
+    uniform,
+)
 
 DRAWS = 20_000
 
@@ -119,3 +129,41 @@ def test_broken_numbers_are_an_error_and_no_token(value: float):
     logits_V[3] = value
     with pytest.raises(RequestError, match="not finite"):
         draw(logits_V, Sampling(temperature=1.0))
+
+
+PLAIN = [
+    Sampling(), Sampling(temperature=0.7), Sampling(temperature=0), Sampling(logprobs=0), Sampling(temperature=1e-6),
+    Sampling(temperature=2.5, logprobs=0), Sampling(temperature=0, logprobs=0),
+]  # fmt: skip
+
+
+@given(seed=st.integers(0, 1 << 40), size=st.integers(2, 300), rows=st.integers(1, 30), data=st.data())
+def test_rows_sampled_together_are_each_sampled_as_if_alone(seed: int, size: int, rows: int, data: st.DataObject):
+    rng = np.random.default_rng(seed)
+    logits_NV = rng.normal(0, 3, (rows, size)).astype(np.float32)
+    settings = [data.draw(st.sampled_from(PLAIN)) for _ in range(rows)]
+    mask = np.full((size + 31) // 32, -1, dtype=np.int32)
+    forbid(mask, int(rng.integers(size)))
+    masks = [mask if rng.random() < 0.5 else None for _ in range(rows)]
+    asks = [Ask(s, uniform((seed, i, 5)), m) for i, (s, m) in enumerate(zip(settings, masks, strict=True))]
+    for i, found in enumerate(choose_many(logits_NV, asks)):
+        wanted = choose(logits_NV[i], settings[i], history=History([]), mask=masks[i], draw=(seed, i, 5))
+        if found is None:  # a closer look is due: at a tiny temperature, where what is likely is forbidden
+            assert settings[i].temperature == 1e-6 and masks[i] is not None
+            continue
+        assert found.token == wanted.token
+        assert found.logprob == (None if wanted.logprob is None else pytest.approx(wanted.logprob, abs=1e-12))
+
+
+def test_rows_that_are_not_finite_are_left_for_a_closer_look():
+    logits_NV = np.zeros((3, 9), dtype=np.float32)
+    logits_NV[0, 3], logits_NV[1] = np.nan, -np.inf
+    with np.errstate(invalid="ignore"):
+        found = choose_many(logits_NV, [Ask(Sampling(), 0.5, None)] * 3)
+    assert [choice is None for choice in found] == [True, True, False]
+
+
+def test_numbers_drawn_ahead_are_those_of_their_positions():
+    draws = Draws(seed=3, reply=1)
+    for position in [0, 1, 63, 64, 200, 5, 6]:
+        assert draws.at(position) == uniform((3, 1, position))

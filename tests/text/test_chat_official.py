@@ -14,6 +14,7 @@ from octavo.text.chat import FORMATS, choose_format
 from octavo.text.chat.choose import KNOWN, agrees
 from octavo.text.chat.jinja_engine import Template
 from octavo.text.chat.jinja_format import JinjaFormat
+from octavo.text.learn import TEMPLATE
 from octavo.text.tokenizer import Tokenizer
 from tests.text.chats import AUTO, OFF, ON, call, conversation, official, official_text, says, specs, system, tool, user
 
@@ -166,7 +167,7 @@ def test_the_templates_known_by_their_digest_agree_with_their_formats(
 ):
     """Each of them, found by its text, is what choosing by trial comes to; and it reads nothing of the tokenizer."""
     texts = [official_text(name) for name in ("qwen3", "qwen3_instruct_2507", "qwen2_5")]
-    texts.append(smollm_fields["tokenizer.chat_template"])
+    texts += [smollm_fields["tokenizer.chat_template"], TEMPLATE.read_text(encoding="utf-8")]
     assert {sha256(text.encode()).hexdigest() for text in texts} == KNOWN.keys()
     for text in texts:
         name = KNOWN[sha256(text.encode()).hexdigest()]

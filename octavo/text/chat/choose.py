@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # The tests compare them. A template that reads more than the conversation (a tokenizer's own tokens) cannot be here.
 KNOWN = {
     "a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8": "qwen3",
+    "5101e4e6f6d47af2c2ebd80cb45eca198e0b44dc21cd08298dd3a784e15a9041": "qwen3",  # ours: qwen3.jinja
     "64f85b198065d0fba2a81f37e10ed68161ce2c19a754c7100e67e0ca2ee9c326": "qwen3_instruct",
     "cd8e9439f0570856fd70470bf8889ebd8b5d1107207f67a5efb46e342330527f": "qwen2_5",
     "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788": "smollm2",

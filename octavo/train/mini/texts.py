@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
+from octavo.core.messages import Message
 from octavo.core.task import Problem
 from octavo.tasks import TASKS
+from octavo.text.chat.base import EARLY_STOP
+from octavo.text.chat.qwen3 import Qwen3
 
 PEOPLE = ("Mia", "Tom", "Ana", "Ben", "Kai", "Eva", "Leo", "Zoe")
 THINGS = ("boat", "book", "lamp", "cup", "ball", "key", "hat", "map")
@@ -45,7 +48,7 @@ def problem_of(draw: random.Random, levels: Mapping[str, Sequence[int]], *, othe
     return task.problem(draw.getrandbits(40), level=draw.choice(list(levels[name])), language=language)
 
 
-def document(blend: Blend, *, seed: int, number: int) -> str:
+def document(blend: Blend, *, seed: int | str, number: int) -> str:
     """The text of document `number`."""
     draw = random.Random(f"{seed} {number}")
     if draw.random() < blend.prose:
@@ -92,3 +95,10 @@ def prose(draw: random.Random) -> str:
         f"Where is {who}? {who} is in the {place}.",
     ]
     return " ".join(draw.sample(told, draw.randint(1, len(told))))
+
+
+def fixed_texts() -> list[str]:
+    """What the chat format writes around every conversation, often enough that its words become tokens."""
+    tools = tuple({tool.name: tool for i in range(20) for tool in TASKS["tools"].problem(i, level=3).tools}.values())
+    asked = [Message(role="user", content="/think /no_think")]
+    return [Qwen3().render(asked, tools=tools).text, EARLY_STOP] * 100

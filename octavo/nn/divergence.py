@@ -1,0 +1,74 @@
+"""How far a model is from its teacher over the whole vocabulary, in chunks: no tensor of (N, V) ever exists whole.
+
+Axes: N tokens to predict, D model, E width of the teacher, V vocabulary, C tokens of a chunk."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from octavo.nn.head import Slopes, chunks
+
+
+class Teacher(NamedTuple):
+    """What a teacher says: hidden states of the same tokens, and its head. Both models have one vocabulary."""
+
+    hidden_NE: Tensor
+    head_VE: Tensor
+
+
+@torch.no_grad()
+def divergence_and_slopes(hidden_ND: Tensor, head_VD: Tensor, teacher: Teacher, weights_N: Tensor, *,
+                          reverse: bool = True) -> Slopes:  # fmt: skip
+    """Sum of weights_N times KL(model || teacher) of each row (reverse) or KL(teacher || model), and its gradients.
+
+    Of rows p (model) and q (teacher) and logits z: d KL(p||q) / dz = p (log p - log q - KL); d KL(q||p) / dz = p - q.
+    """
+    low_VD, weights_N = head_VD.to(hidden_ND.dtype), weights_N.float()
+    grad_ND, grad_VD = torch.empty_like(hidden_ND), torch.zeros_like(head_VD, dtype=torch.float32)
+    total = hidden_ND.new_zeros((), dtype=torch.float32)
+    for part in chunks(hidden_ND, head_VD):
+        hidden_CD, weights_C = hidden_ND[part], weights_N[part]
+        ours_CV = _logprobs(hidden_CD, low_VD)
+        theirs_CV = _logprobs(teacher.hidden_NE[part], teacher.head_VE)
+        chance_CV = ours_CV.exp()
+        if reverse:
+            apart_CV = ours_CV - theirs_CV
+            far_C = (chance_CV * apart_CV).sum(-1)
+            slope_CV = chance_CV * (apart_CV - far_C[:, None])
+        else:
+            true_CV = theirs_CV.exp()
+            far_C = (true_CV * (theirs_CV - ours_CV)).sum(-1)
+            slope_CV = chance_CV - true_CV
+        total += weights_C @ far_C
+        slope_CV = (slope_CV * weights_C[:, None]).to(hidden_ND.dtype)
+        torch.mm(slope_CV, low_VD, out=grad_ND[part])
+        grad_VD += slope_CV.T @ hidden_CD
+    return Slopes(total, grad_ND, grad_VD)
+
+
+def _logprobs(hidden_CD: Tensor, head_VD: Tensor) -> Tensor:
+    logits_CV = F.linear(hidden_CD, head_VD.to(hidden_CD.dtype)).float()
+    return logits_CV - logits_CV.logsumexp(-1, keepdim=True)
+
+
+def weighted_divergence(hidden_ND: Tensor, head_VD: Tensor, teacher: Teacher, weights_N: Tensor, *,
+                        reverse: bool = True) -> Tensor:  # fmt: skip
+    """The sum of `divergence_and_slopes`, differentiable in hidden_ND and head_VD; the teacher learns nothing."""
+    return _WeightedDivergence.apply(hidden_ND, head_VD, teacher, weights_N, reverse)  # type: ignore[no-any-return]
+
+
+class _WeightedDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, head_VD: Tensor, teacher: Teacher, weights_N: Tensor, reverse: bool
+    ) -> Tensor:
+        slopes = divergence_and_slopes(hidden_ND, head_VD, teacher, weights_N, reverse=reverse)
+        ctx.save_for_backward(slopes.hidden_ND, slopes.head_VD.to(head_VD.dtype))
+        return slopes.total
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Any) -> Any:
+        grad_ND, grad_VD = ctx.saved_tensors
+        return grad_ND * outputs[0], grad_VD * outputs[0], None, None, None

@@ -1,0 +1,141 @@
+"""Conversations -> samples: the chat format renders them, and says what the model writes itself.
+
+Each reply is learnt as it would be asked for: after a prompt rendered for it alone, in which the format has left out
+the thinking of earlier turns. What a thinking of None or "" means:
+
+    thinking "..."   the model thought;   ""   the model wrote an empty block (after /no_think): that is learnt
+    thinking None    nobody knows of a thinking: the reply is learnt as one without, whose empty block stands in the
+                     prompt and is not learnt, so that the thinking mode is left as it is
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from octavo.core.errors import SampleError
+from octavo.core.messages import Message, ToolCall, ToolSpec
+from octavo.core.sample import Sample, sample
+from octavo.core.sampling import Thinking
+from octavo.text.chat.base import Format
+from octavo.text.tokenizer import Tokenizer
+
+THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+KNOWN_FIELDS = {"role", "content", "tool_calls", "tool_call_id", "name", *THINKING_FIELDS}
+DONE = ("stop", "tool_calls", "end_turn", "eos")  # finish reasons of replies that are whole
+
+
+class Writer:
+    """Turns conversations into samples, for one format and tokenizer.   longest: tokens of a sample; None: any"""
+
+    def __init__(self, format: Format, tokenizer: Tokenizer, *, longest: int | None = None) -> None:
+        self.format, self.tokenizer, self.longest = format, tokenizer, longest
+        self.ends = format.markers(tokenizer).end
+        if not self.ends:
+            raise SampleError(f"the tokenizer has none of {format.ends}: a model would never learn to end a reply.")
+
+    def replies(self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), name: str = "") -> list[Sample]:
+        """A sample for each assistant message. Raises SampleError where there is none, or one that teaches nothing."""
+        found = [self.reply(messages[: i + 1], tools=tools, name=f"{name}[{i}]")
+                 for i, message in enumerate(messages) if message.role == "assistant"]  # fmt: skip
+        if not found:
+            raise SampleError(f"sample {name or '?'}: there is no assistant message, so nothing to learn.")
+        return found
+
+    def reply(self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), name: str = "") -> Sample:
+        """A sample of the last message, an assistant's. Raises SampleError."""
+        last = messages[-1]
+        if last.role != "assistant" or not (last.text.strip() or last.tool_calls):
+            raise SampleError(
+                f"sample {name or '?'}: its last message is no reply with text or calls: cannot learn it."
+            )
+        thinking = Thinking(mode=self._mode(messages))
+        whole = self.format.render(messages, tools=tools, thinking=thinking, reply=False)
+        tokens, weights = whole.tokens_and_weights(self.tokenizer)
+        prompt = self.format.render(messages[:-1], tools=tools, thinking=thinking).tokens(self.tokenizer)
+        if tokens[: len(prompt)] != prompt:
+            raise SampleError(
+                f"sample {name or '?'}: the prompt it would be asked with is not how the conversation begins: the "
+                f"{self.format.name} format renders its last message in another way (thinking in earlier turns?)."
+            )
+        end = max((i + 1 for i, weight in enumerate(weights) if weight), default=0)
+        if end <= len(prompt) or tokens[end - 1] not in self.ends:
+            raise SampleError(f"sample {name or '?'}: what is learnt does not end with a token that ends a reply.")
+        if self.longest is not None and end > self.longest:
+            raise SampleError(
+                f"sample {name or '?'} has {end:,} tokens, at most {self.longest:,} are allowed: leave it out or allow "
+                f"more. It is not cut: without its end it would teach never to stop."
+            )
+        learnt = [0.0] * len(prompt) + list(weights[len(prompt) : end])
+        return sample(tokens[:end], learnt, name=name)
+
+    def _mode(self, messages: Sequence[Message]) -> Any:
+        if self.format.thinks != "optional":
+            return "auto"
+        return "off" if messages[-1].thinking is None else "auto"
+
+
+def read_conversations(path: Path) -> Iterator[tuple[str, list[Message], list[ToolSpec]]]:
+    """Conversations of a JSONL file, one a line: {"messages": [...], "tools": [...]} as in OpenAI's API.
+
+    Yields a name (file and line), messages, tools. Raises SampleError, naming the line, for anything that would
+    otherwise be lost in silence: unknown fields, a reasoning under an unknown name, replies that were cut off.
+    """
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                where = f"{path.name}:{number}"
+                yield where, *_conversation(_object(line, where), where)
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError) as cause:
+        raise SampleError(f"{where}: not valid JSON ({cause}).") from cause
+    if not isinstance(told, dict) or not isinstance(told.get("messages"), list):
+        raise SampleError(f'{where}: no object with a list "messages".')
+    return told
+
+
+def _conversation(told: Mapping[str, Any], where: str) -> tuple[list[Message], list[ToolSpec]]:
+    reason = told.get("finish_reason", "stop")
+    if reason not in DONE:
+        raise SampleError(f"{where}: finish_reason is {reason!r}: the reply was cut off. Leave it out.")
+    tools = []
+    for tool in told.get("tools") or []:
+        body = tool.get("function", tool) if isinstance(tool, dict) else {}
+        if not isinstance(body.get("name"), str):
+            raise SampleError(f"{where}: a tool without a name.")
+        tools.append(ToolSpec(name=body["name"], description=body.get("description") or "",
+                              parameters=body.get("parameters") or {}))  # fmt: skip
+    return [_message(message, f"{where} message {i}") for i, message in enumerate(told["messages"])], tools
+
+
+def _message(told: Any, where: str) -> Message:
+    if not isinstance(told, dict) or told.get("role") not in ("system", "user", "assistant", "tool"):
+        raise SampleError(f"{where}: no object with a role (system, user, assistant or tool).")
+    unknown = sorted(set(told) - KNOWN_FIELDS)
+    if unknown:
+        hint = " If it is a reasoning, name it reasoning_content." if told["role"] == "assistant" else ""
+        raise SampleError(f"{where}: unknown field {unknown[0]!r}: it would be left out of training unseen.{hint}")
+    named = [field for field in THINKING_FIELDS if told.get(field) is not None]
+    if len({told[field] for field in named}) > 1:
+        raise SampleError(f"{where}: {' and '.join(named)} differ: keep one of them.")
+    calls = []
+    for call in told.get("tool_calls") or []:
+        function = call.get("function", call) if isinstance(call, dict) else {}
+        arguments = function.get("arguments", {})
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        if not isinstance(function.get("name"), str):
+            raise SampleError(f"{where}: a tool call without a name.")
+        calls.append(ToolCall(name=function["name"], arguments=text, id=str(call.get("id", ""))))
+    content = told.get("content")
+    if isinstance(content, list):
+        if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
+            raise SampleError(f"{where}: only text can be learnt, found another kind of part.")
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str | None):
+        raise SampleError(f"{where}: content is a {type(content).__name__}, a text is needed.")
+    return Message(role=told["role"], content=content or "", thinking=told[named[0]] if named else None,
+                   tool_calls=tuple(calls), tool_call_id=str(told.get("tool_call_id") or ""))  # fmt: skip

@@ -1,0 +1,127 @@
+"""How large the miniature suite is, and how long each of its stages may take."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from octavo.train.mini.texts import Blend
+
+Scale = Literal["smoke", "short", "long"]
+
+
+class Size(Struct, frozen=True, kw_only=True):
+    """The shape of a model.   experts: 0 for a dense one; each token goes through two, of half the inner width"""
+
+    width: int
+    layers: int
+    heads: int
+    inner: int
+    kv_heads: int = 2
+    head_width: int = 32
+    experts: int = 0
+
+    def config(self, *, vocabulary: int, context_tokens: int, rope_theta: float) -> dict[str, Any]:
+        """config.json, in the official layout."""
+        known = {
+            "vocab_size": vocabulary, "hidden_size": self.width, "intermediate_size": self.inner,
+            "head_dim": self.head_width, "num_hidden_layers": self.layers, "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads, "max_position_embeddings": context_tokens, "hidden_act": "silu",
+            "rms_norm_eps": 1e-6, "rope_theta": rope_theta, "tie_word_embeddings": True, "attention_bias": False,
+            "attention_dropout": 0.0, "initializer_range": 0.02, "use_cache": True, "use_sliding_window": False,
+            "sliding_window": None, "max_window_layers": self.layers, "dtype": "float32",
+        }  # fmt: skip
+        if not self.experts:
+            return {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", **known}
+        return {
+            "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", **known, "num_experts": self.experts,
+            "num_experts_per_tok": 2, "moe_intermediate_size": self.inner // 2, "norm_topk_prob": True,
+            "decoder_sparse_step": 1, "mlp_only_layers": [], "output_router_logits": False,
+            "router_aux_loss_coef": 0.001,
+        }  # fmt: skip
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """A stage of pre-training.   documents: of one step;   theta: base of the rotary positions in this stage
+
+    joined   so many documents stand one behind the other as one: the long-context stage
+    """
+
+    name: str
+    steps: int
+    blend: Blend
+    documents: int = 160
+    rate: float = 4e-3
+    warmup: int = 0
+    decay: float = 0.0
+    least: float = 1.0
+    theta: float = 1e4
+    joined: int = 1
+
+
+class Lesson(Struct, frozen=True, kw_only=True):
+    """A supervised stage on conversations.   samples: of one step"""
+
+    steps: int
+    rate: float
+    samples: int = 64
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """All that is decided about a run of the suite, but for its seed."""
+
+    scale: Scale
+    teacher: Size
+    student: Size
+    vocabulary: int
+    context_tokens: int
+    readings: Sequence[Reading]
+    levels: Mapping[str, Sequence[int]]
+    student_share: float
+    cold_samples: int
+    cold: Lesson
+    rl_steps: int
+    rl_queries: int
+    rl_replies: int
+    fuse_samples: int
+    fuse_steps: int
+    general_steps: int
+    distill_steps: int
+    tested: int
+
+
+LEVELS: Mapping[str, Sequence[int]] = {
+    "chain": range(1, 9), "arithmetic": range(1, 7), "stories": range(1, 7), "sorting": range(1, 6),
+    "dates": range(1, 9), "letters": range(1, 7), "programs": range(1, 7), "table": range(1, 6),
+    "countdown": range(1, 4), "maze": range(1, 6), "retrieval": range(1, 6), "unanswerable": range(1, 6),
+    "format": range(1, 6),
+}  # fmt: skip
+# The tasks that the three-seed evidence is about: all kinds, none of the slowest.
+SIX: Sequence[str] = ("chain", "arithmetic", "stories", "letters", "countdown", "retrieval", "unanswerable", "format")
+
+
+def plan(scale: Scale) -> Plan:
+    """The plan of a scale: smoke (seconds), short (90 minutes on 2 cores), long (hours; minutes on a GPU)."""
+    names = LEVELS if scale == "long" else {name: LEVELS[name] for name in SIX}
+    times = {"smoke": 0.01, "short": 1.0, "long": 4.0}[scale]
+
+    def steps(many: int) -> int:
+        return max(4, round(many * times))
+
+    easy = {name: tuple(levels)[: max(2, len(levels) // 2)] for name, levels in names.items()}
+    return Plan(
+        scale=scale, teacher=Size(width=192, layers=6, heads=6, inner=576), vocabulary=480, context_tokens=1024,
+        student=Size(width=128, layers=4, heads=4, inner=384),
+        readings=(
+            Reading(name="general", steps=steps(1200), warmup=40,
+                    blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.1)),
+            Reading(name="reasoning", steps=steps(1400), blend=Blend(levels=names, worked=0.7, slips=0.3, prose=0.05),
+                    decay=0.6, least=0.05),
+            Reading(name="long", steps=steps(150), blend=Blend(levels=names, worked=0.7, slips=0.3), documents=160,
+                    rate=1e-3, decay=1.0, least=0.1, theta=1e5, joined=8),
+        ),
+        levels=names, student_share=0.5, cold_samples=1000, cold=Lesson(steps=steps(60), rate=1e-3),
+        rl_steps=steps(60), rl_queries=48, rl_replies=12, fuse_samples=6000, fuse_steps=steps(200),
+        general_steps=steps(40), distill_steps=steps(60),
+        tested=200 if scale != "smoke" else 10,
+    )  # fmt: skip

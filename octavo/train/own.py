@@ -1,0 +1,68 @@
+"""The model that is being trained, as a chat: rollouts sample from the very weights that a step changes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from octavo.chat.local import LocalChat
+from octavo.engine.cpu_backend import CpuBackend, unsupported
+from octavo.engine.engine import Engine
+from octavo.engine.torch_backend import TorchBackend
+from octavo.models.decoder import Decoder
+from octavo.models.packed import PackedModel, collect, pack
+from octavo.text.chat.base import Format
+from octavo.text.tokenizer import Tokenizer
+
+CACHE_BYTES = 1 << 30  # of keys and values; taken only as they are written
+STEP_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleWeights:
+    """A module's parameters, as `pack` asks for them. Implements `models.packed.Weights`."""
+
+    module: nn.Module
+
+    def numbers(self, name: str) -> NDArray[Any]:
+        """A parameter by its official name, float32, or bf16 as its bits."""
+        tensor = self.module.get_parameter(name).detach().cpu()
+        return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.float().numpy()
+
+    def quantised(self, name: str) -> None:
+        """Nothing that is trained is."""
+        return None
+
+
+class OwnChat:
+    """A model in training as a `LocalChat`, which `refresh` makes say what the weights say now."""
+
+    def __init__(self, model: Decoder, *, tokenizer: Tokenizer, form: Format, exact: bool = False,
+                 cache_bytes: int = CACHE_BYTES) -> None:  # fmt: skip
+        """exact   sample with torch from the module itself, in its own precision; else, on a CPU, with our kernels from
+        a copy in bf16, many times as fast
+        """
+        self.model, on_cpu = model, next(model.parameters()).device.type == "cpu"
+        self.copy: PackedModel | None = None
+        if exact or not on_cpu or unsupported(model.config):
+            backend: TorchBackend | CpuBackend = TorchBackend(model, cache_bytes=cache_bytes)
+        else:
+            self.copy = self._packed()
+            backend = CpuBackend(self.copy, cache_bytes=cache_bytes)
+        engine = Engine(backend, step_tokens=STEP_TOKENS, speculation=None)
+        self.chat = LocalChat(name="trained", engine=engine, tokenizer=tokenizer, form=form)
+
+    def refresh(self) -> LocalChat:
+        """The chat with the weights as they are now; what was computed with others is forgotten. Nothing may run."""
+        if self.copy is not None:
+            for name, array in self._packed().arrays.items():
+                np.copyto(self.copy.arrays[name], array)
+        self.chat.engine.forget()
+        return self.chat
+
+    @torch.no_grad()
+    def _packed(self) -> PackedModel:
+        return collect(self.model.config, pack(self.model.config, ModuleWeights(self.model), recipe="bf16"))

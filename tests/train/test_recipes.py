@@ -1,0 +1,197 @@
+"""Recipes from the command line to a model that transformers reads; settings that are refused with a clear error."""
+
+import json
+import math
+import random
+from typing import Annotated, Literal
+
+import pytest
+import torch
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+from typer.testing import CliRunner
+
+from octavo.cli.main import app
+from octavo.core.errors import ConfigError, SampleError, TrainingError
+from octavo.train.reading import Pieces
+from octavo.train.recipes import RECIPES, pretrain, recipe, tokenizer
+from octavo.train.run import Silent, read_log
+from octavo.train.settings import explained, read_settings
+from octavo.train.texts import documents, text_files, texts_hash
+
+
+class Inner(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    rate: Annotated[float, Meta(gt=0)] = 0.5
+    kind: Literal["a", "b"] = "a"
+
+
+class Some(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Annotated[str, Meta(description="what it is called")]
+    count: int = 3
+    on: bool = False
+    many: tuple[int, ...] = (1, 2)
+    inner: Inner = Inner(rate=0.25)
+
+
+def test_words_become_settings():
+    found = read_settings(Some, ["name=12", "count=7", "on=true", "many=[3]", "inner.kind=b"], recipe="some")
+    assert found == Some(name="12", count=7, on=True, many=(3,), inner=Inner(rate=0.25, kind="b"))
+    assert read_settings(Some, ["name=x=y", "inner.rate=inf"], recipe="some").inner.rate == math.inf
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["name"], "write key=value"), (["name=a", "name=b"], "twice"), ([], "needs name="),
+        (["nam=a"], "choose of name, count, on, many, inner.rate, inner.kind"), (["name=a", "inner.no=1"], "inner.no"),
+        (["name=a", "count=1.5"], "count=1.5"), (["name=a", "on=yes"], "on=yes"), (["name=a", "inner.kind=c"], "'c'"),
+        (["name=a", "inner.rate=0"], "inner.rate=0"), (["name=a", "count.x=1"], "count.x"),
+        (["name=a", "many=3"], "many=3"), (["name=a", "inner=1"], "'inner'"),
+    ],
+)  # fmt: skip
+def test_words_that_are_no_settings_are_refused_by_name(words: list[str], told: str):
+    with pytest.raises(ConfigError, match=told.replace(".", r"\.")):
+        read_settings(Some, words, recipe="some")
+
+
+def test_settings_are_explained_with_the_defaults_that_hold():
+    rows = {key: (kind, value, text) for key, kind, value, text in explained(Some)}
+    assert rows["name"] == ("text", "(needed)", "what it is called")
+    assert rows["inner.rate"] == ("number", "0.25", "") and rows["inner.kind"] == ("a|b", "a", "")
+
+
+def test_the_command_lists_recipes_and_their_settings():
+    def said(*words: str) -> str:
+        return CliRunner().invoke(app(), ["train", *words]).output
+
+    assert all(name in said("--help") and name in said() for name in RECIPES)
+    for name in RECIPES:
+        text = said(name, "--help")
+        assert all(key in text for key, *_ in explained(recipe(name).Settings))
+    with pytest.raises(ConfigError, match="no recipe"):
+        recipe("pretrian")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory):
+    draw, folder = random.Random(0), tmp_path_factory.mktemp("texts")
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "ten", "dogs", "run", "home"]
+    made = [" ".join(draw.choices(words, k=draw.randint(3, 60))) + "." for _ in range(80)]
+    (folder / "a.txt").write_text("\n\n".join(made[:40]) + "\n", encoding="utf-8")
+    (folder / "b.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in made[40:]), encoding="utf-8")
+    settings = tokenizer.Settings(data=str(folder / "*.*"), out=str(folder / "words"), size=280, context=512)
+    tokenizer.run(settings, progress=Silent())
+    return folder, made
+
+
+def test_texts_are_read_in_both_kinds_of_files(texts, tmp_path):
+    folder, made = texts
+    files = text_files(f"{folder}/a.txt, {folder}/*.jsonl")
+    assert list(documents(files)) == made
+    assert texts_hash(files) != texts_hash(files[:1])
+    for content, told in (
+        ('{"text": ""}', "wrong.jsonl:1"),
+        ('{"text": "a"}\n[1]', "wrong.jsonl:2"),
+        ("{", "not valid"),
+    ):
+        (tmp_path / "wrong.jsonl").write_text(content)
+        with pytest.raises(SampleError, match=told):
+            list(documents([tmp_path / "wrong.jsonl"]))
+    with pytest.raises(SampleError, match="no file"):
+        text_files(f"{folder}/none.txt")
+
+
+def test_each_text_is_read_once_an_epoch_and_a_group_is_a_function_of_its_number():
+    told = [[i] * (i % 7 + 1) for i in range(1, 30)]
+    made = Pieces(told, end=0, longest=5, tokens=12, seed=3)
+    groups = [made.group(i) for i in range(40)]
+    count, seen = len(made.epochs[0]), list[int]()
+    for group in groups[:count]:
+        assert 0 < sum(len(one) for one in group) <= 12 and all(len(one) <= 5 for one in group)
+        seen += [token for one in group for token in one.tokens.tolist()]
+    whole = [token for one in told for token in [*one, 0]]
+    lost = [token for one in told if (len(one) + 1) % 5 == 1 for token in [0]]  # alone in a piece: teaches nothing
+    assert sorted(seen) == sorted(whole)[len(lost) :]
+    again = Pieces(told, end=0, longest=5, tokens=12, seed=3)
+    for number in (39, 3):
+        assert [one.tokens.tolist() for one in again.group(number)] == [one.tokens.tolist() for one in groups[number]]
+
+
+def settings(folder, out, **more) -> pretrain.Settings:
+    stages = (
+        pretrain.Stage(name="general", steps=6, tokens=256, batches=2, longest=64),
+        pretrain.Stage(name="long", steps=4, tokens=256, longest=128, theta=1e5, rate=0.5, decay=1.0, least=0.1),
+    )
+    return pretrain.Settings(
+        data=f"{folder}/*.*", tokenizer=f"{folder}/words", out=str(out), stages=stages, held_out=10, measure=3,
+        shape=pretrain.Size(width=32, layers=2, heads=2, kv_heads=1, head_width=16, inner=64), **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("experts", [0, 4])
+def test_a_pretrained_model_is_read_by_transformers_with_the_same_logits(texts, tmp_path, experts: int):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from octavo.nn.context import PackedContext
+    from octavo.train.models import read_model
+
+    how = settings(texts[0], tmp_path / "run")
+    place = pretrain.run(
+        replace(how, shape=replace(how.shape, experts=experts)),
+        progress=Silent(),
+    )
+    model, config = read_model(place)
+    theirs, words = AutoModelForCausalLM.from_pretrained(place), AutoTokenizer.from_pretrained(place)
+    ids = torch.tensor(words.encode("the cat saw ten dogs."))
+    with torch.no_grad():
+        ours = model.logits(model(ids, PackedContext([len(ids)])))
+        torch.testing.assert_close(ours, theirs(ids[None]).logits[0].float(), atol=1e-4, rtol=0)
+    assert config["rope_theta"] == 1e5 and config["max_position_embeddings"] == 128
+    card = json.loads((place / "stage.json").read_text())
+    assert card["steps"] == 4 and card["tokens"] > 0 and card["flops"] > 0 and card["cpu_s"] > 0
+    assert len(card["settings"]["data_sha256"]) == 64 and card["figures"]["held_out"] > 0
+    report = (tmp_path / "run/runs/2-long/report.html").read_text(encoding="utf-8")
+    assert report.count("<svg") >= 6 and "src=" not in report
+    log = read_log(tmp_path / "run/runs/1-general")
+    assert [line["step"] for line in log] == list(range(1, 7)) and log[-1]["loss"] < log[0]["loss"]
+    assert all(line["mfu"] > 0 and line["speed"] > 0 for line in log)
+
+
+def test_a_stage_that_was_stopped_goes_on_and_one_that_is_done_stays(texts, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    whole = pretrain.run(settings(texts[0], tmp_path / "whole"), progress=Silent())
+    stopped = settings(texts[0], tmp_path / "cut", save_s=0.0)
+    learn, steps = pretrain.Trainer.learn, list[int]()
+
+    def cut(trainer, batches):
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        steps.append(trainer.step)
+        return learn(trainer, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain.Trainer, "learn", cut)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.run(stopped, progress=Silent())
+    with pytest.raises(TrainingError, match="seed"):
+        pretrain.run(replace(stopped, seed=1), progress=Silent())
+    again = pretrain.run(stopped, progress=Silent())
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    for stage in ("1-general", "2-long"):
+        both = [[line["loss"] for line in read_log(tmp_path / name / "runs" / stage)] for name in ("whole", "cut")]
+        assert both[0] == both[1]
+    monkeypatch.setattr(pretrain.Trainer, "learn", None)
+    assert pretrain.run(stopped, progress=Silent()) == again
+
+
+def test_tensorboard_is_written_where_it_is_installed(texts, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    from octavo.train import run
+
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    with pytest.raises(TrainingError, match=r"octavo\[train\]"):
+        run.open_board(tmp_path, after=0)
+    monkeypatch.undo()
+    pytest.importorskip("tensorboard")
+    board = run.open_board(tmp_path, after=0)
+    board.add_scalar("loss", 1.0, 1)
+    board.close()
+    assert next(tmp_path.iterdir()).stat().st_size > 0
