@@ -6,7 +6,7 @@ Source: Qwen3 report, arXiv:2505.09388, section 4.5; GKD, arXiv:2306.13649.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from octavo.chat.loading import open_text
 from octavo.core.errors import TrainingError
-from octavo.core.sample import Sample
 from octavo.core.sampling import Sampling, Thinking
 from octavo.core.task import Problem, Trajectory
 from octavo.tasks import TASKS
