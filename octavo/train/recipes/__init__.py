@@ -9,9 +9,13 @@ from octavo.core.errors import ConfigError
 RECIPES: dict[str, str] = {
     "tokenizer": "Learn a byte-level BPE with Qwen3's special tokens and chat template from texts.",
     "pretrain": "Train a model from nothing or go on with one: general, reasoning-dense, long context.",
+    "sft": "Supervised fine-tuning on conversations (JSONL): learnt is what the model says, as it would be asked.",
+    "coldstart": "Few thinking conversations, few steps: the format, and to think; the rest is left to RL.",
     "rl": "Reasoning RL on problems with checkable answers: GRPO, DAPO, GSPO; levels by measured success.",
+    "fuse": "Both modes in one model: its own right thinking, replies without, flags at random, the last one counts.",
     "general_rl": "RL for the format, the mode that is asked for, budgets of thinking and tools, both modes mixed.",
     "distill": "Strong to weak: the teacher's right replies, then the student's own, pulled towards the teacher.",
+    "mini": "All of that in miniature, from nothing: a hybrid teacher, and its student, with their exams.",
 }
 
 

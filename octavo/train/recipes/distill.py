@@ -6,7 +6,7 @@ Source: Qwen3 report, arXiv:2505.09388, section 4.5; GKD, arXiv:2306.13649.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from octavo.chat.loading import open_text
 from octavo.core.errors import TrainingError
-from octavo.core.sample import Sample
 from octavo.core.sampling import Sampling, Thinking
 from octavo.core.task import Problem, Trajectory
 from octavo.tasks import TASKS
@@ -31,6 +30,7 @@ from octavo.train.rollout import How, rollout, to_sample
 from octavo.train.run import Progress, Run
 from octavo.train.schedule import factor
 from octavo.train.step import Algorithm, CrossEntropy
+from octavo.train.supervised import shuffled
 from octavo.train.trainer import Trainer
 from octavo.weights.checkpoint import open_checkpoint
 
@@ -141,10 +141,3 @@ def posed(settings: Settings, draw: random.Random) -> Problem:
     task = draw.choice(sorted(settings.tasks))
     problem = TASKS[task].problem(draw.getrandbits(40), level=draw.choice(settings.tasks[task]))
     return replace(problem, thinking=draw.choice(MODES))
-
-
-def shuffled(samples: Sequence[Sample], count: int, *, step: int, seed: int) -> list[Sample]:
-    """`count` samples of a stream that goes round and round, in another order each time."""
-    places = [divmod(place, len(samples)) for place in range(step * count, (step + 1) * count)]
-    orders = {turn: random.Random(f"{seed} {turn}").sample(range(len(samples)), len(samples)) for turn, _ in places}
-    return [samples[orders[turn][place]] for turn, place in places]
