@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from bench.machine import facts
 from octavo.core.sampling import Sampling, Thinking
+from octavo.core.task import Trajectory
 from octavo.models import build
 from octavo.nn.context import PackedContext
 from octavo.nn.head import tell
@@ -45,7 +46,7 @@ def main() -> None:
             torch.nn.init.normal_(parameter, std=0.05)
     own = OwnChat(model, tokenizer=Tokenizer.from_folder(mini_random()), form=Qwen3(), exact=options.exact)
     problems = [replace(TASKS["chain"].problem(i, level=4), thinking=MODES[i % 2]) for i in range(64)]
-    found, spent, worked = list[int](), list[float](), list[float]()
+    done, found, spent, worked = list[Trajectory](), list[int](), list[float](), list[float]()
     for seed in range(options.rounds):
         begun_s, cpu_s = time.perf_counter(), time.process_time()
         done = rollout(own.refresh(), problems, tasks=TASKS, how=replace(HOW, seed=seed))

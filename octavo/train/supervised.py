@@ -57,7 +57,7 @@ def learn(model: Decoder, samples: Sequence[Sample], lesson: Lesson, *, run: Pat
     return going
 
 
-def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], lesson: Lesson, *, recipe: str,
+def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, lesson: Lesson, recipe: str,
                      settings: Mapping[str, Any], seed: int, progress: Progress | None) -> Path:  # fmt: skip
     """A checkpoint, learnt further, in a folder `out`; its run, log and report are kept beside it."""
     tokenizer, _ = open_text(open_checkpoint(before))

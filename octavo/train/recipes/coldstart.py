@@ -38,5 +38,5 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     tokenizer, form = open_text(open_checkpoint(before))
     samples = cold_start(Writer(form, tokenizer), settings.tasks, seed=f"{settings.seed} cold", count=settings.count)
     kept = {"recipe": "coldstart", "tasks": settings.tasks, "count": settings.count}
-    return learn_checkpoint(before, out, samples, settings.lesson, recipe="coldstart", settings=kept,
+    return learn_checkpoint(before, out, samples, lesson=settings.lesson, recipe="coldstart", settings=kept,
                             seed=settings.seed, progress=progress)  # fmt: skip

@@ -58,9 +58,9 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     if not thought:
         raise TrainingError("the model gave no right reply with thinking: nothing of it can be kept. Train it further.")
     writer = Writer(form, tokenizer)
-    samples = lessons(writer, thought, settings, draw)
+    samples = lessons(writer, thought, settings, draw=draw)
     kept = {"recipe": "fuse", "tasks": settings.tasks, "kept": len(thought), "of": settings.thought}
-    return learn_checkpoint(before, out, samples, settings.lesson, recipe="fuse", settings=kept, seed=settings.seed,
+    return learn_checkpoint(before, out, samples, lesson=settings.lesson, recipe="fuse", settings=kept, seed=settings.seed,
                             progress=progress)  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def right(own: OwnChat, problems: Sequence[Problem], settings: Settings) -> list
     return [one for one in done if one.score.value == 1 and not one.truncated and follows(own.chat, one)]
 
 
-def lessons(writer: Writer, thought: Sequence[Trajectory], settings: Settings, draw: random.Random) -> list[Sample]:
+def lessons(writer: Writer, thought: Sequence[Trajectory], settings: Settings, *, draw: random.Random) -> list[Sample]:
     """Thinking with and without a flag, no thinking, and several turns of both."""
     samples = list[Sample]()
     for one in thought:

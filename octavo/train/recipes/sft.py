@@ -45,5 +45,5 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
             else:
                 samples += writer.replies(messages, tools=tools, name=name)
     kept = {"recipe": "sft", "data_sha256": texts_hash(files), "last_turn": settings.last_turn}
-    return learn_checkpoint(Path(settings.model), out, samples, settings.lesson, recipe="sft", settings=kept,
+    return learn_checkpoint(Path(settings.model), out, samples, lesson=settings.lesson, recipe="sft", settings=kept,
                             seed=settings.seed, progress=progress)  # fmt: skip
