@@ -48,20 +48,11 @@ class Terms:
 
 
 class Algorithm(Protocol):
-    """How to learn from a batch.
+    """How to learn from a batch."""
 
-<<<<<<< HEAD
     @property
     def needs_told(self) -> bool:
         """Whether `terms` looks at what the model now says of the targets: that costs a pass through the head."""
-=======
-    needs_told   whether `terms` looks at what the model now says of the targets: that costs a pass through the head
-    """
-
-    @property
-    def needs_told(self) -> bool:
-        """See above."""
->>>>>>> rl
         ...
 
     def terms(self, batch: Batch, told: Told | None, *, scale: float) -> Terms:
