@@ -29,9 +29,9 @@ HOMES = {
     "exponential_(": ("engine/sampler.py",),
     "scaled_dot_product_attention": ("nn/",),
     "sys.argv": ("cli/",),
-    "subprocess": ("nn/kernels/build.py", "serve/engines.py"),  # the compiler; the process that hosts an engine
-    "\\boxed": (),
-    "####": (),
+    "subprocess": ("nn/kernels/build.py", "serve/engines.py", "tasks/sandbox.py"),  # compiler; engine's process; judges
+    "\\boxed": ("tasks/verify/",),
+    "####": ("tasks/verify/",),
     "trust_" + "remote_code": (),
 }
 

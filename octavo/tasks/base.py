@@ -39,6 +39,10 @@ class Task(ABC):
         earlier   what came between the problem and the reply: calls of tools, and what these answered
         """
 
+    def count(self, *, level: int = 1, split: Split = "train", language: str = "en") -> int | None:
+        """How many different problems there are; None where they are made up without end."""
+        return None
+
     def golden(self, problem: Problem) -> tuple[Message, ...]:
         """What comes before the gold reply, where it takes a call: the call, and the tool's answer."""
         return ()
