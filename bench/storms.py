@@ -110,7 +110,7 @@ def read(sock: socket.socket, most: int) -> int:
         while heard < most and (data := sock.recv(min(4096, most - heard))):
             heard += len(data)
     except ConnectionError:
-        pass  # it was closed at the other end, as half a connection may be
+        return heard  # it was closed at the other end, as half a connection may be
     return heard
 
 

@@ -1,7 +1,8 @@
 """Training speed beside Hugging Face's Trainer and nanochat's step: `python -m bench.train_speed SHAPE ...`.
 
-First every setting of every subject once; then the best setting of each, turn by turn. Counted are tokens per CPU second
-of the whole process, after compiling and two warm-up steps. The result of a shape replaces the one it had in the file.
+First every setting of every subject once; then the best setting of each again, turn by turn. Counted are tokens per CPU
+second of the whole process, after compiling and two warm-up steps. The result of a shape replaces the one it had in the
+file.
 """
 
 import argparse
@@ -12,8 +13,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.machine import busy_share, cpu_ticks, facts, limits
+from bench.machine import busy_share, cpu_ticks, facts
 from bench.train_subjects import SHAPES
+from octavo.nn.kernels import open_library
 
 RESULT = Path("bench/results/train_speed.json")
 SETTINGS = {
@@ -33,10 +35,16 @@ def operations(shape: str) -> float:
     return 6 * (s["num_hidden_layers"] * (layer + pairs) + width * s["vocab_size"])
 
 
+def peak_rate() -> float:
+    """Operations per second of one core's bf16 products between registers: the best of many, for others take turns."""
+    return 2 * max(open_library().matrix_rate("bf16", 1) for _ in range(12))
+
+
 def run(subject: str, setting: str, asked: argparse.Namespace, *, threads: int = 1) -> dict[str, float] | str:
     """One process: what it measured, or why it did not."""
-    command = [sys.executable, "-m", "bench.train_subjects", subject, asked.shape, setting, "--threads", str(threads),
-               "--seconds", str(asked.seconds), "--least", str(asked.least), "--nanochat", str(asked.nanochat)]  # fmt: skip
+    command = [sys.executable, "-m", "bench.train_subjects", subject, asked.shape, setting]
+    options = {"threads": threads, "seconds": asked.seconds, "least": asked.least, "nanochat": asked.nanochat}
+    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     before = cpu_ticks()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -52,26 +60,28 @@ def run(subject: str, setting: str, asked: argparse.Namespace, *, threads: int =
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
     subjects = [name for name in SETTINGS if name != "nanochat" or asked.nanochat is not None]
-    tried = {name: {setting: run(name, setting, asked) for setting in SETTINGS[name] if setting not in asked.skip}
-             for name in subjects}  # fmt: skip
-    best = {name: max((s for s, r in each.items() if not isinstance(r, str)), key=lambda s: each[s]["tokens_per_cpu_s"])  # type: ignore[index]
-            for name, each in tried.items()}  # fmt: skip
-    rounds = [{name: run(name, best[name], asked) for name in subjects} for _ in range(asked.rounds)]
+    tried = {
+        name: {s: run(name, s, asked) for s in SETTINGS[name] if f"{name}:{s}" not in asked.skip} for name in subjects
+    }
+    done = {name: {s: r for s, r in each.items() if not isinstance(r, str)} for name, each in tried.items()}
+    best = {name: max(each, key=lambda s, each=each: each[s]["tokens_per_cpu_s"]) for name, each in done.items()}
+    first = {name: done[name][best[name]] for name in subjects}
+    rounds = [first] + [{name: run(name, best[name], asked) for name in subjects} for _ in range(asked.rounds - 1)]
     figures = {}
     for name in subjects:
         rates = [each[name]["tokens_per_cpu_s"] for each in rounds]
         figures[name] = {"setting": best[name], "median": median(rates), "least": min(rates), "most": max(rates)}
-    rate, peak = figures["octavo"]["median"], limits(1).bf16
-    both = run("octavo", best["octavo"], asked, threads=2)
+    rate, peak = figures["octavo"]["median"], peak_rate()
+    both, beside = run("octavo", best["octavo"], asked, threads=2), figures.get("nanochat")
     return {
         "step": f"{SHAPES[asked.shape]['rows']} rows of {SHAPES[asked.shape]['tokens']} tokens", "threads": 1,
         "tokens_per_cpu_s": figures, "times_transformers": rate / figures["transformers"]["median"],
-        "bar": BARS[asked.shape], "times_nanochat": rate / figures["nanochat"]["median"] if "nanochat" in figures else None,
+        "bar": BARS[asked.shape], "times_nanochat": rate / beside["median"] if beside else None,
         "operations_per_token": operations(asked.shape), "bf16_peak_per_core": peak,
         "mfu": rate * operations(asked.shape) / peak,
         "transformers_mfu": figures["transformers"]["median"] * operations(asked.shape) / peak,
         "times_transformers_at_full_peak": peak / operations(asked.shape) / figures["transformers"]["median"],
-        "octavo_two_threads": both, "tried": tried, "rounds": rounds, "machine": facts(),
+        "octavo_two_threads": both, "tried": tried, "left_out": asked.skip, "rounds": rounds, "machine": facts(),
     }  # fmt: skip
 
 
@@ -81,7 +91,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4, help="of one measurement, at least")
     parser.add_argument("--least", type=int, default=2, help="steps of one measurement, at least")
-    parser.add_argument("--skip", nargs="*", default=[], help="settings to leave out")
+    parser.add_argument("--skip", nargs="*", default=[], help="what to leave out, such as transformers:fp32")
     parser.add_argument("--nanochat", type=Path, help="a clone of nanochat; without it, it is left out")
     asked = parser.parse_args()
     found = measure(asked)

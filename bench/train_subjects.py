@@ -99,7 +99,6 @@ def transformers(shape: str, clock: Clock, setting: str) -> None:
         Qwen3Config,
         Qwen3ForCausalLM,
         Trainer,
-        TrainerCallback,
         TrainingArguments,
         default_data_collator,
     )
@@ -110,10 +109,11 @@ def transformers(shape: str, clock: Clock, setting: str) -> None:
                 for row in torch.from_numpy(step):
                     yield {"input_ids": row, "labels": row}
 
-    class Watch(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> Any:
-            control.should_training_stop = not clock()
-            return control
+    class Timed(Trainer):
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            if self.state.global_step and not clock():  # the step before is over, its update included
+                self.control.should_training_stop = True
+            return super().training_step(model, inputs, num_items_in_batch)
 
     torch.manual_seed(0)
     fields = {name: value for name, value in config(shape).items() if name != "model_type"}
@@ -124,8 +124,7 @@ def transformers(shape: str, clock: Clock, setting: str) -> None:
             bf16="bf16" in setting, torch_compile="compile" in setting, optim="adamw_torch_fused", report_to=[],
             save_strategy="no", logging_strategy="no", disable_tqdm=True, learning_rate=1e-4,
         )  # fmt: skip
-        Trainer(model=model, args=arguments, train_dataset=Rows(), data_collator=default_data_collator,
-                callbacks=[Watch()]).train()  # fmt: skip
+        Timed(model=model, args=arguments, train_dataset=Rows(), data_collator=default_data_collator).train()
 
 
 def nanochat(shape: str, clock: Clock, setting: str) -> None:
@@ -167,6 +166,7 @@ def main() -> None:
     if asked.subject == "nanochat":
         sys.path.insert(0, str(asked.nanochat))
         os.environ["NANOCHAT_DTYPE"] = "bfloat16" if "bf16" in asked.setting else "float32"
+    os.environ["OMP_NUM_THREADS"] = str(asked.threads)  # what our step goes by
     torch.set_num_threads(asked.threads)
     clock = Stopwatch(asked.seconds, asked.least)
     SUBJECTS[asked.subject](asked.shape, clock, asked.setting)

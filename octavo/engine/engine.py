@@ -102,10 +102,10 @@ class Engine:
         """
         return self._rules(request)
 
-    def submit(self, request: Request, *, rules: Rules | None = None) -> None:
+    def submit(self, request: Request, *, rules: Rules | None = None, patient: bool = False) -> None:
         """Queue a request. Raises RequestError, and queues nothing, for one that cannot be done.
 
-        rules   the request's, where `compiled` gave them
+        rules   the request's, where `compiled` gave them;   patient   its prompt gives way to others, see `Scheduler`
         """
         self._check(request)
         s = request.sampling
@@ -116,6 +116,7 @@ class Engine:
             Sequence(
                 request=request, index=index, rules=first.clone(), limit=most, seed=seed,
                 tokens=list(request.tokens), history=History(request.tokens), publishable=0 if request.pools else None,
+                patient=patient,
             )
             for index in range(s.n)
         ]  # fmt: skip

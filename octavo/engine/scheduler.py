@@ -10,14 +10,16 @@ from octavo.engine.types import Chunk, Copy, Plan
 MOST_RUNNING = 256
 SCORE_TOKENS = 64  # of a prompt that is scored in one step: each gives a whole row of logits
 WARM_TOKENS = 32  # of a prompt that nobody waits for: a request that comes meanwhile waits for so many
+PATIENT_TOKENS = 32  # of a patient prompt in a step
 MOST_WARMING = 64
 
 
 class Scheduler:
     """First come, first served: running sequences go on, waiting ones fill up what is left of a step's tokens.
 
-    A long prompt is computed in chunks beside the others' new tokens. When pages run out, the sequence that came last
-    gives its pages up, waits at the head of the queue, and is computed anew when there is room.
+    A long prompt is computed in chunks beside the others' new tokens. A patient one is computed in small chunks, not
+    at all in a step that begins another's: who comes waits for little of it. When pages run out, the sequence that came
+    last gives its pages up, waits at the head of the queue, and is computed anew when there is room.
 
     Where nobody runs or waits, prompts that are expected are computed, a small chunk a step. They hold pages during
     their own step only: afterwards these are published like any other, and found again or gone.
@@ -54,19 +56,15 @@ class Scheduler:
         left, planned = self.step_tokens, list[tuple[Sequence, int]]()
         if self.warming:
             self._release(self.warming[0])  # of a step that broke off
-        for sequence in list(self.running):
-            if left and sequence in self.running:  # it may have been preempted by one before it
-                new = self._chunk_size(sequence, left)
-                if self._cover(sequence, new):
-                    planned.append((sequence, new))
-                    left -= new
-        while left and self.waiting and len(self.running) < MOST_RUNNING and not self._follows_sibling():
-            new = self._admit(self.waiting[0], left)
-            if not new:
-                break
-            planned.append((self.waiting[0], new))
-            self.running[self.waiting.popleft()] = None
-            left -= new
+        patient = {s: None for s in self.running if s.patient and s.computed + 1 < len(s.tokens)}
+        for sequence in [s for s in self.running if s not in patient]:
+            left -= self._go_on(sequence, left, planned)
+        begun = self._admitted(left)
+        planned += begun
+        left -= sum(new for _, new in begun)
+        if all(sequence.patient for sequence, _ in begun):
+            for sequence in patient:
+                left -= self._go_on(sequence, left, planned)
         chosen = [(sequence, new) for sequence, new in planned if sequence in self.running]
         assert chosen or not self.waiting, "nobody holds a page, and the next in the queue finds none"
         if not chosen and self.warming:
@@ -74,6 +72,14 @@ class Scheduler:
         copies = tuple(self._copy(s, s.part) for s, _ in chosen if s.part is not None)
         chunks = tuple(self._chunk(s, new) for s, new in chosen)
         return Plan(chunks=chunks, copies=copies), [sequence for sequence, _ in chosen]
+
+    def _go_on(self, sequence: Sequence, left: int, planned: list[tuple[Sequence, int]]) -> int:
+        """Plan a running sequence's next tokens; how many. 0 where it was preempted, or is now."""
+        new = self._chunk_size(sequence, left) if left and sequence in self.running else 0
+        if not new or not self._cover(sequence, new):
+            return 0
+        planned.append((sequence, new))
+        return new
 
     def lengthen(self, plan: Plan, sequences: list[Sequence], drafts: dict[Sequence, tuple[int, ...]]) -> Plan:
         """A plan that verifies drafts too. They are cut where no pages are left: nobody is preempted for a guess."""
@@ -107,10 +113,25 @@ class Scheduler:
         tokens, end = chunk.tokens + draft, chunk.start + len(chunk.tokens) + len(draft)
         return Chunk(tokens=tokens, start=chunk.start, pages=self._pages(sequence, end), rows="all")
 
-    def _follows_sibling(self) -> bool:
-        """Whether the next in the queue waits for another reply to its own prompt to compute that prompt first."""
-        request = self.waiting[0].request
-        return any(s.request is request and s.computed < len(request.tokens) for s in self.running)
+    def _admitted(self, left: int) -> list[tuple[Sequence, int]]:
+        """Those of the queue that begin now. Replies to one prompt wait until the first of them has computed it."""
+        begun, siblings = list[tuple[Sequence, int]](), list[Sequence]()
+        computing = {id(s.request) for s in self.running if s.computed < len(s.request.tokens)}
+        while left and self.waiting and len(self.running) < MOST_RUNNING:
+            sequence = self.waiting[0]
+            if id(sequence.request) in computing:
+                siblings.append(self.waiting.popleft())
+                continue
+            new = self._admit(sequence, left)
+            if not new:
+                break
+            if sequence.computed < len(sequence.request.tokens):
+                computing.add(id(sequence.request))
+            begun.append((sequence, new))
+            self.running[self.waiting.popleft()] = None
+            left -= new
+        self.waiting.extendleft(reversed(siblings))
+        return begun
 
     def _admit(self, sequence: Sequence, left: int) -> int:
         """Give a waiting sequence what is known of its tokens, and pages for a chunk; 0 where there is no room."""
@@ -142,6 +163,7 @@ class Scheduler:
         if sequence.scores and sequence.computed < sequence.skips:
             return min(sequence.skips - sequence.computed, left)
         most = min(left, SCORE_TOKENS) if sequence.scores else left
+        most = min(most, PATIENT_TOKENS) if sequence.patient else most
         return min(len(sequence.tokens) - sequence.computed, most)
 
     def _cover(self, sequence: Sequence, new: int) -> bool:

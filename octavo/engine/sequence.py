@@ -22,6 +22,7 @@ class Sequence:
     cached        prompt tokens that were found computed when the sequence first ran; None before
     part          the beginning of another's page, yet to be copied to the page of token `computed`, which counts it
     warms         nothing is generated: the prompt only has to be in the cache
+    patient       its prompt is computed in small chunks, and not while another's begins
     pooled_D      of a request that pools: the sum of its rows so far
     out           steps to be handed out
     """
@@ -39,6 +40,7 @@ class Sequence:
     pages: list[int] = field(default_factory=list[int])
     part: Part | None = None
     warms: bool = False
+    patient: bool = False
     out: list[Step] = field(default_factory=list[Step])
     prompt_logprobs: list[float] = field(default_factory=list[float])
     prompt_top: list[tuple[tuple[int, float], ...]] = field(default_factory=list[tuple[tuple[int, float], ...]])

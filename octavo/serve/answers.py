@@ -24,6 +24,7 @@ class Prepared(NamedTuple):
     requests   one for each prompt;   readers   of all replies, one prompt's after the other's
     talk       what the next turn goes on from;   rules   of each request, where its grammars are compiled already
     scored     for each prompt whose own log-probabilities are wanted first: who asks for them
+    patient    the prompts give way to those of others
     """
 
     requests: tuple[Request, ...]
@@ -31,6 +32,7 @@ class Prepared(NamedTuple):
     talk: Conversation | None = None
     rules: tuple[Rules, ...] = ()
     scored: tuple[Request, ...] = ()
+    patient: bool = False
 
 
 def opened(order: link.Open) -> LocalChat:
@@ -61,11 +63,12 @@ def prepared(chat: LocalChat, job: Job) -> Prepared:
             for i, one in enumerate(job.prompts)
         ]
         requests, readers = tuple(request for request, _ in each), [reader for _, some in each for reader in some]
-        return Prepared(requests, readers, scored=tuple(map(scoring, requests)) if job.scored else ())
+        return Prepared(requests, readers, scored=tuple(map(scoring, requests)) if job.scored else (),
+                        patient=job.patient)  # fmt: skip
     talk = conversation(job)
     sampling = overridden(chat.recommended(talk), job.sampling)
     request, readers = chat.prepare(talk, sampling=sampling, calls=calls_of(chat, job))
-    return Prepared((request,), readers, talk)
+    return Prepared((request,), readers, talk, patient=job.patient)
 
 
 def scoring(request: Request) -> Request:

@@ -35,9 +35,11 @@ class Aside:
             return refused(refusal, request_id=request_id, error=self.error)
 
 
-async def ask(desk: Desk, what: Literal["render", "count", "tokenize", "detokenize"], about: Any, *, model: str) -> Any:
-    """What a model says to a question, loaded first where it is not. Raises Refusal."""
+async def ask(desk: Desk, what: Literal["render", "count", "tokenize", "detokenize"], about: Any, *, model: str,
+              tenant: Tenant) -> Any:  # fmt: skip
+    """What a model says to a question: one request of the tenant's limits. It is loaded first. Raises Refusal."""
     found = desk.models.find(model)
+    desk.gate.glance(tenant, found.name)
     await desk.models.start(found)
     return await found.ask(what, about)
 
@@ -47,7 +49,7 @@ def rendering(desk: Desk, decode: Decode) -> Work:
 
     async def work(request: Request, tenant: Tenant) -> Any:
         job = decode(await request.body(), tenant).job
-        found = await ask(desk, "render", job, model=job.model)
+        found = await ask(desk, "render", job, model=job.model, tenant=tenant)
         return {"prompt": found["prompt"], "token_ids": found["tokens"], "count": len(found["tokens"])}
 
     return work
@@ -59,7 +61,7 @@ def counting(desk: Desk, decode: Decode, *, object: str = "") -> Work:
 
     async def work(request: Request, tenant: Tenant) -> Any:
         job = decode(await request.body(), tenant).job
-        return {**more, "input_tokens": await ask(desk, "count", job, model=job.model)}
+        return {**more, "input_tokens": await ask(desk, "count", job, model=job.model, tenant=tenant)}
 
     return work
 
@@ -88,20 +90,21 @@ class Tokens:
         asked, _ = read(body, _Tokenize)
         desk, model = self.desk, asked.model
         if asked.messages is not None:
-            tokens = (await ask(desk, "render", chat.decode(body).job, model=model))["tokens"]
+            tokens = (await ask(desk, "render", chat.decode(body).job, model=model, tenant=tenant))["tokens"]
         elif asked.prompt is None:
             raise Refusal("prompt is missing: give text, or messages.", param="prompt")
         elif asked.add_special_tokens and asked.prompt:
-            tokens = (await ask(desk, "render", Job(model=model, prompts=(asked.prompt,)), model=model))["tokens"]
+            job = Job(model=model, prompts=(asked.prompt,))
+            tokens = (await ask(desk, "render", job, model=model, tenant=tenant))["tokens"]
         else:
-            tokens = await ask(desk, "tokenize", {"text": asked.prompt, "special": True}, model=model)
+            tokens = await ask(desk, "tokenize", {"text": asked.prompt, "special": True}, model=model, tenant=tenant)
         longest = desk.models.find(model).facts.get("context_tokens")
         return {"count": len(tokens), "max_model_len": longest, "tokens": tokens, "token_strs": None}
 
     async def detokenize(self, request: Request, tenant: Tenant) -> Any:
         """The text of tokens."""
         asked, _ = read(await request.body(), _Detokenize)
-        return {"prompt": await ask(self.desk, "detokenize", asked.tokens, model=asked.model)}
+        return {"prompt": await ask(self.desk, "detokenize", asked.tokens, model=asked.model, tenant=tenant)}
 
 
 class _Control(Struct):

@@ -1,5 +1,7 @@
 """What a client is told when its request cannot be done: one table of kinds, one exception."""
 
+from collections.abc import Mapping
+
 from octavo.core.errors import OctavoError
 
 STATUS = {  # kind, as OpenAI's API calls it -> HTTP status
@@ -20,12 +22,14 @@ class Refusal(OctavoError):
 
     kind          a key of STATUS;   param   the field it is about, "" for none;   code   for programs, "" for none
     retry_after_s   when to come again; None: the client need not try
+    left            headers that say what is left of the limits
     """
 
     def __init__(self, message: str, *, kind: str = "invalid_request_error", param: str = "", code: str = "",
-                 retry_after_s: float | None = None) -> None:  # fmt: skip
+                 retry_after_s: float | None = None, left: Mapping[str, str] | None = None) -> None:  # fmt: skip
         super().__init__(message)
         self.kind, self.param, self.code, self.retry_after_s = kind, param, code, retry_after_s
+        self.left = left or {}
 
     @property
     def status(self) -> int:
@@ -33,8 +37,8 @@ class Refusal(OctavoError):
         return STATUS[self.kind]
 
     def headers(self) -> dict[str, str]:
-        """When and whether to try again, in all three spellings that clients read."""
+        """When and whether to try again, in all three spellings that clients read; and what is left."""
         if self.retry_after_s is None:
-            return {"x-should-retry": "false"} if self.status in (429, 503) else {}
+            return {**self.left, "x-should-retry": "false"} if self.status in (429, 503) else {}
         wait_s = max(0.0, self.retry_after_s)
-        return {"retry-after": str(int(-(-wait_s // 1))), "retry-after-ms": str(int(wait_s * 1000))}
+        return {**self.left, "retry-after": str(int(-(-wait_s // 1))), "retry-after-ms": str(int(wait_s * 1000))}

@@ -26,9 +26,11 @@ class Ticket(Protocol):
     """The right to have one job done. `settle` is called exactly once, whatever happens.
 
     headers   for the response: what is left of the tenant's limits
+    patient   whether the job's prompt shall give way to those of others
     """
 
     headers: Mapping[str, str]
+    patient: bool
 
     def began(self) -> None:
         """Its first token has come; said once or twice."""
@@ -54,11 +56,19 @@ class Gate(Protocol):
         """Wait for its turn. Raises Refusal: rate_limit_error, insufficient_quota or overloaded."""
         ...
 
+    def glance(self, tenant: Tenant, model: str) -> Mapping[str, str]:
+        """Something that no engine computes, such as tokens counted: one request of the tenant's limits.
+
+        Returns headers that say what is left. Raises Refusal: rate_limit_error or insufficient_quota.
+        """
+        ...
+
 
 class OpenTicket:
     """Counts nothing."""
 
     headers: Mapping[str, str] = {}
+    patient = False
 
     def began(self) -> None:
         """Noted by nobody."""
@@ -80,3 +90,7 @@ class OpenGate:
     async def enter(self, tenant: Tenant, job: Job, *, dialect: str, request_id: str) -> Ticket:
         """At once."""
         return OpenTicket()
+
+    def glance(self, tenant: Tenant, model: str) -> Mapping[str, str]:
+        """As often as anybody likes."""
+        return {}

@@ -208,7 +208,8 @@ class Host:
         rules, begun = job.rules or (None,) * len(job.requests), list[Request]()
         try:
             for i, request in enumerate(job.scored or job.requests):
-                self.chat.engine.submit(request, rules=None if job.scored else rules[i])
+                self.chat.engine.submit(request, rules=None if job.scored else rules[i],
+                                        patient=job.patient)  # fmt: skip
                 begun.append(request)
         except OctavoError:
             for request in begun:

@@ -115,6 +115,7 @@ class Desk:
         except BaseException:
             ticket.settle(events.Usage(), finish="error")
             raise
+        job = msgspec.structs.replace(job, patient=ticket.patient)
         stream = model.submit(request_id, job)
         doing = Doing(stream, ticket, tenant, job, dialect, time.perf_counter(), queued_s=queued_s)
         stream.began = ticket.began

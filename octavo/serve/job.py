@@ -29,6 +29,7 @@ class Job(Struct, frozen=True, kw_only=True):
     scored     log-probabilities of the prompts' own tokens are wanted too: they come first, as Text
     sampling   only the options that the client set; the rest is what the model recommends
     resume     go on with the last message, an assistant's, instead of answering it
+    patient    its prompt gives way to those of others
     space      whose cached prompts it may meet: one per tenant, see `octavo.engine.types.Request`
     """
 
@@ -41,6 +42,7 @@ class Job(Struct, frozen=True, kw_only=True):
     sampling: dict[str, Any] = {}
     thinking: Thinking = Thinking()
     resume: bool = False
+    patient: bool = False
     space: str = ""
 
     @property

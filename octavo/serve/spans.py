@@ -71,7 +71,6 @@ def spans_to(endpoint: str) -> Spans:
         resources = import_module("opentelemetry.sdk.resources")
         sdk, export = import_module("opentelemetry.sdk.trace"), import_module("opentelemetry.sdk.trace.export")
         otlp = import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
-        carrier = import_module("opentelemetry.trace.propagation.tracecontext").TraceContextTextMapPropagator()
     except ImportError as cause:
         raise ConfigError(
             f"--otel needs packages that are not here ({cause.name}): pip install 'octavo[otel]'"
@@ -81,6 +80,12 @@ def spans_to(endpoint: str) -> Spans:
     address = endpoint.rstrip("/")
     address = address if address.endswith("/v1/traces") else f"{address}/v1/traces"
     provider.add_span_processor(export.BatchSpanProcessor(otlp.OTLPSpanExporter(endpoint=address)))
+    return spans_of(provider)
+
+
+def spans_of(provider: Any) -> Spans:
+    """Spans that go where an OpenTelemetry provider of tracers sends them."""
+    carrier = import_module("opentelemetry.trace.propagation.tracecontext").TraceContextTextMapPropagator()
 
     def parent(given: str) -> Any:
         return carrier.extract({"traceparent": given})

@@ -25,12 +25,17 @@ class Balance:
         """across: the sum of a tensor over all ranks."""
         self.coefficient, self.across = coefficient, across
         self.counts: dict[int, Tensor] = {}
-        self.tokens = torch.zeros((), dtype=torch.int64)
+        self.tokens, self.whole = torch.zeros((), dtype=torch.int64), 0
 
-    def begin(self) -> None:
-        """A new step: what was counted is forgotten."""
+    def begin(self, tokens: int = 0) -> None:
+        """A new step: what was counted is forgotten. tokens: that it will have, over all ranks; 0: one batch is all."""
         self.counts.clear()
         self.tokens.zero_()
+        self.whole = tokens
+
+    def part(self, tokens: int) -> float:
+        """How much of the step's loss a micro-batch of so many tokens is: so P is a mean over the step's tokens."""
+        return tokens / self.whole if self.whole else 1.0
 
     def shares(self, layers: Layers, tokens: int) -> dict[int, Tensor]:
         """f of each layer, a micro-batch of so many tokens included."""

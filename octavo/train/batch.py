@@ -80,3 +80,8 @@ def filled(samples: Iterable[Sample], *, tokens: int) -> Iterator[list[Sample]]:
         size += len(one)
     if group:
         yield group
+
+
+def batches_of(samples: Iterable[Sample], *, tokens: int) -> list[Batch]:
+    """All samples, in as few passes of at most `tokens` tokens as their order allows."""
+    return [pack(group) for group in filled(samples, tokens=tokens)]

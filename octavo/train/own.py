@@ -1,6 +1,5 @@
 """The model that is being trained, as a chat: rollouts sample from the very weights that a step changes."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,20 +15,21 @@ from octavo.models.decoder import Decoder
 from octavo.models.packed import PackedModel, collect, pack
 from octavo.text.chat.base import Format
 from octavo.text.tokenizer import Tokenizer
+from octavo.weights.save import official_tensors
 
 CACHE_BYTES = 1 << 30  # of keys and values; taken only as they are written
 STEP_TOKENS = 1024
 
 
-@dataclass(frozen=True, slots=True)
 class ModuleWeights:
     """A module's parameters, as `pack` asks for them. Implements `models.packed.Weights`."""
 
-    module: nn.Module
+    def __init__(self, module: nn.Module) -> None:
+        self.tensors = {named.name: named.tensor for named in official_tensors(module)}
 
     def numbers(self, name: str) -> NDArray[Any]:
         """A parameter by its official name, float32, or bf16 as its bits."""
-        tensor = self.module.get_parameter(name).detach().cpu()
+        tensor = self.tensors[name].cpu()
         return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.float().numpy()
 
     def quantised(self, name: str) -> None:

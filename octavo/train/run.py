@@ -118,6 +118,8 @@ class Run:
         if self.first:
             log.flush()  # the log is ahead of the state, never behind it
             os.fsync(log.fileno())
+        if self.board is not None:
+            self.board.flush()
         save_state(self.folder, self.trainer, settings=self.settings, position={})
 
     def _line(self, learnt: Learnt, *, seconds: float, cpu_s: float, more: dict[str, float]) -> Told:

@@ -26,14 +26,15 @@ def read_settings(kind: type[S], words: Sequence[str], *, recipe: str) -> S:
         if key in seen:
             raise ConfigError(f"{recipe}: {key} is set twice: set it once.")
         seen.add(key)
-        _place(found, kind, key, text, recipe=recipe)
+        _place(found, kind, (key, text), recipe=recipe)
     missing = [name for name in needed(kind) if name not in found]
     if missing:
         raise ConfigError(f"{recipe} needs {', '.join(f'{name}=...' for name in missing)}.")
     return _converted(found, kind, what=recipe)
 
 
-def _place(found: dict[str, Any], kind: type[Struct], key: str, text: str, *, recipe: str) -> None:
+def _place(found: dict[str, Any], kind: type[Struct], word: tuple[str, str], *, recipe: str) -> None:
+    key, text = word
     *path, last = key.split(".")
     inside, place = kind, found
     for name in path:

@@ -4,6 +4,7 @@ How a batch is cut depends on its lengths alone, and the pieces' gradients are s
 threads changes no bit.   Axes: T tokens, D model, N tokens to predict, V vocabulary."""
 
 import ctypes
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from octavo.models.backprop import Balance, Passes, Run
 from octavo.models.backprop_mlp import Gradients
 from octavo.nn.divergence import Teacher, divergence_and_slopes
 from octavo.nn.head import Slopes, Told, surprise_and_slopes, tell
+from octavo.nn.kernels import usable_cores
 from octavo.train.batch import Batch
 
 SHARD_TOKENS = 2048  # of a piece, about: enough for fast products of matrices, few enough for caches
@@ -60,21 +62,24 @@ def _workers(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "octavo-train", initializer=torch.set_num_threads, initargs=(1,))
 
 
-@contextmanager
-def workers(pieces: int) -> Generator[Each]:
-    """A `map` over so many pieces, on as many threads as torch has been told to use, each of which computes alone.
+def own_threads() -> int:
+    """Threads of a step where nobody says: the cores this process may use, or OMP_NUM_THREADS where that is fewer."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return min(usable_cores(), int(named)) if named.isdecimal() and int(named) else usable_cores()
 
-    Where there are several, torch itself has one thread inside: its own threads would wait by spinning.
+
+@contextmanager
+def workers(pieces: int, *, threads: int) -> Generator[Each]:
+    """A `map` over so many pieces, on so many threads, each of which computes alone.
+
+    Torch's own threads compute together only where there is one piece. Otherwise, and after it, torch has one: its
+    threads wait for each other by spinning, which takes several times as long where another program has a core.
     """
-    threads = torch.get_num_threads()
-    if threads == 1 or pieces == 1:
-        yield map
-        return
-    torch.set_num_threads(1)
     try:
-        yield _workers(threads).map
+        torch.set_num_threads(threads if pieces == 1 else 1)
+        yield map if threads == 1 or pieces == 1 else _workers(threads).map
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)
 
 
 @cache

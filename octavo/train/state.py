@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 from msgspec import Struct
@@ -122,7 +123,9 @@ def load_divided(folder: Path, trainer: Trainer) -> dict[str, torch.Tensor]:
             wanted[name] = torch.zeros_like(owner.detach(), dtype=told.properties.dtype)
         else:
             wanted[name] = torch.zeros(told.size, dtype=told.properties.dtype)
-    load(wanted, storage_reader=reader, no_dist=trainer.ranks.size == 1)
+    with catch_warnings():
+        simplefilter("ignore")  # that one process reads alone what many wrote is what was asked for
+        load(wanted, storage_reader=reader, no_dist=trainer.ranks.size == 1)
     return wanted
 
 

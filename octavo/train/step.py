@@ -16,7 +16,18 @@ from octavo.nn.kernels.training import training_kernels
 from octavo.nn.moe import watched
 from octavo.train.balance import Balance, together
 from octavo.train.batch import Batch
-from octavo.train.shards import Each, Known, Piece, Pull, Shard, cut, keep_freed_memory, summed, workers
+from octavo.train.shards import (
+    Each,
+    Known,
+    Piece,
+    Pull,
+    Shard,
+    cut,
+    keep_freed_memory,
+    own_threads,
+    summed,
+    workers,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,12 +48,12 @@ class Terms:
 
 
 class Algorithm(Protocol):
-    """How to learn from a batch.
+    """How to learn from a batch."""
 
-    needs_told   whether `terms` looks at what the model now says of the targets: that costs a pass through the head
-    """
-
-    needs_told: bool
+    @property
+    def needs_told(self) -> bool:
+        """Whether `terms` looks at what the model now says of the targets: that costs a pass through the head."""
+        ...
 
     def terms(self, batch: Batch, told: Told | None, *, scale: float) -> Terms:
         """scale   what sums are divided by, over all ranks and micro-batches: so no mean of means is ever taken"""
@@ -57,12 +68,15 @@ class Learner(nn.Module):
     """
 
     def __init__(self, model: Decoder, algorithm: Algorithm, *, checkpoint: bool = False,
-                 balance: Balance | None = None, teacher: Decoder | None = None) -> None:  # fmt: skip
+                 balance: Balance | None = None, teacher: Decoder | None = None,
+                 threads: int | None = None) -> None:  # fmt: skip
         """checkpoint: keep less of the forward pass, and compute it again on the way back, layer by layer.
 
-        teacher: who an algorithm pulls towards; it is read and never changed
+        teacher   who an algorithm pulls towards; it is read and never changed
+        threads   of a step on a CPU, None: what `own_threads` says; torch itself is left with one after it
         """
         super().__init__()
+        self.threads = own_threads() if threads is None else threads
         self.teacher = () if teacher is None else (teacher,)  # in a tuple it is no part of this module
         self.model, self.algorithm, self.checkpoint, self.balance = model, algorithm, checkpoint, balance
         if self.plain is None:
@@ -80,9 +94,9 @@ class Learner(nn.Module):
     def forward(self, batch: Batch, scale: float) -> tuple[Tensor, Terms]:
         """The scalar whose gradient is to be taken, and what the algorithm said.
 
-        The micro-batch's part in the step is its weights' size over scale: so much of the balancing loss is added.
+        Of the balancing loss the micro-batch's part in the step's tokens is added.
         """
-        part = float(batch.weights_N.abs().sum()) / scale
+        part = self.balance.part(len(batch.tokens_T)) if self.balance is not None else 0.0
         if torch.is_grad_enabled() and self.plain is None:
             return self._written_out(batch, scale, part=part)
         self.model.model.checkpoint = self.checkpoint
@@ -97,7 +111,7 @@ class Learner(nn.Module):
         if self.balance is not None and layers and torch.is_grad_enabled():
             shares = self.balance.shares(layers, len(batch.tokens_T))
             value = self.balance.value(layers, shares, len(batch.tokens_T))
-            terms = shown(terms, loss, value=value, part=part)
+            terms = shown(terms, loss, value=value.detach(), part=part)
             loss = loss + self.balance.coefficient * part * value
         return loss, terms
 
@@ -111,9 +125,9 @@ class Learner(nn.Module):
     def _written_out(self, batch: Batch, scale: float, *, part: float) -> tuple[Tensor, Terms]:
         low = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
         shards, tokens = cut(batch), len(batch.tokens_T)
-        kernels = training_kernels(threads=1 if len(shards) > 1 else torch.get_num_threads())
+        kernels = training_kernels(threads=1 if len(shards) > 1 else self.threads)
         balance, slopes, value = self.balance if self.model.config.moe is not None else None, None, torch.zeros(())
-        with torch.autocast("cpu", enabled=False), workers(len(shards)) as each:
+        with torch.autocast("cpu", enabled=False), workers(len(shards), threads=self.threads) as each:
             passes = Passes(
                 self.model, kernels, dtype=torch.bfloat16 if low else torch.float32, checkpoint=self.checkpoint
             )
@@ -157,7 +171,7 @@ class Learner(nn.Module):
         return Teacher(hidden_TE[batch.rows_N], teacher.head_weight)
 
     def _taught(self, batch: Batch, shards: list[Shard], each: Each, *, low: bool) -> Teacher:
-        teacher, kernels = self._teacher(), training_kernels(threads=1 if len(shards) > 1 else torch.get_num_threads())
+        teacher, kernels = self._teacher(), training_kernels(threads=1 if len(shards) > 1 else self.threads)
         passes = Passes(teacher, kernels, dtype=torch.bfloat16 if low else torch.float32, checkpoint=True)
         hidden = each(lambda shard: Piece(passes, batch, shard).hidden_ND, shards)
         return Teacher(torch.cat(list(hidden)), passes.head_VD)

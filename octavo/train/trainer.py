@@ -68,9 +68,10 @@ class Trainer:
 
         Raises TrainingError where the loss or a gradient is not finite; nothing has been changed then.
         """
-        (scale,) = self.ranks.total([float(sum(batch.weights_N.abs().sum() for batch in batches))])
+        weights = float(sum(batch.weights_N.abs().sum() for batch in batches))
+        scale, tokens = self.ranks.total([weights, sum(len(batch.tokens_T) for batch in batches)])
         if self.balance is not None:
-            self.balance.begin()
+            self.balance.begin(round(tokens))
         total, sums = 0.0, dict[str, tuple[float, float]]()
         for batch in batches:
             with self._precision():
@@ -96,8 +97,8 @@ class Trainer:
             optimiser.step()
         self._forget()
         self.step += 1
-        tokens, trained, flops = self.ranks.total([
-            sum(len(batch.tokens_T) for batch in batches), sum(len(batch.rows_N) for batch in batches),
+        trained, flops = self.ranks.total([
+            sum(len(batch.rows_N) for batch in batches),
             sum(step_flops(self.model.config, batch.lengths) for batch in batches),
         ])  # fmt: skip
         pairs = zip(sums, shown[::2], shown[1::2], strict=True)

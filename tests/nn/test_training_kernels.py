@@ -131,3 +131,22 @@ def test_documents(tier: str, dtype: torch.dtype, shape: str):
             near(grad, leaf.grad, dtype)
         found.append((*made, dqkv, *(dnorms or ())))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))  # threads change no bit
+
+
+@every_tier
+@every_type
+def test_documents_do_not_touch_each_other(tier: str, dtype: torch.dtype):
+    """A document comes out the same, bit by bit, beside any other, and gets exactly no gradient from another's."""
+    s, lengths, kernels = SHAPES["16"], [20, 33, 7], training_kernels(tier)
+    torch.manual_seed(0)
+    qkv = torch.randn(60, s.heads + 2 * s.kv_heads, s.head_width).to(dtype)
+    slope = torch.randn(60, s.heads, s.head_width).to(dtype)
+    slope[:20], slope[53:] = 0, 0
+    documents = Documents(s, lengths, *rotation(Rope(width=s.head_width), PackedContext(lengths).positions_T))
+    made = kernels.attend(qkv, documents, None)
+    dqkv = kernels.attend_back(slope, qkv, documents, None, made=made, dnorm_K=None)
+    assert not dqkv[:20].any() and not dqkv[53:].any() and dqkv[20:53].any()
+    qkv[:20], qkv[53:] = torch.randn_like(qkv[:20]) * 50, torch.inf
+    again = kernels.attend(qkv, documents, None)
+    assert torch.equal(again[0][20:53], made[0][20:53])
+    assert torch.equal(kernels.attend_back(slope, qkv, documents, None, made=again, dnorm_K=None)[20:53], dqkv[20:53])

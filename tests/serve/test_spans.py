@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from octavo.serve import events
 from octavo.serve.gate import OpenTicket, Tenant
 from octavo.serve.http import Doing
 from octavo.serve.job import Job
-from octavo.serve.spans import TRACEPARENT, Spans, spans_to
+from octavo.serve.spans import TRACEPARENT, Spans, spans_of, spans_to
 from octavo.serve.stream import Stream
 from tests.serve.mini import mini_qwen3
 
@@ -54,6 +56,28 @@ def test_a_span_says_what_its_job_used_and_no_word_of_it():
     assert found["usage.input_tokens"] == 5 and found["usage.reasoning.output_tokens"] == 3
     assert found["request.temperature"] == 0.5 and found["response.finish_reasons"] == ["stop"]
     assert found["response.time_to_first_chunk"] == 0.75 and "secret" not in str(span.attributes)
+
+
+@pytest.mark.skipif(find_spec("opentelemetry") is None, reason="octavo[otel] is not installed")
+def test_with_the_real_sdk_a_span_belongs_to_the_clients_trace():
+    sdk, export = import_module("opentelemetry.sdk.trace"), import_module("opentelemetry.sdk.trace.export")
+    memory = import_module("opentelemetry.sdk.trace.export.in_memory_span_exporter").InMemorySpanExporter()
+    provider = sdk.TracerProvider()
+    provider.add_span_processor(export.SimpleSpanProcessor(memory))
+    spans, stream = spans_of(provider), Stream("7", stop=lambda id: None, end_thinking=lambda id: None)
+    job = Job(model="mini", prompts=("a secret",), sampling={"max_tokens": 9, "stop": ("secret",)})
+    doing = Doing(stream, OpenTicket(), Tenant(), job, "completions", time.perf_counter(), first_s=0.0, queued_s=0.5)
+    known = "0af7651916cd43dd8448eb211c80319c"
+    for trace, finish in ((known, "stop"), ("", "error")):
+        TRACEPARENT.set(f"00-{trace}-b7ad6b7169203331-01" if trace else "")
+        spans.began(doing)
+        spans.ended(doing, events.Usage(prompt_tokens=5, completion_tokens=4), finish=finish)
+    first, second = memory.get_finished_spans()
+    assert first.name == "text_completion mini" and f"{first.context.trace_id:032x}" == known
+    assert f"{first.parent.span_id:016x}" == "b7ad6b7169203331" and second.parent is None
+    assert first.attributes["gen_ai.usage.output_tokens"] == 4 and second.attributes["error.type"] == "server_error"
+    assert first.end_time - first.start_time >= 0.5e9, "it began when the request came, before it waited"
+    assert "secret" not in first.to_json()
 
 
 @pytest.mark.skipif(find_spec("opentelemetry") is None, reason="octavo[otel] is not installed")

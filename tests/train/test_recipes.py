@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
 import random
+import subprocess
+import sys
+import time
 from typing import Annotated, Literal
 
 import pytest
@@ -70,6 +74,13 @@ def test_the_command_lists_recipes_and_their_settings():
         assert all(key in text for key, *_ in explained(recipe(name).Settings))
     with pytest.raises(ConfigError, match="no recipe"):
         recipe("pretrian")
+
+
+def test_a_recipe_that_does_not_divide_its_work_is_not_run_many_times_over(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert recipe("pretrain") is pretrain
+    with pytest.raises(ConfigError, match="one process"):
+        recipe("tokenizer")
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +206,34 @@ def test_tensorboard_is_written_where_it_is_installed(texts, tmp_path, monkeypat
     board.add_scalar("loss", 1.0, 1)
     board.close()
     assert next(tmp_path.iterdir()).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_recipe_killed_at_any_moment_ends_with_the_same_log_and_model(texts, tmp_path):
+    def command(out: str) -> list[str]:
+        stage = {"name": "general", "steps": 300, "tokens": 256, "longest": 64}
+        shape = ("width=32", "layers=2", "heads=2", "kv_heads=1", "head_width=16", "inner=64")
+        return [sys.executable, "-m", "octavo", "train", "pretrain", f"data={texts[0]}/*.*", f"out={tmp_path / out}",
+                f"tokenizer={texts[0]}/words", f"stages={json.dumps([stage])}", "save_s=0", "measure=50",
+                *(f"shape.{word}" for word in shape)]  # fmt: skip
+
+    threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on how many there are
+    log, kills, draw = tmp_path / "cut/runs/1-general/log.jsonl", 0, random.Random(1)
+    told = read_settings(pretrain.Settings, command("whole")[5:], recipe="pretrain")
+    pretrain.run(told, progress=Silent())
+    for _ in range(20):
+        process = subprocess.Popen(command("cut"), stdout=subprocess.DEVNULL, env=threads)
+        size = log.stat().st_size if log.exists() else 0
+        while process.poll() is None and not (kills < 2 and log.exists() and log.stat().st_size > size + 4000):
+            time.sleep(0.002)
+        time.sleep(draw.random() * 0.02)
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        if process.wait() == 0:
+            break
+    assert kills == 2
+    losses = [[line["loss"] for line in read_log(tmp_path / name / "runs/1-general")] for name in ("whole", "cut")]
+    assert len(losses[0]) == 300 and losses[0] == losses[1]
+    models = [(tmp_path / name / "1-general/model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert models[0] == models[1]

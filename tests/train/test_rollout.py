@@ -11,6 +11,7 @@ from octavo.chat.next_turn import Conversation
 from octavo.core.deltas import Finished
 from octavo.core.sampling import Sampling, Thinking
 from octavo.core.task import Trajectory
+from octavo.models import build
 from octavo.models.decoder import Decoder
 from octavo.nn.context import PackedContext
 from octavo.nn.head import tell
@@ -18,6 +19,7 @@ from octavo.train.batch import pack
 from octavo.train.measure import by_budget, measure, passes, share
 from octavo.train.own import OwnChat
 from octavo.train.rollout import How, rollout, to_sample
+from tests.serve.mini import config
 from tests.train.guesses import OFF, ON, TASKS, guesser, problems, words
 
 HOW = How(replies=3, sampling=Sampling(max_tokens=24), seed=5)
@@ -123,6 +125,22 @@ def test_a_refreshed_chat_says_what_a_new_one_says(exact: bool):
             parameter.mul_(1 + 0.3 * torch.randn_like(parameter))
     after = said(rollout(mine.refresh(), problems(8), tasks=TASKS, how=how))
     assert after == said(rollout(own(model, exact=exact).chat, problems(8), tasks=TASKS, how=how)) != before
+
+
+def test_a_model_of_experts_is_refreshed_too():
+    torch.manual_seed(0)
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+    model, how = build({**config(), "model_type": "qwen3_moe", **experts}), replace(HOW, replies=1)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    mine = own(model, exact=False)
+    before = said(rollout(mine.chat, problems(4), tasks=TASKS, how=how))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    after = said(rollout(mine.refresh(), problems(4), tasks=TASKS, how=how))
+    assert after == said(rollout(own(model, exact=False).chat, problems(4), tasks=TASKS, how=how)) != before
 
 
 def test_measures_of_a_guesser():

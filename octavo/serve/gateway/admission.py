@@ -16,18 +16,21 @@ class Admission:
     def __init__(self, bounds: Bounds, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.bounds, self.clock = bounds, clock
         self.lines: dict[str, Line] = {}
-        self.waiting: dict[str, asyncio.Future[None]] = {}
+        self.waiting: dict[str, asyncio.Future[bool]] = {}
         self.woken: set[Line] = set()  # later, by a timer
 
-    async def enter(self, model: str, claim: Claim) -> None:
-        """Wait for the job's turn; who stops waiting leaves the queue. Raises Refusal: overloaded."""
+    async def enter(self, model: str, claim: Claim) -> bool:
+        """Wait for the job's turn; whether its prompt shall be patient. Who stops waiting leaves the queue.
+
+        Raises Refusal: overloaded.
+        """
         line = self.lines.setdefault(model, Line(self.bounds))
         future = self.waiting[claim.id] = asyncio.get_running_loop().create_future()
         for gone in line.arrive(claim, now_s=self.clock()):
             self._refuse(gone, line, model)
         self._start(line)
         try:
-            await future
+            return await future
         except asyncio.CancelledError:
             if self.waiting.pop(claim.id, None) is not None:
                 line.leave(claim.id)
@@ -51,7 +54,7 @@ class Admission:
         for claim in line.start(now_s=self.clock()):
             future = self.waiting.pop(claim.id)
             if not future.done():  # else its caller is leaving, and ends it
-                future.set_result(None)
+                future.set_result(line.yields(claim, now_s=self.clock()))
         wait_s = line.wakes_s(now_s=self.clock())
         if wait_s is not None and line not in self.woken:
             self.woken.add(line)

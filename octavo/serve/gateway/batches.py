@@ -13,8 +13,10 @@ from octavo.serve.errors import Refusal
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/embeddings")
 MOST_LINES, MOST_LINE_BYTES, MOST_ERRORS = 50_000, 16 << 20, 100
-Status = Literal["validating", "in_progress", "finalizing", "completed", "failed", "cancelling", "cancelled"]
-OVER = ("completed", "failed", "cancelled")
+Status = Literal["validating", "in_progress", "finalizing", "completed", "failed", "cancelling", "cancelled",
+                 "expired"]  # fmt: skip
+OVER = ("completed", "failed", "cancelled", "expired")
+WINDOW_S = {"24h": 24 * 3600}  # what completion_window may say
 
 
 class Counts(Struct):

@@ -137,6 +137,14 @@ class Line:
         rests = [s.rests_until_s - now_s for s in self._waiting() if s.rests_until_s > now_s]
         return min(rests, default=None)
 
+    def yields(self, claim: Claim, *, now_s: float) -> bool:
+        """Whether a job that starts shall let others' prompts pass: a batch's, or one of many of a tenant, while others
+        are about that have no queue.
+        """
+        standing = self._of(claim)
+        others = [s for s in self.tenants.values() if s is not standing and not s.batch and self._about(s, now_s)]
+        return claim.batch or (bool(standing.waiting) and comes(others))
+
     def leave(self, id: str) -> None:
         """Whoever waited for this job is gone."""
         for standing in self._waiting():
@@ -189,7 +197,7 @@ class Line:
         """Whether a tenant may have one job more in the engine.   about: all that are, but for batches
 
         Batches have half of the slots, and an eighth where anybody else is about. A tenant keeps to its share, and
-        rests, only while another is about that has no queue: it shall find a slot and a swift engine when it comes.
+        rests, only while another is about that has no queue.
         Where all have queues, the counters alone decide.
         """
         bounds = self.bounds
@@ -198,7 +206,7 @@ class Line:
             running = sum(s.running for s in self.tenants.values() if s.batch)
             return running < most and standing.starting < bounds.prompts
         others = [s for s in about if s is not standing]
-        if any(len(s.waiting) <= 1 for s in others):
+        if comes(others):
             share = standing.weight / (standing.weight + sum(s.weight for s in others))
             if now_s < standing.rests_until_s or standing.running >= max(1, int(bounds.slots * share)):
                 return False
@@ -209,3 +217,8 @@ class Line:
         idle = [k for k, s in self.tenants.items() if s.counter <= self.floor and not self._about(s, now_s)]
         for key in idle:
             del self.tenants[key]
+
+
+def comes(others: list[Standing]) -> bool:
+    """Whether one of them has no queue: it shall find a slot and a swift engine when it comes."""
+    return any(len(s.waiting) <= 1 for s in others)

@@ -100,7 +100,7 @@ class Gateway:
                       batch=tenant.batch)  # fmt: skip
         ticket = Ticket(self, claim, meter=meter, model=model, need=need, price=price, headers=headers)
         try:
-            await self.admission.enter(model, claim)
+            ticket.patient = await self.admission.enter(model, claim)
         except BaseException:
             meter.undo(model, need=need, month=month_of(time.time()))
             raise
@@ -109,6 +109,12 @@ class Gateway:
                       batch=tenant.batch)  # fmt: skip
         ticket.row = self.ledger.enter(entry)
         return ticket
+
+    def glance(self, tenant: Tenant, model: str) -> Mapping[str, str]:
+        """One request of the limits, no tokens, no row. Raises Refusal: rate_limit_error or insufficient_quota."""
+        terms = self.keyring.alive(tenant.key).terms if tenant.key else Terms()
+        meter, month = self.meters.setdefault(tenant.key, Meter()), month_of(time.time())
+        return meter.enter(terms, model, need=Need(), month=month, now_s=time.monotonic())
 
     def close(self) -> None:
         """Write what is unwritten, and let go of the state folder. Once is enough."""
@@ -126,7 +132,7 @@ class Ticket:
         self.need, self.price, self.headers = need, price, headers
         self.came_s = self.turn_s = time.monotonic()
         self.first_s: float | None = None
-        self.row = 0
+        self.row, self.patient = 0, False
 
     def began(self) -> None:
         """Its first token has come."""

@@ -1,4 +1,4 @@
-"""One row per request, in the database: entered when it begins, settled when it ends.
+"""One row per request, in the database: entered when it begins, settled when it ends. Old rows become sums of days.
 
 A thread writes what has come together meanwhile in one commit, so the event loop never waits for the disk.
 """
@@ -24,6 +24,8 @@ KEPT_S = 5.0  # that a response waits for its row at most
 ENTER = """INSERT INTO ledger (id, run, time, key, workspace, model, dialect, batch) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 SETTLE = """UPDATE ledger SET prompt = ?, cached = ?, output = ?, reasoning = ?, micro = ?, finish = ?, wait_ms = ?,
     first_ms = ?, total_ms = ? WHERE id = ? AND finish IS NULL"""
+KEPT_DAYS, DAY_S = 90, 86400  # rows older than that are added to `days`, exactly, by a trigger, and go
+SUM_UP = "DELETE FROM ledger WHERE time < ? AND finish IS NOT NULL"
 SHOWN = {"key": "coalesce((SELECT name FROM keys WHERE id = key), key)", "model": "model",
          "day": "date(time, 'unixepoch')"}  # fmt: skip
 
@@ -57,6 +59,7 @@ class Ledger:
     def __init__(self, state: State, *, run: str) -> None:
         self.run, self.db = run, state.connect()
         self.given = self.written = 0  # rows
+        self.day = 0  # of the last request
         self.orders: queue.SimpleQueue[tuple[str, Sequence[Any]] | asyncio.Future[None] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._write, name="ledger", daemon=True)
         self.thread.start()
@@ -68,8 +71,11 @@ class Ledger:
         return self.given
 
     def enter(self, entry: Entry) -> int:
-        """A request begins."""
-        e = entry
+        """A request begins. With the first of a day, what has become old is summed up."""
+        e, day = entry, int(entry.time // DAY_S)
+        if day != self.day:
+            self.day = day
+            self.write(SUM_UP, ((day - KEPT_DAYS) * DAY_S,))
         return self.write(ENTER, (e.id, self.run, e.time, e.key, e.workspace, e.model, e.dialect, int(e.batch)))
 
     def settle(self, id: str, outcome: Outcome) -> int:
@@ -141,7 +147,7 @@ def meters(db: sqlite3.Connection, *, month: str) -> dict[str, Meter]:
         "SELECT key, sum(prompt + output) AS tokens, sum(micro) AS micro, "
         "sum(CASE WHEN strftime('%Y-%m', time, 'unixepoch') = :month THEN prompt + output ELSE 0 END) AS month_tokens, "
         "sum(CASE WHEN strftime('%Y-%m', time, 'unixepoch') = :month THEN micro ELSE 0 END) AS month_micro "
-        "FROM ledger GROUP BY key", {"month": month},
+        "FROM spent GROUP BY key", {"month": month},
     )  # fmt: skip
     for row in rows:
         spent, this_month = Need(row["tokens"], row["micro"]), Need(row["month_tokens"], row["month_micro"])
@@ -150,12 +156,12 @@ def meters(db: sqlite3.Connection, *, month: str) -> dict[str, Meter]:
 
 
 def usage_by(db: sqlite3.Connection, what: str, *, since: float = 0.0) -> list[dict[str, Any]]:
-    """Totals by key, model or day.   since   Unix time"""
+    """Totals by key, model or day.   since   Unix time; days that are summed up count where they begin"""
     rows = db.execute(
-        f"SELECT {SHOWN[what]} AS {what}, count(*) AS requests, sum(batch) AS batch, sum(prompt) AS prompt, "
-        "sum(cached) AS cached, sum(output) AS output, sum(reasoning) AS reasoning, sum(micro) AS micro, "
-        "sum(finish = 'lost') AS lost, sum(finish = 'error') AS errors FROM ledger WHERE time >= ? "
-        "GROUP BY 1 ORDER BY 1",
+        f"SELECT {SHOWN[what]} AS {what}, sum(requests) AS requests, sum(batch * requests) AS batch, "
+        "sum(prompt) AS prompt, sum(cached) AS cached, sum(output) AS output, sum(reasoning) AS reasoning, "
+        "sum(micro) AS micro, sum((finish = 'lost') * requests) AS lost, sum((finish = 'error') * requests) AS errors "
+        "FROM spent WHERE time >= ? GROUP BY 1 ORDER BY 1",
         (since,),
     )
     return [{name: 0 if row[name] is None else row[name] for name in row.keys()} for row in rows]  # noqa: SIM118

@@ -90,6 +90,7 @@ class Meter:
         """
         self._turn(month)
         buckets = self._filled(terms, model, now_s)
+        left = headers(buckets)
         amounts = {k: min(1 if k[1] == "requests" else need.tokens, b.size) or 1 for k, b in buckets.items()}
         for (name, unit), bucket in buckets.items():
             wait_s = bucket.wait_s(amounts[name, unit])
@@ -99,8 +100,8 @@ class Meter:
                     f"the limit of {bucket.size:,} {unit} per minute{of} is reached: come again in {wait_s:.1f} s."
                 )
                 raise Refusal(message, kind="rate_limit_error", code="rate_limit_exceeded",
-                              retry_after_s=None if wait_s == float("inf") else wait_s)  # fmt: skip
-        self._check_budgets(terms, need)
+                              retry_after_s=None if wait_s == float("inf") else wait_s, left=left)  # fmt: skip
+        self._check_budgets(terms, need, left=left)
         for key, bucket in buckets.items():
             bucket.left -= amounts[key]
         self.held += need
@@ -138,7 +139,7 @@ class Meter:
                     found[name, unit] = bucket
         return found
 
-    def _check_budgets(self, terms: Terms, need: Need) -> None:
+    def _check_budgets(self, terms: Terms, need: Need, *, left: dict[str, str]) -> None:
         for what, budget, spent in (("this month", terms.month, self.spent_month), ("in all", terms.total, self.spent)):
             taken = spent + self.held
             for unit, most, has, wants in (("tokens", budget.tokens, taken.tokens, need.tokens),
@@ -147,7 +148,7 @@ class Meter:
                     raise Refusal(
                         f"the budget of {most:,} {unit} {what} is used up: {max(0, most - has):,} are left, this "
                         f"request may take {wants:,}. Ask for fewer max_tokens, or for a larger budget.",
-                        kind="insufficient_quota", code="insufficient_quota",
+                        kind="insufficient_quota", code="insufficient_quota", left=left,
                     )  # fmt: skip
 
 

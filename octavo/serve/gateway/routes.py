@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from octavo.serve.errors import Refusal
 from octavo.serve.gate import Tenant
-from octavo.serve.gateway.batches import ENDPOINTS, Batch, Owned
+from octavo.serve.gateway.batches import ENDPOINTS, WINDOW_S, Batch, Owned
 from octavo.serve.gateway.files import Files, page
 from octavo.serve.gateway.gateway import Gateway
 from octavo.serve.gateway.runner import Runner
@@ -94,9 +94,14 @@ class Doors:
         if wanted.endpoint not in ENDPOINTS:
             raise Refusal(f"endpoint {wanted.endpoint!r}: choose one of {', '.join(ENDPOINTS)}.", param="endpoint")
         file = self.files.find(wanted.input_file_id, tenant)
+        window_s, now = WINDOW_S.get(wanted.completion_window), int(time.time())
+        if window_s is None:
+            raise Refusal(f"completion_window {wanted.completion_window!r}: choose {', '.join(WINDOW_S)}.",
+                          param="completion_window")  # fmt: skip
         batch = Batch(
             id=f"batch_{secrets.token_hex(16)}", endpoint=wanted.endpoint, input_file_id=file["id"],
-            completion_window=wanted.completion_window, created_at=int(time.time()), metadata=wanted.metadata,
+            completion_window=wanted.completion_window, created_at=now, metadata=wanted.metadata,
+            expires_at=now + window_s,
         )  # fmt: skip
         owned = Owned(batch, tenant.space, tenant.key)
         self.runner.shelf.add(owned)

@@ -85,13 +85,15 @@ class Runner:
             if batch.status == "validating":
                 await self._check(batch)
             if batch.status == "in_progress":
-                await self._lines(owned)
+                await self._in_time(owned)
                 batch.status, batch.finalizing_at = "finalizing", int(time.time())
                 self.shelf.put(batch)
             if batch.status in ("finalizing", "cancelling"):
                 await asyncio.to_thread(self._write_files, owned)
                 self._count(batch)
-                if batch.status == "finalizing":
+                if batch.expired_at is not None:
+                    batch.status = "expired"
+                elif batch.status == "finalizing":
                     batch.status, batch.completed_at = "completed", int(time.time())
                 else:
                     batch.status, batch.cancelled_at = "cancelled", int(time.time())
@@ -108,6 +110,23 @@ class Runner:
         else:
             batch.status, batch.in_progress_at = "in_progress", int(time.time())
         self.shelf.put(batch)
+
+    async def _in_time(self, owned: Owned) -> None:
+        """Do the lines until the batch's time is over; those that are left then have failed, and say so."""
+        batch = owned.batch
+        try:
+            async with asyncio.timeout(None if batch.expires_at is None else batch.expires_at - time.time()):
+                await self._lines(owned)
+        except TimeoutError:
+            batch.expired_at = int(time.time())
+            error = {"code": "batch_expired", "message": "the batch's completion window was over before its turn came."}
+            done = self.shelf.done_lines(batch.id)
+            for number, text in numbered(self.files.path(batch.input_file_id)):
+                if number not in done:
+                    line = line_of(text, endpoint=batch.endpoint)
+                    result = {"id": f"batch_req_{secrets.token_hex(12)}", "custom_id": line.custom_id, "response": None,
+                              "error": error}  # fmt: skip
+                    await self._keep(batch, number, result, good=False)
 
     async def _lines(self, owned: Owned) -> None:
         done, running = self.shelf.done_lines(owned.batch.id), set[asyncio.Task[None]]()
@@ -136,9 +155,13 @@ class Runner:
         response = {"status_code": status, "request_id": answer["id"], "body": answer["body"]}
         result = {"id": f"batch_req_{secrets.token_hex(12)}", "custom_id": line.custom_id, "response": response,
                   "error": None}  # fmt: skip
+        await self._keep(owned.batch, number, result, good=status == 200)
+
+    async def _keep(self, batch: Batch, number: int, result: dict[str, Any], *, good: bool) -> None:
+        """Put a line's result on file."""
         written = self.gateway.ledger.write(
             "INSERT OR IGNORE INTO lines (batch, line, good, result) VALUES (?, ?, ?, ?)",
-            (owned.batch.id, number, int(status == 200), msgspec.json.encode(result) + b"\n"),
+            (batch.id, number, int(good), msgspec.json.encode(result) + b"\n"),
         )
         await self.gateway.ledger.kept(written)
 

@@ -23,6 +23,22 @@ CREATE TABLE IF NOT EXISTS ledger (
     wait_ms REAL, first_ms REAL, total_ms REAL);
 CREATE INDEX IF NOT EXISTS ledger_by_key ON ledger (key, time);
 CREATE INDEX IF NOT EXISTS ledger_open ON ledger (run) WHERE finish IS NULL;
+CREATE TABLE IF NOT EXISTS days (
+    time REAL NOT NULL, key TEXT NOT NULL, workspace TEXT NOT NULL, model TEXT NOT NULL, batch INTEGER NOT NULL,
+    finish TEXT NOT NULL, requests INTEGER NOT NULL, prompt INTEGER NOT NULL, cached INTEGER NOT NULL,
+    output INTEGER NOT NULL, reasoning INTEGER NOT NULL, micro INTEGER NOT NULL,
+    PRIMARY KEY (time, key, workspace, model, batch, finish)) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS ledger_into_days BEFORE DELETE ON ledger BEGIN
+    INSERT INTO days VALUES (
+        CAST(old.time / 86400 AS INT) * 86400.0, old.key, old.workspace, old.model, old.batch,
+        coalesce(old.finish, 'lost'), 1, old.prompt, old.cached, old.output, old.reasoning, old.micro)
+    ON CONFLICT DO UPDATE SET requests = requests + 1, prompt = prompt + old.prompt, cached = cached + old.cached,
+        output = output + old.output, reasoning = reasoning + old.reasoning, micro = micro + old.micro;
+END;
+CREATE VIEW IF NOT EXISTS spent AS
+    SELECT time, key, workspace, model, batch, finish, 1 AS requests, prompt, cached, output, reasoning, micro
+    FROM ledger UNION ALL
+    SELECT time, key, workspace, model, batch, finish, requests, prompt, cached, output, reasoning, micro FROM days;
 CREATE TABLE IF NOT EXISTS files (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, purpose TEXT NOT NULL, bytes INTEGER NOT NULL,
     created REAL NOT NULL);

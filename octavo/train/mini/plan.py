@@ -6,6 +6,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from octavo.train.mini.texts import Blend
+from octavo.train.supervised import Lesson
 
 Scale = Literal["smoke", "short", "long"]
 
@@ -59,14 +60,6 @@ class Reading(Struct, frozen=True, kw_only=True):
     joined: int = 1
 
 
-class Lesson(Struct, frozen=True, kw_only=True):
-    """A supervised stage on conversations.   samples: of one step"""
-
-    steps: int
-    rate: float
-    samples: int = 64
-
-
 class Plan(Struct, frozen=True, kw_only=True):
     """All that is decided about a run of the suite, but for its seed."""
 
@@ -84,8 +77,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     rl_queries: int
     rl_replies: int
     fuse_samples: int
-    fuse_steps: int
+    fuse: Lesson
     general_steps: int
+    off_steps: int
     distill_steps: int
     tested: int
 
@@ -120,8 +114,8 @@ def plan(scale: Scale) -> Plan:
             Reading(name="long", steps=steps(150), blend=Blend(levels=names, worked=0.7, slips=0.3), documents=160,
                     rate=1e-3, decay=1.0, least=0.1, theta=1e5, joined=8),
         ),
-        levels=names, student_share=0.5, cold_samples=1000, cold=Lesson(steps=steps(60), rate=1e-3),
-        rl_steps=steps(60), rl_queries=48, rl_replies=12, fuse_samples=6000, fuse_steps=steps(200),
-        general_steps=steps(40), distill_steps=steps(60),
+        levels=names, student_share=0.5, cold_samples=1000, cold=Lesson(steps=steps(60)),
+        rl_steps=steps(60), rl_queries=48, rl_replies=12, fuse_samples=6000, fuse=Lesson(steps=steps(250)),
+        general_steps=steps(40), off_steps=steps(200), distill_steps=steps(60),
         tested=200 if scale != "smoke" else 10,
     )  # fmt: skip

@@ -2,26 +2,26 @@
 is not made again, and one that was under way is gone on with: so the suite can be stopped at any moment.
 """
 
-import random
+import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from octavo.core.sample import Sample
 from octavo.models.decoder import Decoder
+from octavo.tasks import TASKS
 from octavo.text.chat.qwen3 import Qwen3
 from octavo.text.learn import learn_tokenizer
 from octavo.text.tokenizer import Tokenizer
-from octavo.train.batch import Batch, filled, pack
-from octavo.train.conversations import Writer
-from octavo.train.mini.lessons import cold_start
-from octavo.train.mini.plan import Lesson, Plan, Reading, Size
-from octavo.train.mini.reading import BATCH_TOKENS, fresh, reader
+from octavo.train.mini.exam import budget_curves, exam
+from octavo.train.mini.plan import Plan, Reading, Size
+from octavo.train.mini.reading import fresh, reader
 from octavo.train.mini.texts import document, fixed_texts
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
+from octavo.train.own import OwnChat
+from octavo.train.recipes import coldstart, distill, fuse, general_rl, rl
 from octavo.train.run import Progress, Run, cpu_time_s
 from octavo.train.schedule import factor
 from octavo.train.step import CrossEntropy
@@ -29,6 +29,7 @@ from octavo.train.trainer import Trainer
 
 TOKENIZER_TEXTS = 6000
 CARD = "stage.json"
+TOOLS = {"tools": [1, 2, 3]}
 
 
 def muon(rate: float) -> Optimisation:
@@ -114,29 +115,59 @@ class Suite:
         run.go(reader(reading, self.tokenizer(), seed=self.seed), steps=steps)
         return {"tokens": run.told[-1].tokens, "steps": steps, "loss": run.told[-1].loss}
 
-    def cold_start(self, name: str, before: Path) -> Path:
-        """Few thinking conversations, few steps: the model learns the format and to think, and leaves room for RL."""
-        tokenizer, plan = self.tokenizer(), self.plan
-        lessons = cold_start(self._writer(tokenizer), plan.levels, seed=f"{self.seed} cold", count=plan.cold_samples)
-        return self.stage(name, self._from(before), lambda stage: self._learn(stage, lessons, plan.cold))
+    def teacher(self) -> Path:
+        """Pre-training, then the four stages of post-training; the last one's folder."""
+        base = self.pretrain("teacher", self.plan.teacher)
+        return self.post(base)
 
-    def _writer(self, tokenizer: Tokenizer) -> Writer:
-        return Writer(Qwen3(), tokenizer, longest=self.plan.context_tokens)
+    def post(self, base: Path) -> Path:
+        """Cold start, reasoning RL, fusion of both modes, general RL."""
+        plan, tasks = self.plan, {name: list(levels) for name, levels in self.plan.levels.items()}
+        every = {**tasks, "switches": [1, 2, 3]}
+        cold = coldstart.run(coldstart.Settings(
+            model=str(base), out=self._at("teacher-cold"), tasks={**tasks, **TOOLS}, count=plan.cold_samples,
+            lesson=plan.cold, seed=self.seed), progress=self.progress)  # fmt: skip
+        thinker = rl.run(rl.Settings(
+            model=str(cold), out=self._at("teacher-rl"), tasks={**tasks, **TOOLS}, steps=plan.rl_steps,
+            queries=plan.rl_queries, replies=plan.rl_replies, seed=self.seed), progress=self.progress)  # fmt: skip
+        fused = fuse.run(fuse.Settings(
+            model=str(thinker), out=self._at("teacher-fused"), tasks={**tasks, **TOOLS}, thought=plan.fuse_samples // 3,
+            direct=plan.fuse_samples // 2, turns=plan.fuse_samples // 6, lesson=plan.fuse, seed=self.seed),
+            progress=self.progress)  # fmt: skip
+        return general_rl.run(general_rl.Settings(
+            model=str(fused), out=self._at("teacher"), tasks={**every, **TOOLS}, steps=plan.general_steps,
+            queries=plan.rl_queries, replies=plan.rl_replies, seed=self.seed), progress=self.progress)  # fmt: skip
 
-    def _learn(self, stage: Stage, lessons: Sequence[Sample], lesson: Lesson) -> dict[str, Any]:
-        """Supervised: each step takes the next samples of an order that is drawn anew for each round."""
+    def student(self, teacher: Path) -> dict[str, Path]:
+        """Strong to weak: the teacher's replies, then from there on-policy distillation, and beside it RL."""
+        plan, tasks = self.plan, {name: list(levels) for name, levels in self.plan.levels.items()}
+        base = self.pretrain("student", plan.student, share=plan.student_share)
 
-        def batches(step: int) -> list[Batch]:
-            rounds = max(1, len(lessons) // lesson.samples)
-            order = random.Random(f"{self.seed} {step // rounds}").sample(range(len(lessons)), k=len(lessons))
-            first = step % rounds * lesson.samples
-            chosen = [lessons[i] for i in order[first : first + lesson.samples]]
-            return [pack(group) for group in filled(chosen, tokens=BATCH_TOKENS)]
+        def distilled(name: str, before: Path, *, off: int, on: int) -> Path:
+            return distill.run(distill.Settings(
+                teacher=str(teacher), model=str(before), out=self._at(name), tasks=tasks, off_steps=off, on_steps=on,
+                replies=plan.fuse_samples, seed=self.seed), progress=self.progress)  # fmt: skip
 
-        def rate(step: int) -> float:
-            return factor("wsd", step=step, steps=lesson.steps, warmup=10, decay=0.5, least=0.1)
+        begun = distilled("student-off", base, off=plan.off_steps, on=0)
+        beside = rl.run(rl.Settings(
+            model=str(begun), out=self._at("student-rl"), tasks=tasks, steps=plan.rl_steps, queries=plan.rl_queries,
+            replies=plan.rl_replies, seed=self.seed), progress=self.progress)  # fmt: skip
+        return {"off": begun, "rl": beside, "on": distilled("student", begun, off=0, on=plan.distill_steps)}
 
-        run = Run(stage.run, Trainer(stage.model, CrossEntropy(), muon(lesson.rate), rate=rate),
-                  settings={"steps": lesson.steps}, progress=self.progress)  # fmt: skip
-        run.go(batches, steps=lesson.steps)
-        return {"tokens": run.told[-1].tokens, "steps": lesson.steps, "loss": run.told[-1].loss}
+    def examined(self, path: Path) -> dict[str, Any]:
+        """The exam of a stage's model, taken once."""
+        place = self.folder / "exams" / f"{path.name}.json"
+        if not place.exists():
+            own = OwnChat(read_model(path)[0], tokenizer=self.tokenizer(), form=Qwen3())
+            found = exam(own, self.plan.levels, count=self.plan.tested)
+            if path.name == "teacher":
+                curves = {name: self.plan.levels[name] for name in self.plan.levels if TASKS[name].shows != "format"}
+                found["budgets"] = budget_curves(own, curves, count=self.plan.tested)
+            place.parent.mkdir(exist_ok=True)
+            part = place.with_suffix(".part")
+            part.write_text(json.dumps(found, indent=1), encoding="utf-8")
+            part.replace(place)
+        return json.loads(place.read_text(encoding="utf-8"))
+
+    def _at(self, name: str) -> str:
+        return str(self.folder / name)

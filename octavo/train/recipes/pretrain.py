@@ -5,7 +5,6 @@ there is not made again, and one that was stopped is gone on with. Under torchru
 """
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,7 +83,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 FREE = ("data", "tokenizer", "out", "model", "copies", "tensor", "save_s", "board")  # may change when a run goes on
 
 
-def run(settings: Settings, *, progress: Progress) -> Path:
+def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the last stage's folder."""
     ranks = open_ranks(copies=settings.copies, tensor=settings.tensor)
     tokenizer = Tokenizer.from_folder(Path(settings.tokenizer))
@@ -92,9 +91,9 @@ def run(settings: Settings, *, progress: Progress) -> Path:
     for number, stage in enumerate(settings.stages, 1):
         before, place = place, Path(settings.out) / f"{number}-{stage.name}"
         if not place.is_dir():
-            model, config = _begin(settings, stage, tokenizer, before if settings.model or number > 1 else None)
-            trainer = _trainer(settings, stage, model, ranks)
-            folder = Path(settings.out) / "runs" / place.name
+            going_on = before if settings.model or number > 1 else None
+            model, config = _begin(settings, stage, tokenizer, before=going_on)
+            trainer, folder = _trainer(settings, stage, model, ranks=ranks), Path(settings.out) / "runs" / place.name
             told = _learn(settings, stage, tokenizer, trainer=trainer, folder=folder, progress=progress)
             whole = trainer.whole_model()
             if ranks.rank == 0:
@@ -105,7 +104,7 @@ def run(settings: Settings, *, progress: Progress) -> Path:
     return place
 
 
-def _begin(settings: Settings, stage: Stage, tokenizer: Tokenizer,
+def _begin(settings: Settings, stage: Stage, tokenizer: Tokenizer, *,
            before: Path | None) -> tuple[Decoder, dict[str, Any]]:  # fmt: skip
     context = max(one.longest for one in settings.stages)
     if before is not None:
@@ -115,7 +114,7 @@ def _begin(settings: Settings, stage: Stage, tokenizer: Tokenizer,
     return fresh(config, seed=settings.seed), config
 
 
-def _trainer(settings: Settings, stage: Stage, model: Decoder, ranks: Ranks) -> Trainer:
+def _trainer(settings: Settings, stage: Stage, model: Decoder, *, ranks: Ranks) -> Trainer:
     def rate(step: int) -> float:
         return factor(
             stage.shape, step=step, steps=stage.steps, warmup=stage.warmup, decay=stage.decay, least=stage.least
@@ -129,7 +128,7 @@ def _trainer(settings: Settings, stage: Stage, model: Decoder, ranks: Ranks) -> 
 
 
 def _learn(settings: Settings, stage: Stage, tokenizer: Tokenizer, *, trainer: Trainer, folder: Path,
-           progress: Progress) -> dict[str, Any]:  # fmt: skip
+           progress: Progress | None) -> dict[str, Any]:  # fmt: skip
     """Returns the stage's card."""
     ranks, files, end = trainer.ranks, text_files(stage.data or settings.data), tokenizer.id_of(END_OF_TEXT)
     if end is None:
@@ -139,10 +138,9 @@ def _learn(settings: Settings, stage: Stage, tokenizer: Tokenizer, *, trainer: T
     going = Run(folder, trainer, settings=kept, save_s=settings.save_s, progress=progress, board=settings.board)
     inside, outside = held_out([tokenizer.encode(one) for one in documents(files)], settings.held_out)
 
-    def pieces(texts: Sequence[Sequence[int]]) -> Pieces:
-        return Pieces(texts, end=end, longest=stage.longest, tokens=stage.tokens, seed=settings.seed)
-
-    learnt, unseen = pieces(inside), pieces(outside).batches(0, ranks, of=stage.batches) if outside else []
+    how: dict[str, int] = {"end": end, "longest": stage.longest, "tokens": stage.tokens, "seed": settings.seed}
+    learnt = Pieces(inside, **how)
+    unseen = Pieces(outside, **how).batches(0, ranks, of=stage.batches) if outside else []
 
     def figures(step: int) -> dict[str, float]:
         due = unseen and (step % settings.measure == 0 or step == stage.steps)

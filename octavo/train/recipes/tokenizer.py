@@ -23,7 +23,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     context: Annotated[int, Meta(ge=1, description="tokens of the longest text that models with it will read")] = 4096
 
 
-def run(settings: Settings, *, progress: Progress) -> Path:
+def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the folder."""
     del progress  # it takes seconds
     texts = documents(text_files(settings.data))

@@ -7,6 +7,7 @@ import time
 
 import httpx
 
+from octavo.serve.gateway.state import State
 from tests.serve.gateway.desk import Desk, chat, jsonl
 from tests.serve.mini import mini_random
 from tests.serve.serving import serving
@@ -101,3 +102,31 @@ def test_sigterm_under_load_loses_no_accepted_request_and_no_row(fresh: Desk):
         "all that began came to an end"
     )
     assert {id: row["output"] for id, row in rows.items()} == dict(one for some in seen for one in some)
+
+
+def test_a_batch_whose_window_is_over_gives_what_was_done_and_says_so_of_the_rest(fresh: Desk):
+    key, model = fresh.key("late"), [f"mini={mini_random()}"]
+    with serving(model, folder=fresh.folder, key=key) as served:
+        form = {"purpose": (None, "batch"), "file": ("in.jsonl", jsonl(3), "application/jsonl")}
+        file = served.client.post("/v1/files", files=form, headers=key).json()["id"]
+        asked = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
+        wrong = served.client.post("/v1/batches", json={**asked, "completion_window": "1h"}, headers=key)
+        assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "completion_window"
+        batch = served.client.post("/v1/batches", json=asked, headers=key).json()
+        assert batch["expires_at"] == batch["created_at"] + 24 * 3600
+        served.stop(sign=signal.SIGKILL)
+    db = State(fresh.folder).connect()
+    db.execute("DELETE FROM lines")
+    late = {**batch, "status": "in_progress", "expires_at": batch["created_at"] - 1}
+    db.execute("UPDATE batches SET state = 'in_progress', value = ?", (json.dumps(late),))
+    db.execute("INSERT INTO lines VALUES (?, 2, 1, ?)", (batch["id"], b'{"custom_id": "done"}\n'))
+    db.close()
+    with serving(model, folder=fresh.folder, key=key) as served:
+        end_s = time.monotonic() + 20
+        while (found := served.client.get(f"/v1/batches/{batch['id']}", headers=key).json())["status"] != "expired":
+            assert time.monotonic() < end_s, found
+            time.sleep(0.05)
+        assert found["expired_at"] and found["request_counts"] == {"total": 0, "completed": 1, "failed": 2}
+        left = served.client.get(f"/v1/files/{found['error_file_id']}/content", headers=key).text.splitlines()
+        assert [json.loads(line)["error"]["code"] for line in left] == ["batch_expired"] * 2
+        assert [json.loads(line)["custom_id"] for line in left] == ["c0", "c2"]

@@ -164,3 +164,19 @@ def test_the_queue_is_full_for_whoever_filled_it_and_says_when_to_come_again():
         line.ended(next(iter(line.running)), work=10, now_s=float(number + 1))
         line.start(now_s=float(number + 1))
     assert abs(line.again_s - line.queued / 10) < 0.01
+
+
+def test_one_of_many_lets_others_pass_while_one_is_about_that_has_no_queue():
+    line = Line(Bounds(slots=8, recent_s=10))
+    for number in range(5):
+        line.arrive(claim(number, "flood"), now_s=0.0)
+    alone = line.start(now_s=0.0)
+    assert not any(line.yields(one, now_s=0.0) for one in alone), "nobody is about"
+    line.arrive(claim(100, "other"), now_s=0.0)
+    line.arrive(claim(101, "patient", batch=True), now_s=0.0)
+    for number in range(5, 9):
+        line.arrive(claim(number, "flood"), now_s=0.0)
+    for one in alone:
+        line.ended(one.id, work=10, now_s=0.0)
+    found = {one.tenant: line.yields(one, now_s=0.0) for one in line.start(now_s=0.0)}
+    assert found == {"flood": True, "other": False, "patient": True}

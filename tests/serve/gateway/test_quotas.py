@@ -42,6 +42,7 @@ def test_of_64_callers_at_once_exactly_as_many_come_in_as_the_limit_says(desk: D
         if answer.status_code != 200:
             assert answer.status_code == 429 and answer.json()["error"]["type"] == "rate_limit_error"
             assert 0 < int(answer.headers["retry-after-ms"]) <= 6000
+            assert answer.headers["x-ratelimit-remaining-requests"] == "0"
 
 
 def test_a_budget_is_never_promised_twice_whoever_asks_at_once(desk: Desk, served: Served):
@@ -118,3 +119,14 @@ def test_a_first_token_that_shows_nothing_yet_counts_as_one(desk: Desk, served: 
     key = desk.rows("SELECT id FROM keys WHERE name = 'caller'")[0]["id"]
     (row,) = desk.rows(f"SELECT * FROM ledger WHERE key = '{key}'")
     assert row["output"] > 20 and row["first_ms"] < row["total_ms"] / 2
+
+
+def test_prompts_that_are_shown_or_counted_are_requests_of_the_limit_too(desk: Desk, served: Served):
+    headers = desk.key("counter", terms=Terms(limits=Limits(rpm=3)))
+    bodies = {"/tokenize": {"model": "mini", "prompt": "Hello"}, "/detokenize": {"model": "mini", "tokens": [5]},
+              f"{CHAT}/render": chat(), "/v1/messages/count_tokens": chat()}  # fmt: skip
+    statuses = [served.client.post(path, json=body, headers=headers).status_code for path, body in bodies.items()]
+    assert statuses == [200, 200, 200, 429]
+    assert served.client.post(CHAT, json=chat(), headers=headers).status_code == 429
+    key = desk.rows("SELECT id FROM keys WHERE name = 'counter'")[0]["id"]
+    assert desk.rows(f"SELECT id FROM ledger WHERE key = '{key}'") == []

@@ -1,0 +1,116 @@
+"""Reinforcement learning from checkable answers: groups of replies to one problem, each compared with its own group."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, pstdev
+
+import msgspec
+
+from octavo.core.sample import Sample
+from octavo.core.task import Problem, Trajectory
+from octavo.nn.head import Told
+from octavo.tasks.base import Task
+from octavo.train.algorithms import ClippedPolicy
+from octavo.train.batch import Batch, batches_of
+from octavo.train.curriculum import Curriculum, Level, figure
+from octavo.train.measure import follows
+from octavo.train.own import OwnChat
+from octavo.train.rollout import How, rollout, to_sample
+from octavo.train.run import Told as Line
+from octavo.train.step import Terms
+
+ROUNDS = 3  # of asking, until there are enough groups whose replies differ
+TINY = 1e-6
+Pose = Callable[[random.Random, Level], Problem]
+Reward = Callable[[Trajectory], float]
+
+# name -> its clipping, and whether each reply counts the same, however long, or each token
+CLIPPINGS: dict[str, tuple[ClippedPolicy, bool]] = {
+    "grpo": (ClippedPolicy(low=0.2, high=0.2), True),
+    "dapo": (ClippedPolicy(low=0.2, high=0.28), False),
+    "gspo": (ClippedPolicy(low=3e-4, high=4e-4, by_reply=True), True),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asking:
+    """queries   groups of a step;   how   replies of each, and how they are sampled;   tokens   of one forward pass"""
+
+    queries: int
+    how: How
+    tokens: int
+
+
+class Policy:
+    """What a run of RL learns from, step by step. An `Algorithm` too, which adds what was found to the log.
+
+    Each step samples anew, so the weights that sampled are those that learn: ratios differ from 1 by the rounding of
+    the rollouts only, and are kept, for they correct it. GSPO's bounds are finer than that rounding in bf16: its old
+    log-probabilities are the trainer's own.
+    """
+
+    needs_told = True
+
+    def __init__(self, own: OwnChat, curriculum: Curriculum, *, clipping: str, asking: Asking,
+                 tasks: Mapping[str, Task], pose: Pose, reward: Reward) -> None:  # fmt: skip
+        """pose   a problem of a level;   reward   0..1 of a trajectory"""
+        self.own, self.curriculum, self.asking = own, curriculum, asking
+        self.tasks, self.pose, self.reward = tasks, pose, reward
+        self.clipped, self.by_reply = CLIPPINGS[clipping]
+        self.figures = dict[str, float]()
+
+    def terms(self, batch: Batch, told: Told | None, *, scale: float) -> Terms:
+        """The clipped policy's, and the figures of the step's rollouts."""
+        assert told is not None
+        old_N = told.logprobs_N if self.clipped.by_reply else batch.logprobs_N
+        found = self.clipped.terms(replace(batch, logprobs_N=old_N), told, scale=scale)
+        ours = {name: (value, 1.0) for name, value in self.figures.items()}
+        return replace(found, figures={**(found.figures or {}), **ours})
+
+    def batches(self, step: int, log: Sequence[Line]) -> list[Batch]:
+        """A function of the step, the weights and the log of earlier steps: what a run needs to be gone on with."""
+        self.curriculum.follow([line.figures for line in log])
+        chat, draw = self.own.refresh(), random.Random(f"{self.asking.how.seed} {step}")
+        asked, kept = list[list[Trajectory]](), list[list[Trajectory]]()
+        for turn in range(ROUNDS):
+            missing = self.asking.queries - len(kept)
+            if missing:
+                problems = [self.pose(draw, level) for level in self.curriculum.choose(draw, missing)]
+                seed = (self.asking.how.seed << 40) + step * ROUNDS + turn
+                how = msgspec.structs.replace(self.asking.how, seed=seed)
+                done = rollout(chat, problems, tasks=self.tasks, how=how)
+                groups = [done[i : i + how.replies] for i in range(0, len(done), how.replies)]
+                asked += groups
+                kept += [group for group in groups if pstdev(map(self.reward, group)) > TINY]
+        self._note(asked, kept)
+        samples = [one for group in kept or asked for one in self._samples(group)]
+        return batches_of(samples, tokens=self.asking.tokens)
+
+    def _samples(self, group: Sequence[Trajectory]) -> list[Sample]:
+        samples = [
+            to_sample(one, advantage=advantage)
+            for one, advantage in zip(group, advantages([self.reward(one) for one in group]), strict=True)
+        ]
+        if not self.by_reply:
+            return samples
+        return [replace(one, weights=one.weights / one.weights.sum()) for one in samples]
+
+    def _note(self, asked: Sequence[Sequence[Trajectory]], kept: Sequence[object]) -> None:
+        every = [one for group in asked for one in group]
+        scores = dict[Level, list[float]]()
+        for one in every:
+            scores.setdefault((one.problem.task, one.problem.level), []).append(one.score.value)
+        self.figures = {
+            "reward": fmean(map(self.reward, every)), "solved": fmean(one.score.value for one in every),
+            "followed": fmean(follows(self.own.chat, one) for one in every),
+            "groups kept": len(kept) / len(asked), "truncated": fmean(one.truncated for one in every),
+            "reply tokens": fmean(len(turn.tokens) for one in every for turn in one.turns),
+        } | {figure(level): fmean(values) for level, values in scores.items()}  # fmt: skip
+
+
+def advantages(rewards: Sequence[float]) -> list[float]:
+    """How much better than its group each is, in standard deviations; 0 where all are alike. Source: GRPO,
+    arXiv:2402.03300."""
+    mean, spread = fmean(rewards), pstdev(rewards)
+    return [(reward - mean) / spread if spread > TINY else 0.0 for reward in rewards]

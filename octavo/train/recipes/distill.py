@@ -1,0 +1,143 @@
+"""Strong-to-weak distillation: first the teacher's own right replies in both modes, then the student's, judged by it.
+
+Off-policy: replies that a teacher sampled and that are right are learnt as they stand. On-policy: the student replies,
+and at each of its tokens is pulled towards the teacher's whole distribution: KL(student || teacher).
+Source: Qwen3 report, arXiv:2505.09388, section 4.5; GKD, arXiv:2306.13649.
+"""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from octavo.chat.loading import open_text
+from octavo.core.errors import TrainingError
+from octavo.core.sampling import Sampling, Thinking
+from octavo.core.task import Problem, Trajectory
+from octavo.tasks import TASKS
+from octavo.train.algorithms import TowardsTeacher
+from octavo.train.batch import Batch, batches_of
+from octavo.train.measure import follows
+from octavo.train.models import read_model, write_model
+from octavo.train.optimiser import Optimisation
+from octavo.train.own import OwnChat
+from octavo.train.recipes.rl import check_levels, kept
+from octavo.train.report import card, write_report
+from octavo.train.rollout import How, rollout, to_sample
+from octavo.train.run import Progress, Run
+from octavo.train.schedule import factor
+from octavo.train.step import Algorithm, CrossEntropy
+from octavo.train.supervised import shuffled
+from octavo.train.trainer import Trainer
+from octavo.weights.checkpoint import open_checkpoint
+
+MODES = (Thinking(mode="on"), Thinking(mode="off"))
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of the recipe. Teacher and student share a tokenizer."""
+
+    teacher: Annotated[str, Meta(description="folder of the model that is learnt from")]
+    model: Annotated[str, Meta(description="folder of the student to begin with")]
+    out: Annotated[str, Meta(description="folder for the student; the runs are kept beside it")]
+    tasks: Annotated[dict[str, list[int]], Meta(min_length=1, description="JSON: task -> its levels")]
+    replies: Annotated[int, Meta(ge=0, description="of the teacher's, right or wrong; 0: on-policy only")] = 4000
+    off_steps: Annotated[int, Meta(ge=0, description="steps of learning the teacher's right replies")] = 200
+    off_rate: float = 2e-3
+    on_steps: Annotated[int, Meta(ge=0, description="steps of on-policy distillation")] = 60
+    queries: Annotated[int, Meta(ge=1, description="problems of an on-policy step")] = 96
+    longest: Annotated[int, Meta(ge=1, description="tokens of a reply")] = 256
+    tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
+    warmup: Annotated[int, Meta(ge=0)] = 5
+    how: Optimisation = Optimisation(rate=5e-4, weight_decay=0.0, betas=(0.9, 0.98))
+    bf16: Annotated[bool, Meta(description="products and activations in bfloat16")] = False
+    seed: Annotated[int, Meta(ge=0)] = 0
+
+
+class Pair(Struct, frozen=True):
+    """Both models, as they are asked."""
+
+    teacher: OwnChat
+    student: OwnChat
+
+
+def run(settings: Settings, *, progress: Progress | None = None) -> Path:
+    """Returns the student's folder. Raises ConfigError for unknown tasks, TrainingError for a teacher never right."""
+    check_levels(settings.tasks)
+    out = Path(settings.out)
+    if out.is_dir():
+        return out
+    tokenizer, form = open_text(open_checkpoint(Path(settings.teacher)))
+    teacher, _ = read_model(Path(settings.teacher))
+    student, config = read_model(Path(settings.model))
+    pair = Pair(*(OwnChat(model, tokenizer=tokenizer, form=form) for model in (teacher, student)))
+    cards = list[dict[str, Any]]()
+    stages: list[tuple[str, Algorithm, int, float]] = [
+        ("off", CrossEntropy(), settings.off_steps, settings.off_rate),
+        ("on", TowardsTeacher(), settings.on_steps, settings.how.rate),
+    ]
+    for name, algorithm, steps, rate in stages:
+        if steps:
+            trainer = learner(settings, pair, algorithm, rate=rate, steps=steps)
+            going = Run(out.with_name(f"{out.name}.{name}"), trainer, settings=kept(settings, f"distill {name}"),
+                        progress=progress)  # fmt: skip
+            if trainer.step < steps:
+                going.go((off_policy if name == "off" else on_policy)(settings, pair), steps=steps)
+            cards.append(card(going, recipe=f"distill {name}"))
+            write_report(going.folder / "report.html", cards[-1], going.told)
+    write_model(out, student, config=config, tokenizer=tokenizer, more={"stage.json": {"stages": cards}})
+    return out
+
+
+def learner(settings: Settings, pair: Pair, algorithm: Algorithm, *, rate: float, steps: int) -> Trainer:
+    """The student's trainer."""
+
+    def scale(step: int) -> float:
+        return factor("linear", step=step, steps=steps, warmup=settings.warmup, least=0.1)
+
+    return Trainer(pair.student.model, algorithm, replace(settings.how, rate=rate), rate=scale, bf16=settings.bf16,
+                   teacher=pair.teacher.model)  # fmt: skip
+
+
+def off_policy(settings: Settings, pair: Pair) -> Callable[[int], list[Batch]]:
+    """step -> some of the teacher's right replies, all of them once before any comes again."""
+    draw = random.Random(f"{settings.seed} off")
+    problems = [posed(settings, draw) for _ in range(settings.replies)]
+    how = How(sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
+    done = rollout(pair.teacher.chat, problems, tasks=TASKS, how=how)
+    if not (samples := [to_sample(one) for one in done if good(pair.teacher, one)]):
+        raise TrainingError("the teacher gave no right reply: give it easier levels, or another teacher.")
+
+    def batches(step: int) -> list[Batch]:
+        chosen = shuffled(samples, settings.queries, step=step, seed=settings.seed)
+        return batches_of(chosen, tokens=settings.tokens)
+
+    return batches
+
+
+def good(teacher: OwnChat, one: Trajectory) -> bool:
+    """Rejection sampling: right, ended, and in the mode that was asked for."""
+    return one.score.value == 1 and not one.truncated and follows(teacher.chat, one)
+
+
+def on_policy(settings: Settings, pair: Pair) -> Callable[[int], list[Batch]]:
+    """step -> what the student, as it now is, says to new problems."""
+
+    def batches(step: int) -> list[Batch]:
+        draw = random.Random(f"{settings.seed} on {step}")
+        problems = [posed(settings, draw) for _ in range(settings.queries)]
+        how = How(sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
+        done = rollout(pair.student.refresh(), problems, tasks=TASKS, how=how)
+        return batches_of([to_sample(one) for one in done], tokens=settings.tokens)
+
+    return batches
+
+
+def posed(settings: Settings, draw: random.Random) -> Problem:
+    """A problem in one of both modes."""
+    task = draw.choice(sorted(settings.tasks))
+    problem = TASKS[task].problem(draw.getrandbits(40), level=draw.choice(settings.tasks[task]))
+    return replace(problem, thinking=draw.choice(MODES))

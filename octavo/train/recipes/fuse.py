@@ -1,0 +1,89 @@
+"""Thinking-mode fusion: one model for both modes, by continued SFT on what the RL model itself has found.
+
+Thinking replies are the model's own, of which only right ones are kept (rejection sampling); replies without thinking
+are the tasks' gold answers behind an empty block. Flags are drawn at random, in a system message too; in conversations
+of several turns the last flag counts. Source: Qwen3 report, arXiv:2505.09388, section 4.3.
+"""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from octavo.chat.loading import open_text
+from octavo.core.errors import TrainingError
+from octavo.core.sample import Sample
+from octavo.core.sampling import Sampling, Thinking
+from octavo.core.task import Problem, Trajectory
+from octavo.tasks import TASKS
+from octavo.train.conversations import Writer
+from octavo.train.measure import follows
+from octavo.train.mini.lessons import THINK, flagged, several_turns, without_thinking
+from octavo.train.mini.texts import problem_of
+from octavo.train.models import read_model
+from octavo.train.own import OwnChat
+from octavo.train.recipes.rl import check_levels
+from octavo.train.rollout import How, rollout
+from octavo.train.run import Progress
+from octavo.train.supervised import Lesson, learn_checkpoint
+from octavo.weights.checkpoint import open_checkpoint
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of the recipe."""
+
+    model: Annotated[str, Meta(description="folder of the model after RL")]
+    out: Annotated[str, Meta(description="folder for the model; the run is kept beside it")]
+    tasks: Annotated[dict[str, list[int]], Meta(min_length=1, description="JSON: task -> its levels")]
+    thought: Annotated[int, Meta(ge=1, description="replies with thinking that are sampled")] = 3000
+    direct: Annotated[int, Meta(ge=1, description="conversations without thinking")] = 3000
+    turns: Annotated[int, Meta(ge=0, description="conversations of several turns, with flags")] = 1500
+    longest: Annotated[int, Meta(ge=1, description="tokens of a sampled reply")] = 320
+    lesson: Lesson = Lesson(steps=250)
+    seed: Annotated[int, Meta(ge=0)] = 0
+
+
+def run(settings: Settings, *, progress: Progress | None = None) -> Path:
+    """Returns the model's folder. Raises TrainingError where the model never thinks its way to a right answer."""
+    check_levels(settings.tasks)
+    before, out = Path(settings.model), Path(settings.out)
+    if out.is_dir():
+        return out
+    tokenizer, form = open_text(open_checkpoint(before))
+    own, draw = OwnChat(read_model(before)[0], tokenizer=tokenizer, form=form), random.Random(f"{settings.seed} fuse")
+    thought = right(own, [problem_of(draw, settings.tasks) for _ in range(settings.thought)], settings)
+    if not thought:
+        raise TrainingError("the model gave no right reply with thinking: nothing of it can be kept. Train it further.")
+    writer = Writer(form, tokenizer)
+    samples = lessons(writer, thought, settings, draw=draw)
+    kept = {"recipe": "fuse", "tasks": settings.tasks, "kept": len(thought), "of": settings.thought}
+    return learn_checkpoint(before, out, samples, lesson=settings.lesson, recipe="fuse", settings=kept, seed=settings.seed,
+                            progress=progress)  # fmt: skip
+
+
+def right(own: OwnChat, problems: Sequence[Problem], settings: Settings) -> list[Trajectory]:
+    """The model's own replies, thinking on: those that are right, ended, and thought."""
+    how = How(sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
+    asked = [replace(problem, thinking=Thinking(mode="on")) for problem in problems]
+    done = rollout(own.refresh(), asked, tasks=TASKS, how=how)
+    return [one for one in done if one.score.value == 1 and not one.truncated and follows(own.chat, one)]
+
+
+def lessons(writer: Writer, thought: Sequence[Trajectory], settings: Settings, *, draw: random.Random) -> list[Sample]:
+    """Thinking with and without a flag, no thinking, and several turns of both."""
+    samples = list[Sample]()
+    for one in thought:
+        asked, said = flagged(one.problem, draw.choice((THINK, ""))), list(one.turns)
+        answers = TASKS[one.problem.task].golden(one.problem)[1:]  # a right reply made the right call, so got these
+        talk = [*asked, said[0].message, *answers, *(turn.message for turn in said[1:])]
+        samples += writer.replies(talk, tools=one.problem.tools, name=one.problem.id)
+    for _ in range(settings.direct):
+        samples += without_thinking(writer, problem_of(draw, settings.tasks), draw)
+    plain = [one for one in thought if len(one.turns) == 1 and not one.problem.tools and len(one.problem.messages) == 1]
+    for _ in range(settings.turns if plain else 0):
+        turns = draw.choices(plain, k=draw.randint(2, 3))
+        samples += several_turns(writer, [(one.problem, one.turns[0].message.thinking or "") for one in turns], draw)
+    return samples

@@ -1,0 +1,58 @@
+"""General RL, both modes in one run: the format, the mode that was asked for, budgets of thinking, tools.
+
+A reply is good where it ends, thinks where it is to think and only there, and is right; most of the reward is for being
+right, so that the modes are not bought with mistakes. Source: Qwen3 report, arXiv:2505.09388, section 4.4.
+"""
+
+import random
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from octavo.core.sampling import Thinking
+from octavo.core.task import Problem, Trajectory
+from octavo.tasks import TASKS
+from octavo.train.curriculum import Level
+from octavo.train.measure import follows
+from octavo.train.mini.lessons import NO_THINK, THINK, flagged
+from octavo.train.own import OwnChat
+from octavo.train.policy import Reward
+from octavo.train.recipes import rl
+from octavo.train.run import Progress
+
+OBEYED = 0.3  # of the reward, for a reply that does as it is told and is wrong
+BUDGETS = (8, 96)  # thinking tokens, least and most
+
+
+class Settings(rl.Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of the recipe: those of rl; the mode is drawn for each problem, whatever `mode` says."""
+
+
+def run(settings: Settings, *, progress: Progress | None = None) -> Path:
+    """Returns the model's folder."""
+    return rl.learn(settings, recipe="general_rl", pose=pose, reward=reward_of, progress=progress)
+
+
+def pose(draw: random.Random, level: Level) -> Problem:
+    """A problem and how it is to be thought about: by a flag, by the setting, by a budget, or by nothing."""
+    problem = TASKS[level[0]].problem(draw.getrandbits(40), level=level[1])
+    if any(flag in message.text for message in problem.messages for flag in (THINK, NO_THINK)):
+        return problem
+    kind = draw.choice(("flag", "flag", "no flag", "setting", "budget"))
+    if kind == "flag":
+        return replace(problem, messages=flagged(problem, draw.choice((THINK, NO_THINK))))
+    if kind == "setting":
+        return replace(problem, thinking=Thinking(mode=draw.choice(("on", "off"))))
+    if kind == "budget":
+        return replace(problem, thinking=Thinking(mode="on", budget_tokens=draw.randint(*BUDGETS)))
+    return problem
+
+
+def reward_of(own: OwnChat) -> Reward:
+    """0..1 of a trajectory."""
+
+    def reward(one: Trajectory) -> float:
+        obeyed = follows(own.chat, one) and not one.truncated
+        return obeyed * (OBEYED + (1 - OBEYED) * one.score.value)
+
+    return reward

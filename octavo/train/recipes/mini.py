@@ -1,0 +1,39 @@
+"""The whole recipe in miniature, from nothing.
+
+Tokenizer, three stages of pre-training, cold start, reasoning RL, fusion of both modes, general RL; then a student by
+off-policy and on-policy distillation, and by RL beside it; and their exams.
+
+Every stage leaves its model in a folder of its own. What is there is not made again, so a run that was stopped at any
+moment is gone on with by the same command.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from octavo.train.mini.plan import Scale, plan
+from octavo.train.mini.suite import Suite
+from octavo.train.run import Progress
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of the recipe."""
+
+    out: Annotated[str, Meta(description="folder for all stages")] = "mini"
+    scale: Annotated[Scale, Meta(description="smoke: seconds; short: within 90 minutes on 2 cores; long: hours")] = (
+        "short"
+    )
+    seed: Annotated[int, Meta(ge=0)] = 0
+
+
+def run(settings: Settings, *, progress: Progress | None = None) -> Path:
+    """Returns the folder."""
+    suite = Suite(Path(settings.out), plan(settings.scale), seed=settings.seed, progress=progress)
+    teacher = suite.teacher()
+    students = suite.student(teacher)
+    for name in ("teacher-cold", "teacher-rl", "teacher-fused", "teacher"):
+        suite.examined(suite.folder / name)
+    for path in students.values():
+        suite.examined(path)
+    return suite.folder

@@ -1,0 +1,114 @@
+"""Reasoning RL: problems with checkable answers, and groups of replies by the engine that shares the weights.
+
+What is learnt at each step: how much better a reply was than the others to the same problem. Groups that are all right
+or all wrong teach nothing and are asked anew; levels come and go as they are solved. GRPO, DAPO's or GSPO's clipping.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from octavo.chat.loading import open_text
+from octavo.core.errors import ConfigError
+from octavo.core.sampling import Sampling, Thinking
+from octavo.core.task import Problem
+from octavo.tasks import TASKS
+from octavo.train.curriculum import Curriculum, Level
+from octavo.train.models import read_model, write_model
+from octavo.train.optimiser import Optimisation
+from octavo.train.own import OwnChat
+from octavo.train.policy import Asking, Policy, Pose, Reward
+from octavo.train.report import card, write_report
+from octavo.train.rollout import How
+from octavo.train.run import Progress, Run
+from octavo.train.schedule import factor
+from octavo.train.trainer import Trainer
+from octavo.weights.checkpoint import open_checkpoint
+
+Positive = Annotated[int, Meta(ge=1)]
+RewardOf = Callable[[OwnChat], Reward]  # what is good may depend on how the chat was to think
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of the recipe. The rate was measured on models of some million parameters: 5e-4 without warm-up collapses."""
+
+    model: Annotated[str, Meta(description="folder of the model to begin with")]
+    out: Annotated[str, Meta(description="folder for the model; the run is kept beside it")]
+    tasks: Annotated[dict[str, list[int]], Meta(min_length=1, description="JSON: task -> its levels")]
+    clipping: Annotated[Literal["grpo", "dapo", "gspo"], Meta(description="how far a step may go")] = "dapo"
+    mode: Annotated[Literal["on", "off", "auto"], Meta(description="thinking")] = "on"
+    queries: Annotated[int, Meta(ge=1, description="problems of a step")] = 48
+    replies: Annotated[int, Meta(ge=2, description="to each problem")] = 12
+    longest: Annotated[int, Meta(ge=1, description="tokens of a reply")] = 256
+    steps: Positive = 60
+    warmup: Annotated[int, Meta(ge=0)] = 5
+    goal: Annotated[Share, Meta(description="mean success over all levels at which it is done")] = 0.98
+    tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
+    how: Optimisation = Optimisation(rate=2e-4, clip=0.5, weight_decay=0.0, betas=(0.9, 0.98))
+    bf16: Annotated[bool, Meta(description="products and activations in bfloat16")] = False
+    exact: Annotated[bool, Meta(description="rollouts in the trainer's own precision: slower")] = False
+    seed: Annotated[int, Meta(ge=0)] = 0
+
+
+FREE = ("model", "out")  # may change when a run goes on
+
+
+def run(settings: Settings, *, progress: Progress | None = None) -> Path:
+    """Returns the model's folder. Raises ConfigError for tasks or levels that there are not."""
+    thinking = Thinking(mode=settings.mode)
+
+    def pose(draw: random.Random, level: Level) -> Problem:
+        return replace(TASKS[level[0]].problem(draw.getrandbits(40), level=level[1]), thinking=thinking)
+
+    return learn(settings, recipe="rl", pose=pose, reward=lambda own: lambda one: one.score.value, progress=progress)
+
+
+def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
+          progress: Progress | None) -> Path:  # fmt: skip
+    """A run of RL, whatever is asked and whatever is good."""
+    check_levels(settings.tasks)
+    out = Path(settings.out)
+    if out.is_dir():
+        return out
+    tokenizer, form = open_text(open_checkpoint(Path(settings.model)))
+    model, config = read_model(Path(settings.model))
+    own = OwnChat(model, tokenizer=tokenizer, form=form, exact=settings.exact)
+    how = How(replies=settings.replies, sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
+    asking = Asking(queries=settings.queries, how=how, tokens=settings.tokens)
+    curriculum = Curriculum(settings.tasks)
+    policy = Policy(own, curriculum, clipping=settings.clipping, asking=asking, tasks=TASKS, pose=pose,
+                    reward=reward(own))  # fmt: skip
+    trainer = Trainer(model, policy, settings.how, bf16=settings.bf16, rate=lambda step: factor(
+        "constant", step=step, steps=settings.steps, warmup=settings.warmup))  # fmt: skip
+    going = Run(out.with_name(f"{out.name}.run"), trainer, settings=kept(settings, recipe), progress=progress)
+
+    def reached(step: int) -> bool:
+        curriculum.follow([line.figures for line in going.told])
+        return curriculum.success >= settings.goal
+
+    going.go(lambda step: policy.batches(step, going.told), steps=settings.steps, until=reached)
+    told = card(going, recipe=recipe)
+    write_report(going.folder / "report.html", told, going.told)
+    write_model(out, model, config=config, tokenizer=tokenizer, more={"stage.json": told})
+    return out
+
+
+def check_levels(tasks: Mapping[str, list[int]]) -> None:
+    """Raise ConfigError for a task or a level that there is not."""
+    for name, levels in tasks.items():
+        if name not in TASKS:
+            raise ConfigError(f"there is no task {name!r:.80}: choose of {', '.join(sorted(TASKS))}.")
+        if not levels or not all(1 <= level <= TASKS[name].levels for level in levels):
+            raise ConfigError(f"tasks: {name} has levels 1 to {TASKS[name].levels}, {levels} were given.")
+
+
+def kept(settings: Struct, recipe: str) -> dict[str, Any]:
+    """What must be the same when a run goes on."""
+    plain = {name: value for name, value in msgspec.to_builtins(settings).items() if name not in FREE}
+    return {"recipe": recipe, **plain}

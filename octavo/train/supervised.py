@@ -1,0 +1,77 @@
+"""Learning from samples that are all there: SFT, cold start, fusion."""
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from octavo.chat.loading import open_text
+from octavo.core.sample import Sample
+from octavo.models.decoder import Decoder
+from octavo.train.batch import filled, pack
+from octavo.train.models import read_model, write_model
+from octavo.train.optimiser import Optimisation
+from octavo.train.report import card, write_report
+from octavo.train.run import Progress, Run
+from octavo.train.schedule import Shape, factor
+from octavo.train.step import CrossEntropy
+from octavo.train.trainer import Trainer
+from octavo.weights.checkpoint import open_checkpoint
+
+
+class Lesson(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How samples are learnt."""
+
+    steps: Annotated[int, Meta(ge=1)] = 200
+    samples: Annotated[int, Meta(ge=1, description="of one step")] = 64
+    tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
+    how: Optimisation = Optimisation(method="muon", rate=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
+    shape: Annotated[Shape, Meta(description="of the learning rate")] = "wsd"
+    warmup: Annotated[int, Meta(ge=0)] = 10
+    decay: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    least: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    bf16: Annotated[bool, Meta(description="products and activations in bfloat16")] = True
+
+
+def learn(model: Decoder, samples: Sequence[Sample], lesson: Lesson, *, run: Path, settings: Mapping[str, Any],
+          seed: int = 0, progress: Progress | None = None) -> Run:  # fmt: skip
+    """Train a model in place; each sample comes once before any comes again. Goes on where the run stands."""
+
+    def rate(step: int) -> float:
+        return factor(
+            lesson.shape, step=step, steps=lesson.steps, warmup=lesson.warmup, decay=lesson.decay, least=lesson.least
+        )
+
+    trainer = Trainer(model, CrossEntropy(), lesson.how, rate=rate, bf16=lesson.bf16)
+    kept = {**settings, "lesson": msgspec.to_builtins(lesson), "seed": seed, "samples": len(samples)}
+    going = Run(run, trainer, settings=kept, progress=progress)
+
+    def batches(step: int) -> list[Any]:
+        chosen = shuffled(samples, lesson.samples, step=step, seed=seed)
+        return [pack(some) for some in filled(chosen, tokens=lesson.tokens)]
+
+    going.go(batches, steps=lesson.steps)
+    return going
+
+
+def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, lesson: Lesson, recipe: str,
+                     settings: Mapping[str, Any], seed: int, progress: Progress | None) -> Path:  # fmt: skip
+    """A checkpoint, learnt further, in a folder `out`; its run, log and report are kept beside it."""
+    tokenizer, _ = open_text(open_checkpoint(before))
+    model, config = read_model(before)
+    going = learn(model, samples, lesson, run=out.with_name(f"{out.name}.run"), settings=settings, seed=seed,
+                  progress=progress)  # fmt: skip
+    told = card(going, recipe=recipe)
+    write_report(going.folder / "report.html", told, going.told)
+    write_model(out, model, config=config, tokenizer=tokenizer, more={"stage.json": told})
+    return out
+
+
+def shuffled(samples: Sequence[Sample], count: int, *, step: int, seed: int) -> list[Sample]:
+    """`count` samples of a stream that goes round and round, in another order each time."""
+    places = [divmod(place, len(samples)) for place in range(step * count, (step + 1) * count)]
+    orders = {turn: random.Random(f"{seed} {turn}").sample(range(len(samples)), len(samples)) for turn, _ in places}
+    return [samples[orders[turn][place]] for turn, place in places]
