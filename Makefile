@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: chat test check bench parity laws clean help
+.PHONY: chat test check bench parity laws mini mini-smoke clean help
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -65,13 +65,19 @@ parity: $(VENV)/.dev  ## table of differences from transformers: families x layo
 laws: $(VENV)/.dev  ## engine and thinking-budget laws, with counts
 	@$(PY) -m bench.laws
 
+mini: $(VENV)/.base  ## the whole recipe from nothing, within 90 minutes on 2 cores: make mini, or make mini SEED=1
+	@$(BIN)/octavo train mini out=$(or $(OUT),mini) seed=$(or $(SEED),0)
+
+mini-smoke: $(VENV)/.base  ## every stage of the recipe, once and small, within 3 minutes
+	@$(BIN)/octavo train mini out=$(or $(OUT),mini-smoke) scale=smoke
+
 clean:  ## remove .venv and everything else that make created; downloaded models stay
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list
 	@echo "make chat sets up everything and opens a chat. All targets:"
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
 		printf '%-14s %s\n' "$$name" "$$text"; done
 
 $(VENV)/.base: pyproject.toml Makefile

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from octavo.core.chat import Chat
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 
 def load(model: str | None = None, *, offline: bool = False) -> "Chat":

@@ -88,13 +88,30 @@ def read_conversations(path: Path) -> Iterator[tuple[str, list[Message], list[To
                 yield where, *_conversation(_object(line, where), where)
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def read_preferences(path: Path) -> Iterator[tuple[str, list[Message], list[Message]]]:
+    """Pairs of a JSONL file: {"prompt": [messages], "chosen": [messages], "rejected": [messages]}, as in TRL.
+
+    Yields a name, the conversation with the chosen reply and that with the rejected one. Raises SampleError.
+    """
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                where = f"{path.name}:{number}"
+                told = _object(line, where, field="chosen")
+                parts = [told.get(field) or [] for field in ("prompt", "chosen", "rejected")]
+                if not all(isinstance(part, list) for part in parts) or not parts[2]:
+                    raise SampleError(f"{where}: prompt, chosen and rejected must be lists of messages.")
+                prompt, *replies = ([_message(m, f"{where} message {i}") for i, m in enumerate(p)] for p in parts)
+                yield where, *([*prompt, *reply] for reply in replies)  # type: ignore[misc]
+
+
+def _object(line: str, where: str, *, field: str = "messages") -> dict[str, Any]:
     try:
         told = json.loads(line)
     except (ValueError, RecursionError) as cause:
         raise SampleError(f"{where}: not valid JSON ({cause}).") from cause
-    if not isinstance(told, dict) or not isinstance(told.get("messages"), list):
-        raise SampleError(f'{where}: no object with a list "messages".')
+    if not isinstance(told, dict) or not isinstance(told.get(field), list):
+        raise SampleError(f'{where}: no object with a list "{field}".')
     return told
 
 

@@ -15,6 +15,7 @@ from octavo.models.decoder import Decoder
 from octavo.models.packed import PackedModel, collect, pack
 from octavo.text.chat.base import Format
 from octavo.text.tokenizer import Tokenizer
+from octavo.train.lora import adapted
 from octavo.weights.save import official_tensors
 
 CACHE_BYTES = 1 << 30  # of keys and values; taken only as they are written
@@ -26,6 +27,8 @@ class ModuleWeights:
 
     def __init__(self, module: nn.Module) -> None:
         self.tensors = {named.name: named.tensor for named in official_tensors(module)}
+        for name, changed in adapted(module):  # what is sampled from is the matrix with its change
+            self.tensors[f"{name}.weight"] = changed.merged().weight.detach()
 
     def numbers(self, name: str) -> NDArray[Any]:
         """A parameter by its official name, float32, or bf16 as its bits."""

@@ -18,7 +18,6 @@ from msgspec import Struct
 
 from octavo.core.errors import CheckpointError, TrainingError
 from octavo.train.trainer import Trainer
-from octavo.weights.numbers import NUMBERS
 from octavo.weights.safetensors_file import SafetensorsFile
 from octavo.weights.save import Named, write_shard
 
@@ -96,7 +95,7 @@ def _opened(path: Path) -> tuple[State, Callable[[Trainer], dict[str, torch.Tens
         if (path / DIVIDED).is_dir():
             return state, lambda trainer: load_divided(path / DIVIDED, trainer)
         file = SafetensorsFile(path / WHOLE)
-        return state, lambda trainer: {name: _tensor(file, name) for name in file.names}
+        return state, lambda trainer: {name: file.tensor(name) for name in file.names}
     except (OSError, ValueError, TypeError, CheckpointError):
         return None
 
@@ -127,11 +126,6 @@ def load_divided(folder: Path, trainer: Trainer) -> dict[str, torch.Tensor]:
         simplefilter("ignore")  # that one process reads alone what many wrote is what was asked for
         load(wanted, storage_reader=reader, no_dist=trainer.ranks.size == 1)
     return wanted
-
-
-def _tensor(file: SafetensorsFile, name: str) -> torch.Tensor:
-    kind = getattr(torch, NUMBERS[file.dtype_name(name)].torch)
-    return torch.from_numpy(file.raw(name).copy()).view(-1).view(kind).view(file.shape(name))
 
 
 def _states(folder: Path) -> list[Path]:

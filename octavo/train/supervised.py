@@ -1,6 +1,7 @@
 """Learning from samples that are all there: SFT, cold start, fusion."""
 
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from octavo.chat.loading import open_text
 from octavo.core.sample import Sample
 from octavo.models.decoder import Decoder
 from octavo.train.batch import filled, pack
+from octavo.train.lora import Lora, adapt, fold, save_lora
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.report import card, write_report
@@ -58,15 +60,29 @@ def learn(model: Decoder, samples: Sequence[Sample], lesson: Lesson, *, run: Pat
 
 
 def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, lesson: Lesson, recipe: str,
-                     settings: Mapping[str, Any], seed: int, progress: Progress | None) -> Path:  # fmt: skip
-    """A checkpoint, learnt further, in a folder `out`; its run, log and report are kept beside it."""
+                     settings: Mapping[str, Any], seed: int, progress: Progress | None,
+                     lora: Lora = Lora()) -> Path:  # fmt: skip
+    """A checkpoint, learnt further, in a folder `out`; its run, log and report are kept beside it.
+
+    lora: with a rank, only changes of that rank are learnt; they are folded in, and kept by themselves in `out`/adapter
+    """
     tokenizer, _ = open_text(open_checkpoint(before))
     model, config = read_model(before)
+    if lora.rank:
+        adapt(model, lora, seed=seed)
+        settings = {**settings, "lora": msgspec.to_builtins(lora)}
     going = learn(model, samples, lesson, run=out.with_name(f"{out.name}.run"), settings=settings, seed=seed,
                   progress=progress)  # fmt: skip
     told = card(going, recipe=recipe)
     write_report(going.folder / "report.html", told, going.told)
+    adapter = going.folder / "adapter"
+    if lora.rank:
+        shutil.rmtree(adapter, ignore_errors=True)
+        save_lora(adapter, model, lora, base=str(config.get("_name_or_path") or before.name))
+        fold(model)
     write_model(out, model, config=config, tokenizer=tokenizer, more={"stage.json": told})
+    if lora.rank:
+        adapter.replace(out / "adapter")
     return out
 
 

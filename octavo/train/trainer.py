@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from msgspec import Struct
-from torch import Tensor
+from torch import Tensor, nn
 
 from octavo.core.errors import TrainingError
 from octavo.models.decoder import Decoder, without_memory
@@ -123,16 +123,20 @@ class Trainer:
         return total / max(count, 1e-9)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that a step reads and changes, by name: parameters, and what the optimisers keep."""
-        found = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
+        """All that a step changes, by name: parameters that learn, and what the optimisers keep."""
+        found = {f"model.{name}": p.detach() for name, p in self.learning()}
         for at, optimiser in enumerate(self.optimisers):
             for index, kept in optimiser.state_dict()["state"].items():
                 found |= {f"optimiser.{at}.{index}.{field}": value for field, value in kept.items()}
         return found
 
+    def learning(self) -> list[tuple[str, nn.Parameter]]:
+        """Parameters that learn: all, but where changes are learnt beside frozen matrices."""
+        return [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+
     def owners(self) -> dict[str, Tensor]:
         """Beginning of a name in `tensors()` -> the parameter that it is of."""
-        found: dict[str, Tensor] = {f"model.{name}": parameter for name, parameter in self.model.named_parameters()}
+        found: dict[str, Tensor] = {f"model.{name}": parameter for name, parameter in self.learning()}
         for at, optimiser in enumerate(self.optimisers):
             moved = [parameter for group in optimiser.param_groups for parameter in group["params"]]
             found |= {f"optimiser.{at}.{index}": parameter for index, parameter in enumerate(moved)}
@@ -141,7 +145,7 @@ class Trainer:
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], *, step: int) -> None:
         """Go on from `tensors()` of another time. Raises TrainingError where they are of another model or method."""
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.learning():
             kept = tensors.get(f"model.{name}")
             if kept is None or kept.shape != parameter.shape:
                 found = "nothing" if kept is None else f"shape {tuple(kept.shape)}"

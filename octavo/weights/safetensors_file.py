@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from octavo.core.errors import CheckpointError
 from octavo.weights.mapped import MappedFile, bytes_of
 from octavo.weights.numbers import NUMBERS
+
+if TYPE_CHECKING:
+    import torch
 
 HEADER_LIMIT_BYTES = 100_000_000  # as in the official reader
 
@@ -68,6 +71,13 @@ class SafetensorsFile:
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The bytes of its rows."""
         return bytes_of(self.array(name))
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A copy of one tensor, in its own type."""
+        import torch
+
+        kind = getattr(torch, NUMBERS[self.dtype_name(name)].torch)
+        return torch.from_numpy(self.raw(name).copy()).view(-1).view(kind).view(self.shape(name))
 
     def prefetch(self, name: str) -> None:
         """Begin to read a tensor from the disk."""

@@ -12,15 +12,49 @@ from octavo.train.measure import Measured, by_budget, measure
 from octavo.train.own import OwnChat
 from octavo.train.rollout import How
 
-LONGEST = 320  # tokens of a reply: the longest working of all families and its answer
-GREEDY = How(sampling=Sampling(temperature=0, max_tokens=LONGEST))
-SAMPLED = How(sampling=Sampling(temperature=1, max_tokens=LONGEST))
 MODES: Mapping[str, Thinking] = {"thinking": Thinking(mode="on"), "direct": Thinking(mode="off")}
 BUDGETS = (0, 8, 16, 32, 48, 64, 96, 160)
 
 
+class Exam:
+    """What one model is asked.   count: problems of each family;   longest: tokens of a reply"""
+
+    def __init__(self, own: OwnChat, *, count: int, longest: int, split: Split = "test") -> None:
+        self.chat, self.count = own.refresh(), count
+        self.split: Split = split
+        self.ways = {
+            "greedy": How(sampling=Sampling(temperature=0, max_tokens=longest)),
+            "sampled": How(sampling=Sampling(temperature=1, max_tokens=longest)),
+        }
+
+    def families(self, levels: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """family -> mode -> "greedy" and "sampled" -> figures; and of "switches" whether flags are followed."""
+        found = dict[str, Any]()
+        for name, some in levels.items():
+            problems = problems_of(name, some, count=self.count, split=self.split)
+            found[name] = {"shows": TASKS[name].shows, **{mode: self._asked(problems, mode) for mode in MODES}}
+        flagged = problems_of("switches", (1, 2, 3), count=self.count, split=self.split)
+        flags = told(measure(self.chat, flagged, tasks=TASKS, how=self.ways["greedy"]))
+        return {**found, "switches": {"shows": "format", "flags": {"greedy": flags}}}
+
+    def _asked(self, problems: Sequence[Problem], mode: str) -> dict[str, Any]:
+        return {
+            name: told(measure(self.chat, problems, tasks=TASKS, thinking=MODES[mode], how=how))
+            for name, how in self.ways.items()
+        }
+
+    def budgets(self, levels: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """family -> budget -> figures, greedy, of problems that take some thinking: the upper half of the levels."""
+        found = dict[str, Any]()
+        for name, some in levels.items():
+            problems = problems_of(name, list(some)[len(some) // 2 :], count=self.count, split=self.split)
+            curve = by_budget(self.chat, problems, BUDGETS, tasks=TASKS, how=self.ways["greedy"])
+            found[name] = {str(budget): told(measured) for budget, measured in curve.items()}
+        return found
+
+
 def problems_of(name: str, levels: Sequence[int], *, count: int, split: Split = "test") -> list[Problem]:
-    """So many different problems, spread evenly over the levels."""
+    """So many different problems, spread evenly over the levels; fewer where there are not so many."""
     found = dict[str, Problem]()
     for seed in range(20 * count):
         if len(found) == count:
@@ -30,40 +64,6 @@ def problems_of(name: str, levels: Sequence[int], *, count: int, split: Split = 
     return list(found.values())
 
 
-def exam(own: OwnChat, levels: Mapping[str, Sequence[int]], *, count: int, split: Split = "test",
-         sampled: bool = True) -> dict[str, Any]:  # fmt: skip
-    """family -> mode -> "greedy" and "sampled" -> figures; and "switches": whether flags are followed."""
-    chat, found = own.refresh(), dict[str, Any]()
-    for name in levels:
-        problems = problems_of(name, levels[name], count=count, split=split)
-        found[name] = {"shows": TASKS[name].shows}
-        for mode, thinking in MODES.items():
-            found[name][mode] = {"greedy": told(measure(chat, problems, tasks=TASKS, thinking=thinking, how=GREEDY))}
-            if sampled:
-                found[name][mode]["sampled"] = told(
-                    measure(chat, problems, tasks=TASKS, thinking=thinking, how=SAMPLED)
-                )
-    flagged = problems_of("switches", (1, 2, 3), count=count, split=split)
-    found["switches"] = {"shows": "format", "flags": {"greedy": told(measure(chat, flagged, tasks=TASKS, how=GREEDY))}}
-    return found
-
-
-def budget_curves(own: OwnChat, levels: Mapping[str, Sequence[int]], *, count: int) -> dict[str, Any]:
-    """family -> budget -> figures, greedy, of problems that take some thinking: the upper half of the levels."""
-    chat, found = own.refresh(), dict[str, Any]()
-    for name, all_levels in levels.items():
-        problems = problems_of(name, list(all_levels)[len(all_levels) // 2 :], count=count)
-        curve = by_budget(chat, problems, BUDGETS, tasks=TASKS, how=GREEDY)
-        found[name] = {str(budget): told(measured) for budget, measured in curve.items()}
-    return found
-
-
 def told(measured: Measured) -> dict[str, Any]:
     """As plain JSON."""
     return msgspec.to_builtins(measured, str_keys=True)
-
-
-def means(found: Mapping[str, Any], *, how: str = "greedy") -> dict[str, float]:
-    """Mean accuracy over the families, for each mode."""
-    families = [value for name, value in found.items() if name != "switches"]
-    return {mode: sum(family[mode][how]["accuracy"]["value"] for family in families) / len(families) for mode in MODES}

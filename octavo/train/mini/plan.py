@@ -6,6 +6,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from octavo.train.mini.texts import Blend
+from octavo.train.optimiser import Optimisation
 from octavo.train.supervised import Lesson
 
 Scale = Literal["smoke", "short", "long"]
@@ -42,6 +43,11 @@ class Size(Struct, frozen=True, kw_only=True):
         }  # fmt: skip
 
 
+def muon(rate: float) -> Optimisation:
+    """What all supervised stages are optimised with."""
+    return Optimisation(method="muon", rate=rate, betas=(0.9, 0.98), weight_decay=0.05)
+
+
 class Reading(Struct, frozen=True, kw_only=True):
     """A stage of pre-training.   documents: of one step;   theta: base of the rotary positions in this stage
 
@@ -61,7 +67,14 @@ class Reading(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """All that is decided about a run of the suite, but for its seed."""
+    """All that is decided about a run of the suite, but for its seed.
+
+    readings        stages of pre-training;   student_share   of their steps, for the student
+    levels          task -> levels, of all stages and of the exam;   tools   those that the cold start and RL have too
+    cold_samples    conversations of the cold start;   fuse_samples   of the fusion; as many replies of the teacher's
+                    are distilled off-policy
+    longest         tokens of a reply;   tested   problems of each family in an exam
+    """
 
     scale: Scale
     teacher: Size
@@ -70,6 +83,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     context_tokens: int
     readings: Sequence[Reading]
     levels: Mapping[str, Sequence[int]]
+    tools: Mapping[str, Sequence[int]]
     student_share: float
     cold_samples: int
     cold: Lesson
@@ -81,6 +95,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     general_steps: int
     off_steps: int
     distill_steps: int
+    longest: int
     tested: int
 
 
@@ -90,32 +105,47 @@ LEVELS: Mapping[str, Sequence[int]] = {
     "countdown": range(1, 4), "maze": range(1, 6), "retrieval": range(1, 6), "unanswerable": range(1, 6),
     "format": range(1, 6),
 }  # fmt: skip
+TOOLS: Mapping[str, Sequence[int]] = {"tools": range(1, 4)}
 # The tasks that the three-seed evidence is about: all kinds, none of the slowest.
 SIX: Sequence[str] = ("chain", "arithmetic", "stories", "letters", "countdown", "retrieval", "unanswerable", "format")
 
 
 def plan(scale: Scale) -> Plan:
-    """The plan of a scale: smoke (seconds), short (90 minutes on 2 cores), long (hours; minutes on a GPU)."""
+    """The plan of a scale: smoke (a try of each stage), short (90 minutes on 2 cores), long (hours)."""
+    if scale == "smoke":
+        return _smoke()
     names = LEVELS if scale == "long" else {name: LEVELS[name] for name in SIX}
-    times = {"smoke": 0.01, "short": 1.0, "long": 4.0}[scale]
-
-    def steps(many: int) -> int:
-        return max(4, round(many * times))
-
+    times = 4 if scale == "long" else 1
     easy = {name: tuple(levels)[: max(2, len(levels) // 2)] for name, levels in names.items()}
     return Plan(
         scale=scale, teacher=Size(width=192, layers=6, heads=6, inner=576), vocabulary=480, context_tokens=1024,
         student=Size(width=128, layers=4, heads=4, inner=384),
         readings=(
-            Reading(name="general", steps=steps(1200), warmup=40,
+            Reading(name="general", steps=1200 * times, warmup=40,
                     blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.1)),
-            Reading(name="reasoning", steps=steps(1400), blend=Blend(levels=names, worked=0.7, slips=0.3, prose=0.05),
-                    decay=0.6, least=0.05),
-            Reading(name="long", steps=steps(150), blend=Blend(levels=names, worked=0.7, slips=0.3), documents=160,
+            Reading(name="reasoning", steps=1400 * times, decay=0.6, least=0.05,
+                    blend=Blend(levels=names, worked=0.7, slips=0.3, prose=0.05)),
+            Reading(name="long", steps=100 * times, blend=Blend(levels=names, worked=0.7, slips=0.3), documents=80,
                     rate=1e-3, decay=1.0, least=0.1, theta=1e5, joined=8),
         ),
-        levels=names, student_share=0.5, cold_samples=1000, cold=Lesson(steps=steps(60)),
-        rl_steps=steps(60), rl_queries=48, rl_replies=12, fuse_samples=6000, fuse=Lesson(steps=steps(250)),
-        general_steps=steps(40), off_steps=steps(200), distill_steps=steps(60),
-        tested=200 if scale != "smoke" else 10,
+        levels=names, tools=TOOLS, student_share=0.5, cold_samples=1000, cold=Lesson(steps=60), rl_steps=60 * times,
+        rl_queries=48, rl_replies=12, fuse_samples=6000 * times, fuse=Lesson(steps=250 * times),
+        general_steps=40 * times, off_steps=200 * times, distill_steps=60 * times, longest=320, tested=200,
+    )  # fmt: skip
+
+
+def _smoke() -> Plan:
+    levels = {"retrieval": (1,), "format": (1,)}
+    blend, lesson = Blend(levels=levels), Lesson(steps=120, samples=32, how=muon(4e-3))
+    return Plan(
+        scale="smoke", teacher=Size(width=64, layers=2, heads=2, inner=128, kv_heads=1), vocabulary=360,
+        student=Size(width=32, layers=2, heads=1, inner=64, kv_heads=1), context_tokens=512,
+        readings=(
+            Reading(name="general", steps=240, documents=48, warmup=5, blend=blend, rate=8e-3),
+            Reading(name="reasoning", steps=120, documents=48, blend=blend, rate=8e-3, decay=1.0, least=0.1),
+            Reading(name="long", steps=4, documents=32, blend=blend, rate=1e-3, theta=1e5, joined=8),
+        ),
+        levels=levels, tools={}, student_share=0.5, cold_samples=300, cold=lesson, rl_steps=3, rl_queries=8,
+        rl_replies=4, fuse_samples=600, fuse=lesson, general_steps=3, off_steps=20, distill_steps=3, longest=48,
+        tested=10,
     )  # fmt: skip

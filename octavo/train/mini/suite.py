@@ -5,7 +5,7 @@ is not made again, and one that was under way is gone on with: so the suite can 
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +14,11 @@ from octavo.tasks import TASKS
 from octavo.text.chat.qwen3 import Qwen3
 from octavo.text.learn import learn_tokenizer
 from octavo.text.tokenizer import Tokenizer
-from octavo.train.mini.exam import budget_curves, exam
-from octavo.train.mini.plan import Plan, Reading, Size
+from octavo.train.mini.exam import Exam
+from octavo.train.mini.plan import Plan, Reading, Size, muon
 from octavo.train.mini.reading import fresh, reader
 from octavo.train.mini.texts import document, fixed_texts
 from octavo.train.models import read_model, write_model
-from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
 from octavo.train.recipes import coldstart, distill, fuse, general_rl, rl
 from octavo.train.run import Progress, Run, cpu_time_s
@@ -29,12 +28,6 @@ from octavo.train.trainer import Trainer
 
 TOKENIZER_TEXTS = 6000
 CARD = "stage.json"
-TOOLS = {"tools": [1, 2, 3]}
-
-
-def muon(rate: float) -> Optimisation:
-    """What all supervised stages are optimised with."""
-    return Optimisation(method="muon", rate=rate, betas=(0.9, 0.98), weight_decay=0.05)
 
 
 class Stage(NamedTuple):
@@ -122,47 +115,53 @@ class Suite:
 
     def post(self, base: Path) -> Path:
         """Cold start, reasoning RL, fusion of both modes, general RL."""
-        plan, tasks = self.plan, {name: list(levels) for name, levels in self.plan.levels.items()}
-        every = {**tasks, "switches": [1, 2, 3]}
+        plan, tasks = self.plan, self._tasks({**self.plan.levels, **self.plan.tools})
         cold = coldstart.run(coldstart.Settings(
-            model=str(base), out=self._at("teacher-cold"), tasks={**tasks, **TOOLS}, count=plan.cold_samples,
-            lesson=plan.cold, seed=self.seed), progress=self.progress)  # fmt: skip
-        thinker = rl.run(rl.Settings(
-            model=str(cold), out=self._at("teacher-rl"), tasks={**tasks, **TOOLS}, steps=plan.rl_steps,
-            queries=plan.rl_queries, replies=plan.rl_replies, seed=self.seed), progress=self.progress)  # fmt: skip
+            model=str(base), out=self._at("teacher-cold"), tasks=tasks, count=plan.cold_samples, lesson=plan.cold,
+            seed=self.seed), progress=self.progress)  # fmt: skip
+        thinker = rl.run(self._rl(cold, "teacher-rl", tasks), progress=self.progress)
         fused = fuse.run(fuse.Settings(
-            model=str(thinker), out=self._at("teacher-fused"), tasks={**tasks, **TOOLS}, thought=plan.fuse_samples // 3,
-            direct=plan.fuse_samples // 2, turns=plan.fuse_samples // 6, lesson=plan.fuse, seed=self.seed),
-            progress=self.progress)  # fmt: skip
+            model=str(thinker), out=self._at("teacher-fused"), tasks=tasks, thought=plan.fuse_samples // 3,
+            direct=plan.fuse_samples // 2, turns=plan.fuse_samples // 6, longest=plan.longest, lesson=plan.fuse,
+            seed=self.seed), progress=self.progress)  # fmt: skip
         return general_rl.run(general_rl.Settings(
-            model=str(fused), out=self._at("teacher"), tasks={**every, **TOOLS}, steps=plan.general_steps,
-            queries=plan.rl_queries, replies=plan.rl_replies, seed=self.seed), progress=self.progress)  # fmt: skip
+            model=str(fused), out=self._at("teacher"), tasks={**tasks, "switches": [1, 2, 3]}, steps=plan.general_steps,
+            queries=plan.rl_queries, replies=plan.rl_replies, longest=plan.longest, seed=self.seed),
+            progress=self.progress)  # fmt: skip
 
     def student(self, teacher: Path) -> dict[str, Path]:
         """Strong to weak: the teacher's replies, then from there on-policy distillation, and beside it RL."""
-        plan, tasks = self.plan, {name: list(levels) for name, levels in self.plan.levels.items()}
+        plan, tasks = self.plan, self._tasks(self.plan.levels)
         base = self.pretrain("student", plan.student, share=plan.student_share)
 
         def distilled(name: str, before: Path, *, off: int, on: int) -> Path:
             return distill.run(distill.Settings(
                 teacher=str(teacher), model=str(before), out=self._at(name), tasks=tasks, off_steps=off, on_steps=on,
-                replies=plan.fuse_samples, seed=self.seed), progress=self.progress)  # fmt: skip
+                replies=plan.fuse_samples, longest=plan.longest, seed=self.seed), progress=self.progress)  # fmt: skip
 
         begun = distilled("student-off", base, off=plan.off_steps, on=0)
-        beside = rl.run(rl.Settings(
-            model=str(begun), out=self._at("student-rl"), tasks=tasks, steps=plan.rl_steps, queries=plan.rl_queries,
-            replies=plan.rl_replies, seed=self.seed), progress=self.progress)  # fmt: skip
+        beside = rl.run(self._rl(begun, "student-rl", tasks), progress=self.progress)
         return {"off": begun, "rl": beside, "on": distilled("student", begun, off=0, on=plan.distill_steps)}
+
+    def _rl(self, before: Path, name: str, tasks: dict[str, list[int]]) -> rl.Settings:
+        plan = self.plan
+        return rl.Settings(model=str(before), out=self._at(name), tasks=tasks, steps=plan.rl_steps, seed=self.seed,
+                           queries=plan.rl_queries, replies=plan.rl_replies, longest=plan.longest)  # fmt: skip
+
+    @staticmethod
+    def _tasks(levels: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+        return {name: list(some) for name, some in levels.items()}
 
     def examined(self, path: Path) -> dict[str, Any]:
         """The exam of a stage's model, taken once."""
         place = self.folder / "exams" / f"{path.name}.json"
         if not place.exists():
             own = OwnChat(read_model(path)[0], tokenizer=self.tokenizer(), form=Qwen3())
-            found = exam(own, self.plan.levels, count=self.plan.tested)
+            taken = Exam(own, count=self.plan.tested, longest=self.plan.longest)
+            found = taken.families(self.plan.levels)
             if path.name == "teacher":
                 curves = {name: self.plan.levels[name] for name in self.plan.levels if TASKS[name].shows != "format"}
-                found["budgets"] = budget_curves(own, curves, count=self.plan.tested)
+                found["budgets"] = taken.budgets(curves)
             place.parent.mkdir(exist_ok=True)
             part = place.with_suffix(".part")
             part.write_text(json.dumps(found, indent=1), encoding="utf-8")

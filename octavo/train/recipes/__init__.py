@@ -16,6 +16,8 @@ RECIPES: dict[str, str] = {
     "fuse": "Both modes in one model: its own right thinking, replies without, flags at random, the last one counts.",
     "general_rl": "RL for the format, the mode that is asked for, budgets of thinking and tools, both modes mixed.",
     "distill": "Strong to weak: the teacher's right replies, then the student's own, pulled towards the teacher.",
+    "dpo": "Preferences: of two replies the better one becomes likelier than the other, compared with the start.",
+    "chatvector": "Add a multiple of the difference of two models to a third, tensor by tensor.",
     "mini": "All of that in miniature, from nothing: a hybrid teacher, and its student, with their exams.",
 }
 TOGETHER = ("pretrain",)  # those that divide their work among processes

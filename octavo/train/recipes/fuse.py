@@ -60,8 +60,8 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     writer = Writer(form, tokenizer)
     samples = lessons(writer, thought, settings, draw=draw)
     kept = {"recipe": "fuse", "tasks": settings.tasks, "kept": len(thought), "of": settings.thought}
-    return learn_checkpoint(before, out, samples, lesson=settings.lesson, recipe="fuse", settings=kept, seed=settings.seed,
-                            progress=progress)  # fmt: skip
+    return learn_checkpoint(before, out, samples, lesson=settings.lesson, recipe="fuse", settings=kept,
+                            seed=settings.seed, progress=progress)  # fmt: skip
 
 
 def right(own: OwnChat, problems: Sequence[Problem], settings: Settings) -> list[Trajectory]:

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from octavo.chat.loading import open_text
 from octavo.train.conversations import Writer, read_conversations
+from octavo.train.lora import Lora
 from octavo.train.run import Progress
 from octavo.train.supervised import Lesson, learn_checkpoint
 from octavo.train.texts import text_files, texts_hash
@@ -27,6 +28,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     longest: Annotated[int, Meta(ge=1, description="tokens of a sample at most; a longer one is refused")] = 4096
     last_turn: Annotated[bool, Meta(description="learn only the last reply of each conversation")] = False
     lesson: Lesson = Lesson()
+    lora: Lora = Lora()
     seed: Annotated[int, Meta(ge=0)] = 0
 
 
@@ -46,4 +48,4 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
                 samples += writer.replies(messages, tools=tools, name=name)
     kept = {"recipe": "sft", "data_sha256": texts_hash(files), "last_turn": settings.last_turn}
     return learn_checkpoint(Path(settings.model), out, samples, lesson=settings.lesson, recipe="sft", settings=kept,
-                            seed=settings.seed, progress=progress)  # fmt: skip
+                            seed=settings.seed, progress=progress, lora=settings.lora)  # fmt: skip

@@ -1,0 +1,109 @@
+"""LoRA for a whole model: put it in, fold it in, and its files, which are laid out as PEFT's.
+
+A file has adapter_config.json and adapter_model.safetensors, whose tensors are named `base_model.model.` + the module's
+name + `.lora_A.weight` (R, I) or `.lora_B.weight` (O, R).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from msgspec import Meta, Struct
+from torch import nn
+
+from octavo.core.errors import CheckpointError, ConfigError
+from octavo.core.strict import read_json_object
+from octavo.models.decoder import Decoder
+from octavo.nn.lora import LoraLinear
+from octavo.weights.safetensors_file import SafetensorsFile
+from octavo.weights.save import Named, new_folder, write_json, write_shard
+
+CONFIG, TENSORS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Lora(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which matrices are adapted, and how.   rank 0: none"""
+
+    rank: Annotated[int, Meta(ge=0, description="of the change; 0: train the whole model")] = 0
+    alpha: Annotated[float, Meta(gt=0, description="the change is scaled by alpha / rank")] = 32.0
+    targets: Annotated[tuple[str, ...], Meta(min_length=1, description="names of the matrices, JSON list")] = TARGETS
+
+
+def adapt(model: Decoder, lora: Lora, *, seed: int = 0) -> None:
+    """Freeze a model and put changes beside its matrices, in place. Raises ConfigError for a name it does not have."""
+    if lora.rank < 1:
+        raise ConfigError(f"lora.rank={lora.rank}: a change needs a rank of 1 or more.")
+    torch.manual_seed(seed)
+    model.requires_grad_(False)
+    found = [(name, module) for name, module in model.named_modules()
+             if type(module) is nn.Linear and name.rsplit(".", 1)[-1] in lora.targets]  # fmt: skip
+    missing = sorted(set(lora.targets) - {name.rsplit(".", 1)[-1] for name, _ in found})
+    if missing:
+        there = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if type(m) is nn.Linear})
+        raise ConfigError(f"lora.targets: the model has no matrix {missing[0]}: choose of {', '.join(there)}.")
+    for name, module in found:
+        _put(model, name, LoraLinear(module, rank=lora.rank, scale=lora.alpha / lora.rank))
+
+
+def adapted(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
+    """All changes with their modules' names."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLinear))
+
+
+def fold(model: Decoder) -> None:
+    """Fold the changes into the matrices, in place: a plain model again, whose parameters may be trained."""
+    for name, module in list(adapted(model)):
+        _put(model, name, module.merged())
+    model.requires_grad_(True)
+
+
+def save_lora(folder: Path, model: Decoder, lora: Lora, *, base: str) -> None:
+    """Write a model's changes.   base: the name of the model they belong to. Raises CheckpointError."""
+    tensors = [Named(f"{PREFIX}{name}.{part}.weight", getattr(module, part).weight.detach())
+               for name, module in adapted(model) for part in ("lora_A", "lora_B")]  # fmt: skip
+    config: dict[str, Any] = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": lora.rank,
+        "lora_alpha": lora.alpha, "target_modules": list(lora.targets), "bias": "none", "lora_dropout": 0.0,
+        "fan_in_fan_out": False, "inference_mode": True, "use_rslora": False, "use_dora": False,
+    }  # fmt: skip
+    with new_folder(folder) as part:
+        with (part / TENSORS).open("wb") as out:
+            write_shard(out, tensors, dtype=None)
+        write_json(part / CONFIG, config)
+
+
+def load_lora(folder: Path, model: Decoder) -> Lora:
+    """Put changes that were saved, here or by PEFT, beside a model's matrices.
+
+    Raises CheckpointError for a kind of change that is not understood, and where names or shapes are another model's.
+    """
+    config = read_json_object(folder / CONFIG, error=CheckpointError)
+    odd = [key for key in ("use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save", "rank_pattern",
+                           "alpha_pattern") if config.get(key)]  # fmt: skip
+    if config.get("peft_type") != "LORA" or odd or config.get("bias", "none") != "none":
+        what = odd[0] if odd else f"peft_type {config.get('peft_type')!r}"
+        raise CheckpointError(
+            f"{folder / CONFIG} asks for {what}, only plain LoRA is understood: fold it in with PEFT."
+        )
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or not isinstance(config.get("r"), int):
+        raise CheckpointError(f"{folder / CONFIG}: target_modules must be a list of names and r a whole number.")
+    lora = Lora(rank=config["r"], alpha=float(config.get("lora_alpha", config["r"])), targets=tuple(sorted(targets)))
+    adapt(model, lora)
+    file = SafetensorsFile(folder / TENSORS)
+    wanted = {f"{PREFIX}{name}.{part}.weight": getattr(module, part).weight
+              for name, module in adapted(model) for part in ("lora_A", "lora_B")}  # fmt: skip
+    for name in sorted({*wanted, *file.names}):
+        if name not in wanted or name not in file.names or file.shape(name) != tuple(wanted[name].shape):
+            raise CheckpointError(f"{folder / TENSORS}: {name} does not fit the model: is it the base of this adapter?")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(file.tensor(name))
+    return lora
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)

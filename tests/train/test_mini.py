@@ -1,0 +1,129 @@
+"""The whole suite, small: every stage is made, examined, and not made again; and a kill costs nothing."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import pytest
+import torch
+
+from octavo.core.sampling import Thinking
+from octavo.train.mini.exam import MODES, problems_of
+from octavo.train.mini.plan import LEVELS, plan
+from octavo.train.mini.texts import Blend, document, prose, slipped
+from octavo.train.models import read_model
+
+STAGES = ("teacher-1-general", "teacher-2-reasoning", "teacher-3-long", "teacher-cold", "teacher-rl", "teacher-fused",
+          "teacher", "student-1-general", "student-2-reasoning", "student-3-long", "student-off", "student-rl",
+          "student")  # fmt: skip
+EXAMS = ("teacher-cold", "teacher-rl", "teacher-fused", "teacher", "student-off", "student-rl", "student")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Killed on the way, then gone on with: the folder, and how many stages were there at the kill."""
+    out = tmp_path_factory.mktemp("mini") / "mini"
+    command = [sys.executable, "-m", "octavo", "train", "mini", f"out={out}", "scale=smoke"]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while first.poll() is None and not (out / "teacher-rl").is_dir():
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = {path.parent.name: path.stat().st_mtime_ns for path in out.glob("*/model.safetensors")}
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out, before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_every_stage_leaves_a_model_in_the_official_layout(made):
+    out, _ = made
+    for name in STAGES:
+        files = {path.name for path in (out / name).iterdir()}
+        assert {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors",
+                "stage.json"} <= files  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_was_there_at_the_kill_was_not_made_again(made):
+    out, before = made
+    assert len(before) >= 4
+    for path in out.glob("*/model.safetensors"):
+        assert before.get(path.parent.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
+
+
+@pytest.mark.slow
+def test_stages_change_the_model_and_the_third_its_rotary_base(made):
+    out, _ = made
+    models = [read_model(out / name) for name in ("teacher-2-reasoning", "teacher-3-long", "teacher-cold", "teacher")]
+    for (one, _), (other, _) in pairwise(models):
+        assert not torch.equal(one.model.embed_tokens.weight, other.model.embed_tokens.weight)
+    assert [config["rope_theta"] for _, config in models] == [1e4, 1e5, 1e5, 1e5]
+
+
+@pytest.mark.slow
+def test_exams_say_what_was_asked_and_how_sure_it_is(made):
+    out, _ = made
+    for name in EXAMS:
+        found = json.loads((out / "exams" / f"{name}.json").read_text())
+        for family in ("retrieval", "format"):
+            for mode in MODES:
+                share = found[family][mode]["greedy"]["accuracy"]
+                assert share["count"] == 10 and 0 <= share["low"] <= share["value"] <= share["high"] <= 1
+    curve = json.loads((out / "exams" / "teacher.json").read_text())["budgets"]["retrieval"]
+    assert all(one["thinking_tokens"] <= int(budget) for budget, one in curve.items())
+
+
+@pytest.mark.slow
+def test_transformers_reads_what_came_of_it(made):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out, _ = made
+    words = AutoTokenizer.from_pretrained(out / "student")
+    asked = [{"role": "user", "content": "Look up Mia: Mia: boat, Tom: lamp, Ana: hat"}]
+    ids = words.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    theirs = AutoModelForCausalLM.from_pretrained(out / "student", dtype=torch.float32)
+    with torch.no_grad():
+        logits = theirs(**ids).logits[0]
+    from octavo.nn.context import PackedContext
+
+    model, _ = read_model(out / "student")
+    tokens = ids["input_ids"][0]
+    with torch.no_grad():
+        ours = model.logits(model(tokens, PackedContext([len(tokens)])))
+    torch.testing.assert_close(ours, logits, atol=1e-4, rtol=0)
+
+
+def test_documents_are_functions_of_seed_and_number():
+    blend = Blend(levels={"chain": (1, 2), "stories": (1,)}, slips=0.5)
+    texts = [document(blend, seed=3, number=i) for i in range(60)]
+    assert texts == [document(blend, seed=3, number=i) for i in range(60)]
+    assert texts != [document(blend, seed=4, number=i) for i in range(60)]
+    assert any("Work:" in text for text in texts) and any("Work:" not in text for text in texts)
+    assert len(set(texts)) > 50
+
+
+def test_a_slip_changes_one_sign_into_another_of_its_kind():
+
+    for seed in range(50):
+        changed = slipped("7+5=2", random.Random(seed))
+        apart = [(a, b) for a, b in zip("7+5=2", changed, strict=True) if a != b]
+        assert len(apart) <= 1 and all(b.isdigit() for _, b in apart)
+    assert prose(random.Random(0)) != prose(random.Random(1))
+
+
+def test_problems_of_an_exam_are_different_and_held_out():
+    problems = problems_of("chain", (1, 2, 3), count=60)
+    assert len({p.key for p in problems}) == 60 and {p.level for p in problems} == {1, 2, 3}
+    assert all(p.id.startswith("test") and p.thinking == Thinking() for p in problems)
+
+
+def test_plans_grow_with_their_scale():
+    short, long = plan("short"), plan("long")
+    assert set(short.levels) < set(long.levels) == set(LEVELS) and len(short.levels) >= 6 and len(long.levels) >= 10
+    assert sum(r.steps for r in long.readings) > 2 * sum(r.steps for r in short.readings)

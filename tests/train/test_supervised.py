@@ -1,0 +1,134 @@
+"""Recipes that learn from what is written: from folder to folder, with settings as words."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from octavo.chat.loading import open_text
+from octavo.core.errors import CheckpointError, SampleError
+from octavo.train.models import read_model, write_model
+from octavo.train.recipes import RECIPES, recipe
+from octavo.train.run import Silent, read_log
+from octavo.train.settings import read_settings
+from octavo.train.supervised import shuffled
+from octavo.weights.checkpoint import open_checkpoint
+from tests.serve.mini import config
+from tests.train.guesses import guesser, words
+from tests.train.minis import told
+
+LESSON = ("lesson.steps=6", "lesson.samples=8", "lesson.warmup=0")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_model(tmp_path / "model", guesser(), config=config(), tokenizer=words()[0])
+    return tmp_path
+
+
+def go(name: str, folder: Path, *more: str, model: str = "model") -> Path:
+    told_words = [f"model={folder}/{model}", f"out={folder}/{name}", *more]
+    return recipe(name).run(read_settings(recipe(name).Settings, told_words, recipe=name), progress=Silent())
+
+
+def written(folder: Path, *rows: object) -> str:
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return f"data={folder}/data.jsonl"
+
+
+def say(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": "Say red"}, {"role": "assistant", "content": text, "thinking": "user"}]
+
+
+def logprob(folder: Path, text: str) -> float:
+    """Of a reply, nats."""
+    from octavo.core.messages import Message
+    from octavo.nn.context import PackedContext
+    from octavo.nn.head import tell
+    from octavo.train.batch import pack
+    from octavo.train.conversations import Writer
+
+    tokenizer, form = open_text(open_checkpoint(folder))
+    one = pack([Writer(form, tokenizer).reply([Message(**m) for m in say(text)])])
+    model = read_model(folder)[0]
+    with torch.no_grad():
+        hidden_ND = model(one.tokens_T, PackedContext(one.lengths))[one.rows_N]
+        return float(tell(hidden_ND, model.head_weight, one.targets_N).logprobs_N.sum())
+
+
+def test_sft_makes_what_is_written_likelier(folder):
+    out = go("sft", folder, written(folder, *({"messages": say("blue")} for _ in range(8))), *LESSON)
+    assert logprob(out, "blue") > logprob(folder / "model", "blue") + 1
+    assert len(read_log(folder / "sft.run")) == 6
+
+
+def test_sft_with_lora_leaves_a_plain_model_and_an_adapter(folder):
+    data = written(folder, *({"messages": say("blue")} for _ in range(8)))
+    out = go("sft", folder, data, *LESSON, "lora.rank=4", "lesson.how.rate=0.01", "lesson.how.method=adamw")
+    assert logprob(out, "blue") > logprob(folder / "model", "blue") + 1
+    assert {path.name for path in (out / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert set(open_checkpoint(out).names) == set(open_checkpoint(folder / "model").names)
+
+
+def test_sft_refuses_what_it_cannot_learn_and_writes_nothing(folder):
+    with pytest.raises(SampleError, match=r"data.jsonl:1 message 1: unknown field 'thoughts'"):
+        go("sft", folder, written(folder, {"messages": [say("a")[0], {**say("a")[1], "thoughts": "x"}]}), *LESSON)
+    assert not (folder / "sft").exists()
+
+
+def test_dpo_makes_the_chosen_reply_likelier_than_the_rejected_one(folder):
+    rows = [{"prompt": say("")[:1], "chosen": say("blue")[1:], "rejected": say("tell")[1:]} for _ in range(4)]
+    out = go("dpo", folder, written(folder, *rows), "steps=8", "pairs=4", "warmup=0", "how.rate=0.003")
+    margins = [logprob(place, "blue") - logprob(place, "tell") for place in (folder / "model", out)]
+    assert margins[1] > margins[0] + 1
+    lines = read_log(folder / "dpo.run")
+    assert lines[0]["loss"] == pytest.approx(0.6931, abs=1e-3) and lines[-1]["figures"]["right"] == 1
+
+
+def test_dpo_refuses_pairs_that_are_the_same(folder):
+    row = {"prompt": say("")[:1], "chosen": say("blue")[1:], "rejected": say("blue")[1:]}
+    with pytest.raises(SampleError, match=r"data.jsonl:1.*the same"):
+        go("dpo", folder, written(folder, row))
+
+
+def test_chat_vectors_bring_the_difference_and_nothing_else(folder):
+    go("sft", folder, written(folder, {"messages": say("blue")}), *LESSON)
+    out = go("chatvector", folder, f"plus={folder}/sft", f"minus={folder}/model", model="model")
+    wanted = dict(read_model(folder / "sft")[0].named_parameters())
+    for name, a in read_model(out)[0].named_parameters():
+        b = wanted[name]
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=name)
+    half = recipe("chatvector").Settings(model=str(folder / "model"), plus=str(folder / "sft"), scale=0.0,
+                                         minus=str(folder / "model"), out=str(folder / "none"))  # fmt: skip
+    recipe("chatvector").run(half)
+    assert logprob(folder / "none", "blue") == logprob(folder / "model", "blue")
+
+
+def test_chat_vectors_of_another_shape_are_refused_by_name(folder):
+    from octavo.models import build
+
+    other = {**config(), "intermediate_size": 96}
+    write_model(folder / "other", build(other), config=other, tokenizer=words()[0])
+    with pytest.raises(CheckpointError, match=r"gate_proj.weight has shape \(96, 64\)"):
+        go("chatvector", folder, f"plus={folder}/other", f"minus={folder}/model")
+
+
+def test_the_cold_start_and_the_fusion_teach_both_modes(folder):
+    cold = go("coldstart", folder, 'tasks={"retrieval": [1]}', "count=40", *LESSON)
+    assert read_log(folder / "coldstart.run")[-1]["loss"] < read_log(folder / "coldstart.run")[0]["loss"]
+    assert open_text(open_checkpoint(cold))[1].name == "qwen3"
+
+
+def test_samples_come_once_before_any_comes_again():
+    samples = [told(i) for i in range(10)]
+    seen = [one.name for step in range(5) for one in shuffled(samples, 4, step=step, seed=0)]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == sorted(one.name for one in samples)
+    assert seen[:10] != seen[10:]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_short_and_explains_itself(name):
+    module = recipe(name)
+    assert len(Path(str(module.__file__)).read_text(encoding="utf-8").splitlines()) <= 150
+    assert module.__doc__ and issubclass(module.Settings, object) and callable(module.run)
