@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from octavo.nn.head import Told
 from octavo.train.batch import Batch
@@ -91,9 +92,11 @@ class Preference:
         d = (new - old) summed over the first, less that of the second;   loss = - log sigmoid(beta d) / pairs
         push = +- beta sigmoid(- beta d) / pairs
 
+    pairs   of the whole step, over all its batches
     The samples' logprobs are the reference model's; their order in a batch is kept. Source: DPO, arXiv:2305.18290.
     """
 
+    pairs: int
     beta: float = 0.1
     needs_told: bool = True
 
@@ -107,7 +110,7 @@ class Preference:
         margin_P = self.beta * (sums_B[0::2] - sums_B[1::2])
         slope_P = self.beta * torch.sigmoid(-margin_P)
         push_B = torch.stack((slope_P, -slope_P), dim=1).flatten()
-        pairs = scale * size / 2 / float(batch.weights_N.sum())  # of the whole step, where batches are alike
+        del scale  # it counts tokens; here pairs count
         figures = {"right": (float((margin_P > 0).sum()), float(len(margin_P)))}
-        loss = torch.nn.functional.softplus(-margin_P).sum() / pairs
-        return Terms(push_N=batch.weights_N * push_B[batch.samples_N] / pairs, loss=loss, figures=figures)
+        loss = F.softplus(-margin_P).sum() / self.pairs
+        return Terms(push_N=batch.weights_N * push_B[batch.samples_N] / self.pairs, loss=loss, figures=figures)

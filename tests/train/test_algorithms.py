@@ -102,7 +102,7 @@ CASES = {
     "dapo": (ClippedPolicy(), lambda rows, one: clipped(rows, one, 0.2, 0.28)),
     "gspo": (ClippedPolicy(by_reply=True, low=0.03, high=0.04), lambda rows, one: gspo(rows, one, 0.03, 0.04)),
     "drift": (ClippedPolicy(drift=0.1), drifting),
-    "dpo": (Preference(beta=0.1), dpo),
+    "dpo": (Preference(beta=0.1, pairs=2), dpo),
     "cross entropy": (CrossEntropy(), lambda rows, one: -targets(rows, one).mean()),
 }
 
