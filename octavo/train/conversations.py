@@ -3,25 +3,31 @@
 Each reply is learnt as it would be asked for: after a prompt rendered for it alone, in which the format has left out
 the thinking of earlier turns. What a thinking of None or "" means:
 
-    thinking "..."   the model thought;   ""   the model wrote an empty block (after /no_think): that is learnt
-    thinking None    nobody knows of a thinking: the reply is learnt as one without, whose empty block stands in the
-                     prompt and is not learnt, so that the thinking mode is left as it is
+    thinking "..."   the model thought;   ""   the model wrote an empty block: that is learnt
+    thinking None    nobody knows of a thinking, and the text has none in tags: the reply is learnt as one without. Its
+                     empty block stands in the prompt and is not learnt, so that the thinking mode is left as it is;
+                     but where the messages ask for no thinking (/no_think), the model must write it, and learns to
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from octavo.core.errors import SampleError
 from octavo.core.messages import Message, ToolCall, ToolSpec
 from octavo.core.sample import Sample, sample
 from octavo.core.sampling import Thinking
-from octavo.text.chat.base import Format
+from octavo.text.chat.base import THINK, Format
+from octavo.text.chat.qwen3 import thinking_of
 from octavo.text.tokenizer import Tokenizer
 
 THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 KNOWN_FIELDS = {"role", "content", "tool_calls", "tool_call_id", "name", *THINKING_FIELDS}
+LIKE_THINKING = re.compile(r"(?<!finish_)reason|think|thought|rationale|scratchpad|\bcot\b", re.IGNORECASE)
 DONE = ("stop", "tool_calls", "end_turn", "eos")  # finish reasons of replies that are whole
 
 
@@ -49,7 +55,7 @@ class Writer:
             raise SampleError(
                 f"sample {name or '?'}: its last message is no reply with text or calls: cannot learn it."
             )
-        thinking = Thinking(mode=self._mode(messages))
+        messages, thinking = self._as_asked(messages, name=name)
         whole = self.format.render(messages, tools=tools, thinking=thinking, reply=False)
         tokens, weights = whole.tokens_and_weights(self.tokenizer)
         prompt = self.format.render(messages[:-1], tools=tools, thinking=thinking).tokens(self.tokenizer)
@@ -69,10 +75,29 @@ class Writer:
         learnt = [0.0] * len(prompt) + list(weights[len(prompt) : end])
         return sample(tokens[:end], learnt, name=name)
 
-    def _mode(self, messages: Sequence[Message]) -> Any:
-        if self.format.thinks != "optional":
-            return "auto"
-        return "off" if messages[-1].thinking is None else "auto"
+    def _as_asked(self, messages: Sequence[Message], *, name: str) -> tuple[Sequence[Message], Thinking]:
+        """The conversation, and the mode in which its last reply would be asked for."""
+        form, last = self.format, messages[-1]
+        if form.thinks == "never":
+            if last.thinking and last.thinking.strip():
+                raise SampleError(
+                    f"sample {name or '?'}: its reply has a thinking, for which the {form.name} format has no place: "
+                    f"it would be lost. Leave it out of the data, or train a model that thinks."
+                )
+            return messages, Thinking()
+        thought, content = thinking_of(last)
+        if content.lstrip().startswith(str(THINK.think_open)):
+            raise SampleError(f"sample {name or '?'}: its reply begins a thinking that does not end: it was cut off.")
+        if thought is not None and (thought.strip() or last.thinking is not None):
+            return messages, Thinking()
+        if form.thinks == "always":
+            raise SampleError(
+                f"sample {name or '?'}: its reply has no thinking, and a {form.name} model always thinks: it would "
+                f"learn not to. Give it one as reasoning_content, or train a model that can do without."
+            )
+        off = form.effective_thinking(messages[:-1], Thinking())
+        last = replace(last, content=content, thinking=None if off else "")
+        return [*messages[:-1], last], Thinking(mode="off" if off else "auto")
 
 
 def read_conversations(path: Path) -> Iterator[tuple[str, list[Message], list[ToolSpec]]]:
@@ -116,6 +141,10 @@ def _object(line: str, where: str, *, field: str = "messages") -> dict[str, Any]
 
 
 def _conversation(told: Mapping[str, Any], where: str) -> tuple[list[Message], list[ToolSpec]]:
+    for field in told:
+        if LIKE_THINKING.search(field):
+            raise SampleError(f"{where}: unknown field {field!r}, which looks like a reasoning: it would be left out "
+                              f"of training unseen. Put it into the reply's message as reasoning_content.")  # fmt: skip
     reason = told.get("finish_reason", "stop")
     if reason not in DONE:
         raise SampleError(f"{where}: finish_reason is {reason!r}: the reply was cut off. Leave it out.")
@@ -137,6 +166,9 @@ def _message(told: Any, where: str) -> Message:
         hint = " If it is a reasoning, name it reasoning_content." if told["role"] == "assistant" else ""
         raise SampleError(f"{where}: unknown field {unknown[0]!r}: it would be left out of training unseen.{hint}")
     named = [field for field in THINKING_FIELDS if told.get(field) is not None]
+    for field in named:
+        if not isinstance(told[field], str):
+            raise SampleError(f"{where}: {field} is a {type(told[field]).__name__}, a text is needed.")
     if len({told[field] for field in named}) > 1:
         raise SampleError(f"{where}: {' and '.join(named)} differ: keep one of them.")
     calls = []
@@ -154,5 +186,6 @@ def _message(told: Any, where: str) -> Message:
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str | None):
         raise SampleError(f"{where}: content is a {type(content).__name__}, a text is needed.")
-    return Message(role=told["role"], content=content or "", thinking=told[named[0]] if named else None,
+    thought = told[named[0]] if named else ""  # an empty one says no more than none
+    return Message(role=told["role"], content=content or "", thinking=thought if thought.strip() else None,
                    tool_calls=tuple(calls), tool_call_id=str(told.get("tool_call_id") or ""))  # fmt: skip

@@ -91,6 +91,55 @@ def test_an_empty_block_that_the_model_writes_itself_is_learnt(writer):
     assert learnt(writer, one) == "<think>\n\n</think>\n\n4<|im_end|>"
 
 
+def test_an_empty_block_is_learnt_where_a_flag_asks_for_it_and_nowhere_else(writer, tmp_path):
+    """An empty reasoning in a file must not teach the thinking mode to write empty blocks."""
+    for flag, wanted in (("", "4<|im_end|>"), (" /no_think", "<think>\n\n</think>\n\n4<|im_end|>"),
+                         (" /no_think /think", "4<|im_end|>")):  # fmt: skip
+        for reply in ({"content": "4"}, {"content": "4", "reasoning_content": ""}, {"content": "4", "thinking": " \n"},
+                      {"content": "<think>\n\n</think>\n\n4"}):  # fmt: skip
+            talk = [{"role": "user", "content": f"2+2?{flag}"}, {"role": "assistant", **reply}]
+            ((_, messages, _),) = rows(tmp_path, {"messages": talk})
+            assert learnt(writer, writer.reply(messages)) == wanted
+
+
+@pytest.mark.parametrize("text", ["<think>\n2+2=4\n</think>\n\n4", "2+2=4\n</think>\n\n4"])
+def test_a_thinking_in_the_text_is_learnt_as_a_thinking(writer, text):
+    one = writer.reply([USER, said(text)])
+    assert learnt(writer, one) == "<think>\n2+2=4\n</think>\n\n4<|im_end|>"
+    assert int((one.tokens == writer.tokenizer.id_of("<think>")).sum()) == 1  # a control token, no plain text
+
+
+def test_a_thinking_that_does_not_end_was_cut_off_and_is_refused(writer):
+    with pytest.raises(SampleError, match="cut off"):
+        writer.reply([USER, said("<think>\n2+2 is")])
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_no_format_loses_a_thinking_or_learns_not_to_think(tokenizer, name):
+    form = FORMATS[name]()
+    if not form.markers(tokenizer).end:
+        pytest.skip(f"{name} has other control tokens than Qwen3's")
+    writer = Writer(form, tokenizer)
+    if form.thinks == "never":
+        with pytest.raises(SampleError, match="would be lost"):
+            writer.reply([USER, said("4", "2+2=4")])
+    else:
+        assert "2+2=4" in learnt(writer, writer.reply([USER, said("4", "2+2=4")]))
+    if form.thinks == "always":
+        with pytest.raises(SampleError, match="learn not to"):
+            writer.reply([USER, said("4")])
+    else:
+        assert learnt(writer, writer.reply([USER, said("4")])) == "4<|im_end|>"
+
+
+@pytest.mark.parametrize("field", ["reasoning", "thinking", "chain_of_thought", "cot", "rationale"])
+def test_a_reasoning_beside_the_messages_is_refused_by_name(tmp_path, field):
+    talk = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
+    with pytest.raises(SampleError, match=f"data.jsonl:1: unknown field '{field}'"):
+        rows(tmp_path, {"messages": talk, field: "2+2=4"})
+    assert len(rows(tmp_path, {"messages": talk, "id": 7, "source": "a", "finish_reason": "stop"})) == 1
+
+
 def test_models_that_always_think_keep_their_closing_tag(tokenizer):
     writer = Writer(Qwen3Thinking(), tokenizer)
     (one,) = writer.replies([USER, said("4", "2+2=4")])
@@ -139,7 +188,9 @@ def test_in_every_format_the_prompt_is_what_the_model_is_asked_with(tokenizer, n
 @pytest.mark.parametrize(
     ("row", "wrong"),
     [("nonsense", "not valid JSON"), ({"text": "a"}, '"messages"'), ({"messages": [{"role": "robot"}]}, "a role"),
-     ({"messages": [{"role": "user", "content": 3}]}, "int"), ({"messages": [3]}, "no object"),
+     ({"messages": [{"role": "user", "content": 3}]}, "int"),
+     ({"messages": [{"role": "assistant", "content": "4", "thinking": ["2+2"]}]}, "thinking is a list"),
+     ({"messages": [3]}, "no object"),
      ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "only text"),
      ({"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]}, "without a name"),
      ({"messages": [], "tools": [{}]}, "without a name")],
