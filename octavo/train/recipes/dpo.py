@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import torch
 from msgspec import Meta, Struct
 
@@ -51,6 +52,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0)] = 0
 
 
+FREE = ("model", "data", "out")  # may change when a run goes on
+
+
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the model's folder. Raises SampleError where a pair's replies are the same."""
     out, files = Path(settings.out), text_files(settings.data)
@@ -70,7 +74,8 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     trainer = Trainer(model, Preference(beta=settings.beta, pairs=settings.pairs), settings.how, rate=rate,
                       bf16=settings.bf16)  # fmt: skip
     known = [(before(trainer, a), before(trainer, b)) for a, b in pairs]
-    kept = {"recipe": "dpo", "data_sha256": texts_hash(files), "beta": settings.beta, "pairs": settings.pairs}
+    asked = {name: value for name, value in msgspec.to_builtins(settings).items() if name not in FREE}
+    kept = {"recipe": "dpo", **asked, "data_sha256": texts_hash(files)}
     going = Run(out.with_name(f"{out.name}.run"), trainer, settings=kept, progress=progress)
     going.go(lambda step: batches(known, settings, step), steps=settings.steps)
     told = card(going, recipe="dpo")
