@@ -12,7 +12,7 @@ export const THOUGHT = 'The user greets me.';
 export const PARALLEL = 'What is the weather in Paris and Rome?';
 export const PARALLEL_SAID = 'It is 18 degrees in Paris, and 21 degrees in Rome.';
 export const CITY = { type: 'object', properties: { city: { type: 'string' } }, required: ['city'] };
-export const LONG = { type: 'string', minLength: 3500, maxLength: 3500 }; // an answer that takes seconds
+export const LONG = { type: 'string', minLength: 12000, maxLength: 12000 }; // takes all the tokens that it may have
 export const WEATHER_WORDS = 'The weather in a city.';
 export const user = (content) => ({ role: 'user', content });
 export const getWeather = ({ city }) => (city === 'Paris' ? '18 degrees' : '21 degrees');
