@@ -72,8 +72,7 @@ class LocalChat:
         sampling = sampling or self.recommended(c)
         budget = 0 if c.thinking.mode == "off" else c.thinking.budget_tokens  # off: none that the model begins itself
         request = self._request(tokens, sampling, budget=budget, calls=calls, space=c.space)
-        many = range(sampling.n)
-        return request, [ReplyReader(self.form, self.tokenizer, request, index=i, tools=bool(c.tools)) for i in many]
+        return request, self._readers(request, c)
 
     def prepare_more(self, tokens: Sequence[int], messages: Sequence[Message], *, conversation: Conversation,
                      sampling: Sampling) -> tuple[Request, list[ReplyReader]]:  # fmt: skip
@@ -85,8 +84,11 @@ class LocalChat:
         more = self.form.extend(tokens, messages, self.tokenizer, thinking=c.thinking)
         budget = 0 if c.thinking.mode == "off" else c.thinking.budget_tokens
         request = self._request(more, sampling, budget=budget, space=c.space)
-        many = range(sampling.n)
-        return request, [ReplyReader(self.form, self.tokenizer, request, index=i, tools=bool(c.tools)) for i in many]
+        return request, self._readers(request, c)
+
+    def _readers(self, request: Request, c: Conversation) -> list[ReplyReader]:
+        many = range(request.sampling.n)
+        return [ReplyReader(self.form, self.tokenizer, request, index=i, tools=bool(c.tools)) for i in many]
 
     def prepare_text(self, prompt: str | tuple[int, ...], *, sampling: Sampling, space: str = "",
                      first: int = 0) -> tuple[Request, list[ReplyReader]]:  # fmt: skip

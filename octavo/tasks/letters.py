@@ -1,4 +1,4 @@
-"""Rows of letters, changed step after step: turned round, swapped, rotated, shortened, replaced.
+"""Rows of letters, changed step after step: turned round, swapped, rotated, shortened, lengthened.
 
 What it shows: a state of several parts that has to be kept through several changes.
 """

@@ -59,14 +59,6 @@ def by_budget(chat: LocalChat, problems: Sequence[Problem], budgets: Sequence[in
     }
 
 
-def by_task(trajectories: Sequence[Trajectory]) -> dict[tuple[str, int], Share]:
-    """Accuracy for each task and level."""
-    groups = dict[tuple[str, int], list[float]]()
-    for one in trajectories:
-        groups.setdefault((one.problem.task, one.problem.level), []).append(one.score.value)
-    return {name: share(sum(values), len(values)) for name, values in groups.items()}
-
-
 def summary(done: Sequence[Trajectory], *, replies: int, follows: Callable[[Trajectory], bool]) -> Measured:
     """replies   trajectories of one problem stand together, so many each"""
     count = len(done)

@@ -78,7 +78,8 @@ def _converted(value: Any, kind: Any, *, what: str, strict: bool = True) -> Any:
     try:
         return msgspec.convert(value, kind, strict=strict)
     except (msgspec.ValidationError, ConfigError) as cause:
-        raise ConfigError(f"{what}: {cause}") from cause
+        wanted = "" if _is_struct(kind) else f" Give {type_name(kind)}."
+        raise ConfigError(f"{what}: {cause}.{wanted}") from cause
 
 
 def fields(kind: type[Struct]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from octavo.train.batch import filled, pack
 from octavo.train.lora import Lora, adapt, fold, save_lora
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
-from octavo.train.report import card, write_report
+from octavo.train.report import report
 from octavo.train.run import Progress, Run
 from octavo.train.schedule import Shape, factor
 from octavo.train.step import CrossEntropy
@@ -73,8 +73,7 @@ def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, less
         settings = {**settings, "lora": msgspec.to_builtins(lora)}
     going = learn(model, samples, lesson, run=out.with_name(f"{out.name}.run"), settings=settings, seed=seed,
                   progress=progress)  # fmt: skip
-    told = card(going, recipe=recipe)
-    write_report(going.folder / "report.html", told, going.told)
+    told = report(going, recipe=recipe)
     adapter = going.folder / "adapter"
     if lora.rank:
         shutil.rmtree(adapter, ignore_errors=True)

@@ -11,9 +11,11 @@ from itertools import pairwise
 import pytest
 import torch
 
+from octavo.core.errors import TrainingError
 from octavo.core.sampling import Thinking
 from octavo.train.mini.exam import MODES, problems_of
 from octavo.train.mini.plan import LEVELS, plan
+from octavo.train.mini.suite import Suite
 from octavo.train.mini.texts import Blend, document, prose, slipped
 from octavo.train.models import read_model
 
@@ -55,6 +57,13 @@ def test_what_was_there_at_the_kill_was_not_made_again(made):
     assert len(before) >= 4
     for path in out.glob("*/model.safetensors"):
         assert before.get(path.parent.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
+
+
+def test_a_folder_with_another_suite_is_refused(tmp_path):
+    Suite(tmp_path / "a", plan("smoke"), seed=1)
+    Suite(tmp_path / "a", plan("smoke"), seed=1)
+    with pytest.raises(TrainingError, match="another folder"):
+        Suite(tmp_path / "a", plan("smoke"), seed=2)
 
 
 @pytest.mark.slow

@@ -294,6 +294,16 @@ def test_removing_frees_what_it_says(cache: Path, server: HubServer):
         remove_model(NAME)
 
 
+def test_models_made_by_us_are_found_by_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made = tmp_path / "shipped" / "octavo-mini"
+    made.mkdir(parents=True)
+    (made / "config.json").write_text("{}")
+    monkeypatch.setattr("octavo.weights.hub.SHIPPED", tmp_path / "shipped")
+    assert find_model("octavo-mini", offline=True) == made
+    with pytest.raises(HubError, match="neither a path"):
+        find_model("octavo-maxi", offline=True)
+
+
 def test_a_path_is_itself_and_the_packaged_model_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert find_model(tmp_path) == tmp_path
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "none"))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from octavo.core.errors import TrainingError
 from octavo.models.decoder import Decoder
 from octavo.tasks import TASKS
 from octavo.text.chat.qwen3 import Qwen3
@@ -18,7 +19,7 @@ from octavo.train.mini.exam import Exam
 from octavo.train.mini.plan import Plan, Reading, Size, muon
 from octavo.train.mini.reading import fresh, reader
 from octavo.train.mini.texts import document, fixed_texts
-from octavo.train.models import read_model, write_model
+from octavo.train.models import read_model, reread, write_model
 from octavo.train.own import OwnChat
 from octavo.train.recipes import coldstart, distill, fuse, general_rl, rl
 from octavo.train.run import Progress, Run, cpu_time_s
@@ -42,7 +43,13 @@ class Suite:
     """One run of the suite in a folder."""
 
     def __init__(self, folder: Path, plan: Plan, *, seed: int = 0, progress: Progress | None = None) -> None:
+        """Raises TrainingError where the folder has a suite of another scale or seed: its stages are not ours."""
         folder.mkdir(parents=True, exist_ok=True)
+        mine, asked = folder / "mini.json", {"scale": plan.scale, "seed": seed}
+        found = json.loads(mine.read_text(encoding="utf-8")) if mine.exists() else asked
+        if found != asked:
+            raise TrainingError(f"{folder} has a suite with {found}, asked for is {asked}: name another folder.")
+        mine.write_text(json.dumps(asked), encoding="utf-8")
         self.folder, self.plan, self.seed, self.progress = folder, plan, seed, progress
 
     def tokenizer(self) -> Tokenizer:
@@ -65,7 +72,7 @@ class Suite:
         """
         path = Path()
         for number, reading in enumerate(self.plan.readings, 1):
-            begin = self._fresh(size, reading) if number == 1 else self._from(path, {"rope_theta": reading.theta})
+            begin = self._fresh(size, reading) if number == 1 else self._from(path, reading)
             steps = max(4, round(reading.steps * share))
 
             def read(stage: Stage, reading: Reading = reading, steps: int = steps) -> dict[str, Any]:
@@ -94,8 +101,8 @@ class Suite:
         config = size.config(vocabulary=rows, context_tokens=self.plan.context_tokens, rope_theta=reading.theta)
         return lambda: (fresh(config, seed=self.seed), config)
 
-    def _from(self, path: Path, changes: Mapping[str, Any] = {}) -> Callable[[], tuple[Decoder, dict[str, Any]]]:
-        return lambda: read_model(path, changes=changes)
+    def _from(self, path: Path, reading: Reading) -> Callable[[], tuple[Decoder, dict[str, Any]]]:
+        return lambda: reread(path, context_tokens=self.plan.context_tokens, theta=reading.theta)
 
     def _read(self, stage: Stage, reading: Reading, *, steps: int) -> dict[str, Any]:
         def rate(step: int) -> float:

@@ -25,7 +25,7 @@ from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
 from octavo.train.recipes.rl import check_levels, kept
-from octavo.train.report import card, write_report
+from octavo.train.report import report
 from octavo.train.rollout import How, rollout, to_sample
 from octavo.train.run import Progress, Run
 from octavo.train.schedule import factor
@@ -86,8 +86,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
                         progress=progress)  # fmt: skip
             if trainer.step < steps:
                 going.go((off_policy if name == "off" else on_policy)(settings, pair), steps=steps)
-            cards.append(card(going, recipe=f"distill {name}"))
-            write_report(going.folder / "report.html", cards[-1], going.told)
+            cards.append(report(going, recipe=f"distill {name}"))
     write_model(out, student, config=config, tokenizer=tokenizer, more={"stage.json": {"stages": cards}})
     return out
 

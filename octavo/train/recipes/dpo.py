@@ -23,7 +23,7 @@ from octavo.train.batch import Batch, pack
 from octavo.train.conversations import Writer, read_preferences
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
-from octavo.train.report import card, write_report
+from octavo.train.report import report
 from octavo.train.run import Progress, Run
 from octavo.train.schedule import factor
 from octavo.train.texts import text_files, texts_hash
@@ -78,8 +78,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     kept = {"recipe": "dpo", **asked, "data_sha256": texts_hash(files)}
     going = Run(out.with_name(f"{out.name}.run"), trainer, settings=kept, progress=progress)
     going.go(lambda step: batches(known, settings, step), steps=settings.steps)
-    told = card(going, recipe="dpo")
-    write_report(going.folder / "report.html", told, going.told)
+    told = report(going, recipe="dpo")
     write_model(out, model, config=config, tokenizer=tokenizer, more={"stage.json": told})
     return out
 

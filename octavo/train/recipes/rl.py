@@ -23,7 +23,7 @@ from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
 from octavo.train.policy import Asking, Policy, Pose, Reward
-from octavo.train.report import card, write_report
+from octavo.train.report import report
 from octavo.train.rollout import How
 from octavo.train.run import Progress, Run
 from octavo.train.schedule import factor
@@ -93,8 +93,7 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
         return curriculum.success >= settings.goal
 
     going.go(lambda step: policy.batches(step, going.told), steps=settings.steps, until=reached)
-    told = card(going, recipe=recipe)
-    write_report(going.folder / "report.html", told, going.told)
+    told = report(going, recipe=recipe)
     write_model(out, model, config=config, tokenizer=tokenizer, more={"stage.json": told})
     return out
 
