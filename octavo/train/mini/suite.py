@@ -165,7 +165,7 @@ class Suite:
         if not place.exists():
             own = OwnChat(read_model(path)[0], tokenizer=self.tokenizer(), form=Qwen3())
             taken = Exam(own, count=self.plan.tested, longest=self.plan.longest)
-            found = taken.families(self.plan.levels)
+            found = taken.families({**self.plan.levels, **self.plan.tools})
             if path.name == "teacher":
                 curves = {name: self.plan.levels[name] for name in self.plan.levels if TASKS[name].shows != "format"}
                 found["budgets"] = taken.budgets(curves)

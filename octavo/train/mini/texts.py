@@ -85,7 +85,9 @@ def slipped(trace: str, draw: random.Random) -> str:
 
 
 def prose(draw: random.Random) -> str:
-    """Some plain sentences that hang together."""
+    """Some plain sentences that hang together, or a list gone through again: so is looking up learnt."""
+    if draw.random() < 0.5:
+        return listed(draw)
     who, friend = draw.sample(PEOPLE, 2)
     thing, colour, place, next_place = draw.choice(THINGS), draw.choice(COLOURS), *draw.sample(PLACES, 2)
     told = [
@@ -95,6 +97,14 @@ def prose(draw: random.Random) -> str:
         f"Where is {who}? {who} is in the {place}.",
     ]
     return " ".join(draw.sample(told, draw.randint(1, len(told))))
+
+
+def listed(draw: random.Random) -> str:
+    """Who has what, as a list and then, in another order, in words."""
+    has = [(who, draw.choice(THINGS)) for who in draw.sample(PEOPLE, draw.randint(3, len(PEOPLE)))]
+    words = draw.choice(("{} has the {}.", "{}? {}.", "{}: {}."))
+    again = (words.format(*one) for one in draw.sample(has, len(has)))
+    return f"{', '.join(f'{who}: {thing}' for who, thing in has)}. {' '.join(again)}"
 
 
 def fixed_texts() -> list[str]:
