@@ -1,17 +1,21 @@
 """How good a model is at problems: accuracy with its uncertainty, modes, budgets; everything in one batch."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from octavo.chat.local import LocalChat
+from octavo.core.errors import TaskError
+from octavo.core.messages import ToolCall
 from octavo.core.sampling import Sampling, Thinking
 from octavo.core.task import Problem, Trajectory
 from octavo.tasks.base import Task
+from octavo.text.chat.hermes import TOOLS
 from octavo.train.rollout import How, rollout
 
+CALL = str(TOOLS.tool_open)
 SURE = 1.96  # standard deviations: 95 %
 GREEDY = How(sampling=Sampling(temperature=0))
 
@@ -28,7 +32,8 @@ class Share(Struct, frozen=True, kw_only=True):
 class Measured(Struct, frozen=True, kw_only=True):
     """accuracy   mean score;   passed   k -> chance that the best of k replies is right, for k up to the replies
     truncated   replies that did not end;   followed   replies that thought when they should, and only then
-    tokens, thinking_tokens   of a reply, mean
+    tokens, thinking_tokens   of a reply, mean; the thinking without what closes it, as a budget counts it
+    most_thinking   of a reply, in tokens;   valid_calls   of those that were made; None: there were none
     """
 
     accuracy: Share
@@ -36,6 +41,8 @@ class Measured(Struct, frozen=True, kw_only=True):
     followed: float
     tokens: float
     thinking_tokens: float
+    most_thinking: int
+    valid_calls: Share | None
     passed: dict[int, float]
 
 
@@ -44,34 +51,83 @@ def measure(chat: LocalChat, problems: Sequence[Problem], *, tasks: Mapping[str,
     """All of it for some problems.   thinking   how they are asked; None: as each says itself"""
     asked = [problem if thinking is None else replace(problem, thinking=thinking) for problem in problems]
     done = rollout(chat, asked, tasks=tasks, how=how)
-    return summary(done, replies=how.replies, follows=lambda one: follows(chat, one))
+    return summary(chat, done, tasks=tasks, replies=how.replies)
+
+
+class Cut(Struct, frozen=True, kw_only=True):
+    """Only those replies whose thinking a budget cut, and the same problems with the least and the largest budget:
+    what a part of the thinking is worth by itself. All three 0..1.
+    """
+
+    count: int
+    right: float
+    least: float
+    most: float
+
+
+class Budgeted(Struct, frozen=True, kw_only=True):
+    """One budget's figures.   cut   None: no thinking was cut"""
+
+    all: Measured
+    cut: Cut | None
 
 
 def by_budget(chat: LocalChat, problems: Sequence[Problem], budgets: Sequence[int], *, tasks: Mapping[str, Task],
-              how: How = GREEDY) -> dict[int, Measured]:  # fmt: skip
-    """Thinking on, with each budget of thinking tokens: the curve of accuracy, and what the thinking really took."""
+              how: How = GREEDY) -> dict[int, Budgeted]:  # fmt: skip
+    """Thinking on, with each budget of thinking tokens: the curve of accuracy, and what the thinking really took.
+
+    budgets   rising
+    """
     budgeted = [replace(p, thinking=Thinking(mode="on", budget_tokens=budget)) for budget in budgets for p in problems]
-    done = rollout(chat, budgeted, tasks=tasks, how=how)
-    size = len(problems) * how.replies
+    parts = _groups(rollout(chat, budgeted, tasks=tasks, how=how), len(problems) * how.replies)
     return {
-        budget: summary(part, replies=how.replies, follows=lambda one: follows(chat, one))
-        for budget, part in zip(budgets, _groups(done, size), strict=True)
+        budget: Budgeted(all=summary(chat, part, tasks=tasks, replies=how.replies), cut=_cut(part, parts))
+        for budget, part in zip(budgets, parts, strict=True)
     }
 
 
-def summary(done: Sequence[Trajectory], *, replies: int, follows: Callable[[Trajectory], bool]) -> Measured:
+def _cut(part: Sequence[Trajectory], parts: Sequence[Sequence[Trajectory]]) -> Cut | None:
+    places = [i for i, one in enumerate(part) if any(turn.usage.thinking_stop == "budget" for turn in one.turns)]
+    if not places:
+        return None
+    right, least, most = (
+        sum(done[i].score.value for i in places) / len(places) for done in (part, parts[0], parts[-1])
+    )
+    return Cut(count=len(places), right=right, least=least, most=most)
+
+
+def summary(chat: LocalChat, done: Sequence[Trajectory], *, tasks: Mapping[str, Task], replies: int) -> Measured:
     """replies   trajectories of one problem stand together, so many each"""
     count = len(done)
     groups = [sum(one.score.value == 1 for one in group) for group in _groups(done, replies)]
     sizes = [1 << i for i in range(replies.bit_length()) if 1 << i <= replies]
+    thought = [sum(turn.usage.thinking_tokens - turn.usage.closing_tokens for turn in one.turns) for one in done]
+    calls = [valid for one in done for valid in calls_of(one, tasks[one.problem.task])]
     return Measured(
         accuracy=share(sum(one.score.value for one in done), count),
         truncated=sum(one.truncated for one in done) / count,
-        followed=sum(follows(one) for one in done) / count,
+        followed=sum(follows(chat, one) for one in done) / count,
         tokens=sum(turn.usage.completion_tokens for one in done for turn in one.turns) / count,
-        thinking_tokens=sum(turn.usage.thinking_tokens for one in done for turn in one.turns) / count,
+        thinking_tokens=sum(thought) / count, most_thinking=max(thought),
+        valid_calls=share(sum(calls), len(calls)) if calls else None,
         passed={k: sum(passes(replies, right, k) for right in groups) / len(groups) for k in sizes},
-    )
+    )  # fmt: skip
+
+
+def calls_of(trajectory: Trajectory, task: Task) -> list[bool]:
+    """Whether each call that was made, or begun, is one that the task's tools can carry out."""
+    found = list[bool]()
+    for turn in trajectory.turns:
+        found += [_carried_out(task, trajectory.problem, call) for call in turn.message.tool_calls]
+        found += [False] * turn.message.text.count(CALL)  # the reader leaves a call that is none in the text
+    return found
+
+
+def _carried_out(task: Task, problem: Problem, call: ToolCall) -> bool:
+    try:
+        return not task.call(problem, call).startswith("error")
+    except TaskError:
+        return False
 
 
 def _groups(done: Sequence[Trajectory], size: int) -> list[Sequence[Trajectory]]:

@@ -8,15 +8,17 @@ import torch
 from msgspec.structs import replace
 
 from octavo.chat.next_turn import Conversation
-from octavo.core.deltas import Finished
+from octavo.core.deltas import Finished, Usage
+from octavo.core.messages import Message
 from octavo.core.sampling import Sampling, Thinking
-from octavo.core.task import Trajectory
+from octavo.core.task import Score, Trajectory, Turn
 from octavo.models import build
 from octavo.models.decoder import Decoder
 from octavo.nn.context import PackedContext
 from octavo.nn.head import tell
+from octavo.tasks import TASKS as ALL_TASKS
 from octavo.train.batch import pack
-from octavo.train.measure import by_budget, measure, passes, share
+from octavo.train.measure import by_budget, calls_of, measure, passes, share
 from octavo.train.own import OwnChat
 from octavo.train.rollout import How, rollout, to_sample
 from tests.serve.mini import config
@@ -155,7 +157,23 @@ def test_measures_of_a_guesser():
     assert measure(chat, problems(20), tasks=TASKS, thinking=OFF, how=how).thinking_tokens == 0
     assert measure(chat, problems(20), tasks=TASKS, thinking=ON, how=how).thinking_tokens > 1
     curve = by_budget(chat, problems(10), [0, 2, 100], tasks=TASKS, how=how)
-    assert curve[100].thinking_tokens > curve[0].thinking_tokens
+    assert curve[100].all.thinking_tokens > curve[2].all.thinking_tokens > curve[0].all.thinking_tokens == 0
+    assert all(one.all.most_thinking <= budget for budget, one in curve.items())
+    cut = curve[2].cut
+    assert cut and 0 < cut.count <= 40 and curve[100].cut is None
+
+
+def test_calls_that_cannot_be_carried_out_are_counted():
+    task = ALL_TASKS["tools"]
+    problem = next(p for p in map(task.problem, range(50)) if task.golden(p))
+    good = task.golden(problem)[0]
+    call = good.tool_calls[0]
+    wrong = replace(good, tool_calls=(replace(call, arguments="{"), replace(call, name="none"), call))
+    for message, expected in ((good, [True]), (wrong, [False, False, True]),
+                              (Message(role="assistant", content="<tool_call>\n{"), [False])):  # fmt: skip
+        turn = Turn(prompt=(1,), tokens=(2,), logprobs=(0.0,), message=message, reason="stop", usage=Usage())
+        one = Trajectory(problem=problem, turns=(turn,), score=Score(value=0.0, answer=None, why=""), truncated=False)
+        assert calls_of(one, task) == expected
 
 
 def test_intervals_and_passes_are_the_published_ones():

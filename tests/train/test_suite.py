@@ -13,6 +13,8 @@ import torch
 
 from octavo.core.errors import TrainingError
 from octavo.core.sampling import Thinking
+from octavo.train.mini.card import CURVES, NAMES
+from octavo.train.mini.evidence import Claim, Evidence, table
 from octavo.train.mini.exam import MODES, problems_of
 from octavo.train.mini.plan import LEVELS, plan
 from octavo.train.mini.suite import Suite
@@ -85,7 +87,7 @@ def test_exams_say_what_was_asked_and_how_sure_it_is(made):
                 share = found[family][mode]["greedy"]["accuracy"]
                 assert share["count"] == 10 and 0 <= share["low"] <= share["value"] <= share["high"] <= 1
     curve = json.loads((out / "exams" / "teacher.json").read_text())["budgets"]["retrieval"]
-    assert all(one["thinking_tokens"] <= int(budget) for budget, one in curve.items())
+    assert all(one["all"]["most_thinking"] <= int(budget) for budget, one in curve.items())
 
 
 @pytest.mark.slow
@@ -136,3 +138,26 @@ def test_plans_grow_with_their_scale():
     short, long = plan("short"), plan("long")
     assert set(short.levels) < set(long.levels) == set(LEVELS) and len(short.levels) >= 6 and len(long.levels) >= 10
     assert sum(r.steps for r in long.readings) > 2 * sum(r.steps for r in short.readings)
+
+
+@pytest.mark.slow
+def test_cards_are_made_from_the_exams(made):
+    out, _ = made
+    evidence = Evidence(out)
+    assert {claim.bar for claim in evidence.claims()} == {1, 2, 3, 4, 5}
+    for stage, name in NAMES.items():
+        text = (out / name / "README.md").read_text()
+        assert f"{evidence.points(stage, 'retrieval', 'thinking'):.1f} (" in text and "| 5 |" in text
+        assert read_model(out / name)[1]["dtype"] == "bfloat16"
+    assert "<svg" in (out / NAMES["teacher"] / CURVES).read_text()
+    assert "| NO |" in table([evidence])  # a smoke run meets few of them
+
+
+def test_a_claim_is_met_within_its_bounds_only():
+    assert Claim(bar=1, what="", value=2, least=2).met and not Claim(bar=1, what="", value=1.9, least=2).met
+    assert Claim(bar=1, what="", value=2, most=2).met and not Claim(bar=1, what="", value=2.1, most=2).met
+
+
+def test_a_folder_without_exams_is_no_evidence(tmp_path):
+    with pytest.raises(TrainingError, match="student-rl"):
+        Evidence(tmp_path)

@@ -8,12 +8,13 @@ import msgspec
 from octavo.core.sampling import Sampling, Thinking
 from octavo.core.task import Problem, Split
 from octavo.tasks import TASKS
-from octavo.train.measure import Measured, by_budget, measure
+from octavo.train.measure import Budgeted, Measured, by_budget, measure
 from octavo.train.own import OwnChat
 from octavo.train.rollout import How
 
 MODES: Mapping[str, Thinking] = {"thinking": Thinking(mode="on"), "direct": Thinking(mode="off")}
-BUDGETS = (0, 8, 16, 32, 48, 64, 96, 160)
+BUDGETS = (0, 8, 16, 32, 48, 64, 112, 256)
+PASSES = 16
 
 
 class Exam:
@@ -43,8 +44,20 @@ class Exam:
             for name, how in self.ways.items()
         }
 
+    def passes(self, levels: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """family -> figures of PASSES replies to each of a quarter of the problems, thinking: pass@k."""
+        how = How(replies=PASSES, sampling=self.ways["sampled"].sampling)
+        found = dict[str, Any]()
+        for name, some in levels.items():
+            problems = problems_of(name, some, count=max(1, self.count // 4), split=self.split)
+            found[name] = told(measure(self.chat, problems, tasks=TASKS, thinking=MODES["thinking"], how=how))
+        return found
+
     def budgets(self, levels: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """family -> budget -> figures, greedy, of problems that take some thinking: the upper half of the levels."""
+        """family -> budget -> figures, greedy, of problems that take some thinking: the upper half of the levels.
+
+        The last budget is that of a whole reply.
+        """
         found = dict[str, Any]()
         for name, some in levels.items():
             problems = problems_of(name, list(some)[len(some) // 2 :], count=self.count, split=self.split)
@@ -64,6 +77,6 @@ def problems_of(name: str, levels: Sequence[int], *, count: int, split: Split = 
     return list(found.values())
 
 
-def told(measured: Measured) -> dict[str, Any]:
+def told(measured: Measured | Budgeted) -> dict[str, Any]:
     """As plain JSON."""
     return msgspec.to_builtins(measured, str_keys=True)

@@ -26,6 +26,7 @@ from octavo.train.run import Progress, Run, cpu_time_s
 from octavo.train.schedule import factor
 from octavo.train.step import CrossEntropy
 from octavo.train.trainer import Trainer
+from octavo.weights.save import write_json
 
 TOKENIZER_TEXTS = 6000
 CARD = "stage.json"
@@ -46,11 +47,18 @@ class Suite:
         """Raises TrainingError where the folder has a suite of another scale or seed: its stages are not ours."""
         folder.mkdir(parents=True, exist_ok=True)
         mine, asked = folder / "mini.json", {"scale": plan.scale, "seed": seed}
-        found = json.loads(mine.read_text(encoding="utf-8")) if mine.exists() else asked
-        if found != asked:
+        about = json.loads(mine.read_text(encoding="utf-8")) if mine.exists() else {**asked, "seconds": 0.0}
+        if (found := {name: about.get(name) for name in asked}) != asked:
             raise TrainingError(f"{folder} has a suite with {found}, asked for is {asked}: name another folder.")
-        mine.write_text(json.dumps(asked), encoding="utf-8")
         self.folder, self.plan, self.seed, self.progress = folder, plan, seed, progress
+        self.about, self.since_s = about, time.perf_counter()
+        self.mark()
+
+    def mark(self) -> None:
+        """Keep in mini.json how long it all took so far; what a killed process did since its last mark is not in it."""
+        now_s = time.perf_counter()
+        self.about["seconds"], self.since_s = self.about.get("seconds", 0.0) + now_s - self.since_s, now_s
+        write_json(self.folder / "mini.json", self.about)
 
     def tokenizer(self) -> Tokenizer:
         """Learnt from what will be read, and from the fixed texts of the chat format."""
@@ -94,6 +102,7 @@ class Suite:
             write_model(place, model, config=config, tokenizer=self.tokenizer(), more={CARD: {**times, **card}})
             for state in run.glob("state-*"):
                 shutil.rmtree(state)
+            self.mark()
         return place
 
     def _fresh(self, size: Size, reading: Reading) -> Callable[[], tuple[Decoder, dict[str, Any]]]:
@@ -169,10 +178,13 @@ class Suite:
             if path.name == "teacher":
                 curves = {name: self.plan.levels[name] for name in self.plan.levels if TASKS[name].shows != "format"}
                 found["budgets"] = taken.budgets(curves)
+            if path.name.startswith("student"):
+                found["passes"] = taken.passes(self.plan.levels)
             place.parent.mkdir(exist_ok=True)
             part = place.with_suffix(".part")
             part.write_text(json.dumps(found, indent=1), encoding="utf-8")
             part.replace(place)
+            self.mark()
         return json.loads(place.read_text(encoding="utf-8"))
 
     def _at(self, name: str) -> str:

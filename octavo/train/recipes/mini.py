@@ -1,7 +1,7 @@
 """The whole recipe in miniature, from nothing.
 
 Tokenizer, three stages of pre-training, cold start, reasoning RL, fusion of both modes, general RL; then a student by
-off-policy and on-policy distillation, and by RL beside it; and their exams.
+off-policy and on-policy distillation, and by RL beside it; their exams; and both models in bf16 with their cards.
 
 Every stage leaves its model in a folder of its own. What is there is not made again, so a run that was stopped at any
 moment is gone on with by the same command.
@@ -12,6 +12,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from octavo.train.mini.card import ship
 from octavo.train.mini.plan import Scale, plan
 from octavo.train.mini.suite import Suite
 from octavo.train.run import Progress
@@ -36,4 +37,5 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
         suite.examined(suite.folder / name)
     for path in students.values():
         suite.examined(path)
+    ship(suite.folder)
     return suite.folder

@@ -1,0 +1,136 @@
+"""A model's card, made from the JSON of the run that made the model, and the models as they are shipped."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from octavo.text.tokenizer import Tokenizer
+from octavo.train.mini.evidence import MODES, WAYS, Evidence, table
+from octavo.train.mini.evidence import markdown_row as row
+from octavo.train.models import read_model, write_model
+
+NAMES = {"teacher": "octavo-mini", "student": "octavo-mini-s"}
+STAGES = {
+    "teacher-cold": "cold start", "teacher-rl": "reasoning RL", "teacher-fused": "fusion of both modes",
+    "teacher": "general RL", "student-off": "student: off-policy distillation", "student-rl": "student: then RL",
+    "student": "student: then on-policy distillation",
+}  # fmt: skip
+CURVES = "budgets.svg"
+
+
+def ship(folder: Path) -> list[Path]:
+    """The teacher and the student of a finished run, in bf16, each with its card; folders beside the stages."""
+    evidence, made = Evidence(folder), list[Path]()
+    for stage, name in NAMES.items():
+        place = folder / name
+        if not place.is_dir():
+            model, config = read_model(folder / stage)
+            write_model(place, model, config=config, tokenizer=Tokenizer.from_folder(folder / stage),
+                        dtype=torch.bfloat16)  # fmt: skip
+        (place / "README.md").write_text(card(evidence, stage=stage), encoding="utf-8")
+        (place / "exam.json").write_text(json.dumps(evidence.exams[stage]), encoding="utf-8")
+        if stage == "teacher":
+            (place / CURVES).write_text(curves(evidence), encoding="utf-8")
+        made.append(place)
+    return made
+
+
+def card(evidence: Evidence, *, stage: str) -> str:
+    """The card of the model of a stage, in Markdown."""
+    name, config = NAMES[stage], json.loads((evidence.folder / stage / "config.json").read_text(encoding="utf-8"))
+    parameters = next(p["parameters"] for p in _parts(evidence.cards[stage]))
+    about = evidence.about
+    text = f"""---
+license: apache-2.0
+library_name: octavo
+pipeline_tag: text-generation
+---
+# {name}
+
+A Qwen3 in miniature, {parameters:,} parameters ({config["num_hidden_layers"]} layers, width {config["hidden_size"]}),
+made from nothing by `octavo train mini scale={about["scale"]} seed={about["seed"]}`. It knows the task families below
+and nothing else: it is there to show each part of the recipe, and to be tried without a download. It thinks, or does
+not (`/think`, `/no_think`, `enable_thinking`), keeps to a thinking budget, and calls tools.
+
+Every figure on this card was written by the run that made the model. Problems are held out by what they are;
+intervals are of 95 %.
+
+## Accuracy, per cent
+
+{_families(evidence, stage)}
+
+## Stages
+
+Accuracy is the mean over all families but tools, greedy. CPU seconds are of training and of the replies it takes.
+
+{_stages(evidence)}
+
+## Claims
+
+What the Qwen3 report says of its models, and what is seen here:
+
+{table([evidence])}
+"""
+    return f"{text}\n![accuracy by thinking budget]({CURVES})\n" if stage == "teacher" else text
+
+
+def curves(evidence: Evidence) -> str:
+    """Accuracy by thinking budget of each family that thinks, with 95 % intervals, as an SVG picture."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, curve in evidence.exams["teacher"]["budgets"].items():
+        budgets = [int(budget) for budget in curve]
+        shares = [one["all"]["accuracy"] for one in curve.values()]
+        axes.plot(range(len(budgets)), [100 * s["value"] for s in shares], marker=".", label=name)
+        axes.fill_between(range(len(budgets)), [100 * s["low"] for s in shares], [100 * s["high"] for s in shares],
+                          alpha=0.12)  # fmt: skip
+        axes.set_xticks(range(len(budgets)), [str(budget) for budget in budgets])
+    axes.set_xlabel("thinking budget, tokens")
+    axes.set_ylabel("accuracy, % (greedy; upper half of the levels)")
+    axes.grid(alpha=0.3)
+    axes.legend(ncols=2, fontsize="small")
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def _families(evidence: Evidence, stage: str) -> str:
+    lines = [row("family", "shows", "n", "thinking", "sampled", "without", "sampled", "thinking tokens")]
+    lines.append(row(*["---"] * 8))
+    exam = evidence.exams[stage]
+    for name in evidence.families:
+        found = exam[name]
+        cells = [_share(found[mode][way]["accuracy"]) for mode in MODES for way in WAYS]
+        count, tokens = found["thinking"]["greedy"]["accuracy"]["count"], found["thinking"]["greedy"]["thinking_tokens"]
+        lines.append(row(name, found["shows"], str(count), *cells, f"{tokens:.0f}"))
+    return "\n".join(lines)
+
+
+def _stages(evidence: Evidence) -> str:
+    lines = [row("stage", "thinking", "without", "mode as asked", "tokens", "CPU s"), row(*["---"] * 6)]
+    for path in sorted(evidence.folder.glob("*-[0-9]-*/stage.json")):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        lines.append(
+            row(f"pre-training, {path.parent.name}", "", "", "", f"{told['tokens']:,}", f"{told['cpu_s']:.0f}")
+        )
+    for stage, what in STAGES.items():
+        tokens = sum(part["tokens"] for part in _parts(evidence.cards[stage]))
+        figures = (evidence.mean(stage, mode) for mode in MODES)
+        lines.append(row(what, *(f"{x:.1f}" for x in figures), f"{evidence.followed(stage):.1f}", f"{tokens:,}",
+                          f"{evidence.cpu_s(stage):.0f}"))  # fmt: skip
+    return "\n".join(lines)
+
+
+def _parts(told: dict[str, Any]) -> Sequence[dict[str, Any]]:
+    return told.get("stages") or [told]
+
+
+def _share(share: dict[str, float]) -> str:
+    return f"{100 * share['value']:.1f} ({100 * share['low']:.0f}-{100 * share['high']:.0f})"
