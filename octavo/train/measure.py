@@ -15,7 +15,6 @@ from octavo.tasks.base import Task
 from octavo.text.chat.hermes import TOOLS
 from octavo.train.rollout import How, rollout
 
-CALL = str(TOOLS.tool_open)
 SURE = 1.96  # standard deviations: 95 %
 GREEDY = How(sampling=Sampling(temperature=0))
 
@@ -119,7 +118,9 @@ def calls_of(trajectory: Trajectory, task: Task) -> list[bool]:
     found = list[bool]()
     for turn in trajectory.turns:
         found += [_carried_out(task, trajectory.problem, call) for call in turn.message.tool_calls]
-        found += [False] * turn.message.text.count(CALL)  # the reader leaves a call that is none in the text
+        found += [False] * turn.message.text.count(
+            str(TOOLS.tool_open)
+        )  # the reader leaves a call that is none in the text
     return found
 
 

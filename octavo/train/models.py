@@ -1,11 +1,14 @@
 """Models to train: read from a checkpoint in float32, written in the official layout with all that goes with them."""
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import Struct
+from torch import nn
 
 from octavo.core.errors import CheckpointError
 from octavo.models import build
@@ -17,6 +20,48 @@ from octavo.weights.save import save_checkpoint, write_json
 
 # What Qwen3's makers recommend for the thinking mode; greedy decoding is what they warn of. Source: model card.
 GENERATION = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95}
+
+
+class Size(Struct, frozen=True, kw_only=True):
+    """The shape of a model.   experts: 0 for a dense one; each token goes through two, of half the inner width"""
+
+    width: int
+    layers: int
+    heads: int
+    inner: int
+    kv_heads: int = 2
+    head_width: int = 32
+    experts: int = 0
+
+    def config(self, *, vocabulary: int, context_tokens: int, rope_theta: float) -> dict[str, Any]:
+        """config.json, in the official layout."""
+        known = {
+            "vocab_size": vocabulary, "hidden_size": self.width, "intermediate_size": self.inner,
+            "head_dim": self.head_width, "num_hidden_layers": self.layers, "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads, "max_position_embeddings": context_tokens, "hidden_act": "silu",
+            "rms_norm_eps": 1e-6, "rope_theta": rope_theta, "tie_word_embeddings": True, "attention_bias": False,
+            "attention_dropout": 0.0, "initializer_range": 0.02, "use_cache": True, "use_sliding_window": False,
+            "sliding_window": None, "max_window_layers": self.layers, "dtype": "float32",
+        }  # fmt: skip
+        if not self.experts:
+            return {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", **known}
+        return {
+            "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", **known, "num_experts": self.experts,
+            "num_experts_per_tok": 2, "moe_intermediate_size": self.inner // 2, "norm_topk_prob": True,
+            "decoder_sparse_step": 1, "mlp_only_layers": [], "output_router_logits": False,
+            "router_aux_loss_coef": 0.001,
+        }  # fmt: skip
+
+
+def fresh(config: Mapping[str, Any], *, seed: int) -> Decoder:
+    """A model whose weights are small random numbers; what ends in the residual stream is smaller by its depth."""
+    torch.manual_seed(seed)
+    model = build(config)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            inward = name.endswith(("o_proj.weight", "down_proj.weight", "down_proj"))
+            nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * model.config.layers) if inward else 1))
+    return model
 
 
 def read_model(path: Path, *, changes: Mapping[str, Any] = {}) -> tuple[Decoder, dict[str, Any]]:

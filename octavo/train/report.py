@@ -56,13 +56,22 @@ def write_report(path: Path, card: Mapping[str, Any], told: Sequence[Told]) -> N
 
 def curve(points: Sequence[tuple[int, float]], *, name: str) -> str:
     """An SVG picture of steps and values."""
+
+    def draw(axes: Any) -> None:
+        axes.plot([x for x, _ in points], [y for _, y in points], linewidth=1, marker="o" if len(points) < 3 else "")
+        axes.set_xlabel("step")
+        axes.set_ylabel(name)
+
+    return drawn(draw, height=3)
+
+
+def drawn(draw: Callable[[Any], None], *, height: float) -> str:
+    """An SVG picture, 9 wide and so high.   draw   is given matplotlib's axes"""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    figure = Figure(figsize=(9, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot([x for x, _ in points], [y for _, y in points], linewidth=1, marker="o" if len(points) < 3 else "")
-    axes.set_xlabel("step")
-    axes.set_ylabel(name)
+    draw(axes)
     axes.grid(alpha=0.3)
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None})

@@ -3,28 +3,35 @@
 import math
 from typing import Literal
 
+from msgspec import Struct
+
 from octavo.core.errors import ConfigError
 
 Shape = Literal["constant", "linear", "cosine", "wsd"]
 
 
-def factor(shape: Shape, *, step: int, steps: int, warmup: int = 0, decay: float = 0.3, least: float = 0.0) -> float:
-    """What the learning rate is multiplied by at `step` (from 0) of `steps`.
+class Schedule(Struct, frozen=True, kw_only=True):
+    """What a learning rate is multiplied by, as a function of the step (from 0) of `steps`.
 
     warmup   steps over which it rises from 1 / (warmup + 1) to 1
     decay    of "wsd" (warm-up, stable, decay): the last share of the steps, over which it falls in a line
     least    where it ends; all shapes but "constant" reach it after the last step
-    Source of wsd: MiniCPM, arXiv:2404.06395. Raises ConfigError for a shape that is none of these.
+    Source of wsd: MiniCPM, arXiv:2404.06395.
     """
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    if shape == "constant":
-        return 1.0
-    if shape == "cosine":
-        return least + (1 - least) * (1 + math.cos(math.pi * progress)) / 2
-    if shape == "linear":
-        return least + (1 - least) * (1 - progress)
-    if shape == "wsd":
-        return least + (1 - least) * min(1.0, (1 - progress) / max(decay, 1e-9))
-    raise ConfigError(f"a learning rate has no shape {shape!r}: choose constant, linear, cosine or wsd.")
+
+    shape: Shape
+    steps: int
+    warmup: int = 0
+    decay: float = 0.3
+    least: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        """The factor at a step. Raises ConfigError for a shape that is none of these."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        left = 1 - min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        falls = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2,
+                 "wsd": min(1.0, left / max(self.decay, 1e-9))}  # fmt: skip
+        if self.shape not in falls:
+            raise ConfigError(f"a learning rate has no shape {self.shape!r}: choose {', '.join(falls)}.")
+        return 1.0 if self.shape == "constant" else self.least + (1 - self.least) * falls[self.shape]

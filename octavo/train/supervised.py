@@ -12,13 +12,14 @@ from msgspec import Meta, Struct
 from octavo.chat.loading import open_text
 from octavo.core.sample import Sample
 from octavo.models.decoder import Decoder
+from octavo.train.asked import CARD
 from octavo.train.batch import filled, pack
 from octavo.train.lora import Lora, adapt, fold, save_lora
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.report import report
 from octavo.train.run import Progress, Run
-from octavo.train.schedule import Shape, factor
+from octavo.train.schedule import Schedule, Shape
 from octavo.train.step import CrossEntropy
 from octavo.train.trainer import Trainer
 from octavo.weights.checkpoint import open_checkpoint
@@ -41,12 +42,9 @@ class Lesson(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def learn(model: Decoder, samples: Sequence[Sample], lesson: Lesson, *, run: Path, settings: Mapping[str, Any],
           seed: int = 0, progress: Progress | None = None) -> Run:  # fmt: skip
     """Train a model in place; each sample comes once before any comes again. Goes on where the run stands."""
-
-    def rate(step: int) -> float:
-        return factor(
-            lesson.shape, step=step, steps=lesson.steps, warmup=lesson.warmup, decay=lesson.decay, least=lesson.least
-        )
-
+    rate = Schedule(
+        shape=lesson.shape, steps=lesson.steps, warmup=lesson.warmup, decay=lesson.decay, least=lesson.least
+    )
     trainer = Trainer(model, CrossEntropy(), lesson.how, rate=rate, bf16=lesson.bf16)
     kept = {**settings, "lesson": msgspec.to_builtins(lesson), "seed": seed, "samples": len(samples)}
     going = Run(run, trainer, settings=kept, progress=progress)
@@ -79,7 +77,7 @@ def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, less
         shutil.rmtree(adapter, ignore_errors=True)
         save_lora(adapter, model, lora, base=str(config.get("_name_or_path") or before.name))
         fold(model)
-    write_model(out, model, config=config, tokenizer=tokenizer, more={"stage.json": told})
+    write_model(out, model, config=config, tokenizer=tokenizer, more={CARD: told})
     if lora.rank:
         adapter.replace(out / "adapter")
     return out

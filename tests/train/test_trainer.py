@@ -12,7 +12,7 @@ import torch
 from octavo.core.errors import ConfigError, TrainingError
 from octavo.train.batch import pack
 from octavo.train.optimiser import Optimisation, optimisers
-from octavo.train.schedule import factor
+from octavo.train.schedule import Schedule
 from octavo.train.state import load_state, save_state
 from octavo.train.step import CrossEntropy
 from octavo.train.trainer import Trainer
@@ -160,7 +160,7 @@ def test_frozen_models_and_impossible_settings_are_refused():
 
 @pytest.mark.parametrize("shape", ["constant", "linear", "cosine", "wsd"])
 def test_learning_rates_rise_and_do_not_rise_again(shape):
-    rates = [factor(shape, step=i, steps=100, warmup=10, least=0.1) for i in range(101)]
+    rates = [Schedule(shape=shape, steps=100, warmup=10, least=0.1)(i) for i in range(101)]
     assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[0] < 0.2 and max(rates) == 1
     assert rates[100] == pytest.approx(1 if shape == "constant" else 0.1)
@@ -169,4 +169,4 @@ def test_learning_rates_rise_and_do_not_rise_again(shape):
 
 def test_an_unknown_shape_is_refused():
     with pytest.raises(ConfigError, match="wsd"):
-        factor("square", step=0, steps=1)
+        Schedule(shape="square", steps=1)(0)

@@ -11,6 +11,7 @@ from octavo.text.tokenizer import Tokenizer
 from octavo.train.mini.evidence import MODES, WAYS, Evidence, table
 from octavo.train.mini.evidence import markdown_row as row
 from octavo.train.models import read_model, write_model
+from octavo.train.report import drawn
 
 NAMES = {"teacher": "octavo-mini", "student": "octavo-mini-s"}
 STAGES = {
@@ -79,26 +80,19 @@ What the Qwen3 report says of its models, and what is seen here:
 
 def curves(evidence: Evidence) -> str:
     """Accuracy by thinking budget of each family that thinks, with 95 % intervals, as an SVG picture."""
-    import io
 
-    from matplotlib.figure import Figure
+    def draw(axes: Any) -> None:
+        for name, curve in evidence.exams["teacher"]["budgets"].items():
+            shares, places = [one["all"]["accuracy"] for one in curve.values()], range(len(curve))
+            value, low, high = ([100 * share[key] for share in shares] for key in ("value", "low", "high"))
+            axes.plot(places, value, marker=".", label=name)
+            axes.fill_between(places, low, high, alpha=0.12)
+            axes.set_xticks(places, list(curve))
+        axes.set_xlabel("thinking budget, tokens")
+        axes.set_ylabel("accuracy, % (greedy; upper half of the levels)")
+        axes.legend(ncols=2, fontsize="small")
 
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for name, curve in evidence.exams["teacher"]["budgets"].items():
-        budgets = [int(budget) for budget in curve]
-        shares = [one["all"]["accuracy"] for one in curve.values()]
-        axes.plot(range(len(budgets)), [100 * s["value"] for s in shares], marker=".", label=name)
-        axes.fill_between(range(len(budgets)), [100 * s["low"] for s in shares], [100 * s["high"] for s in shares],
-                          alpha=0.12)  # fmt: skip
-        axes.set_xticks(range(len(budgets)), [str(budget) for budget in budgets])
-    axes.set_xlabel("thinking budget, tokens")
-    axes.set_ylabel("accuracy, % (greedy; upper half of the levels)")
-    axes.grid(alpha=0.3)
-    axes.legend(ncols=2, fontsize="small")
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+    return drawn(draw, height=5)
 
 
 def _families(evidence: Evidence, stage: str) -> str:

@@ -1,46 +1,16 @@
 """How large the miniature suite is, and how long each of its stages may take."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct
 
 from octavo.train.mini.texts import Blend
+from octavo.train.models import Size
 from octavo.train.optimiser import Optimisation
 from octavo.train.supervised import Lesson
 
 Scale = Literal["smoke", "short", "long"]
-
-
-class Size(Struct, frozen=True, kw_only=True):
-    """The shape of a model.   experts: 0 for a dense one; each token goes through two, of half the inner width"""
-
-    width: int
-    layers: int
-    heads: int
-    inner: int
-    kv_heads: int = 2
-    head_width: int = 32
-    experts: int = 0
-
-    def config(self, *, vocabulary: int, context_tokens: int, rope_theta: float) -> dict[str, Any]:
-        """config.json, in the official layout."""
-        known = {
-            "vocab_size": vocabulary, "hidden_size": self.width, "intermediate_size": self.inner,
-            "head_dim": self.head_width, "num_hidden_layers": self.layers, "num_attention_heads": self.heads,
-            "num_key_value_heads": self.kv_heads, "max_position_embeddings": context_tokens, "hidden_act": "silu",
-            "rms_norm_eps": 1e-6, "rope_theta": rope_theta, "tie_word_embeddings": True, "attention_bias": False,
-            "attention_dropout": 0.0, "initializer_range": 0.02, "use_cache": True, "use_sliding_window": False,
-            "sliding_window": None, "max_window_layers": self.layers, "dtype": "float32",
-        }  # fmt: skip
-        if not self.experts:
-            return {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", **known}
-        return {
-            "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", **known, "num_experts": self.experts,
-            "num_experts_per_tok": 2, "moe_intermediate_size": self.inner // 2, "norm_topk_prob": True,
-            "decoder_sparse_step": 1, "mlp_only_layers": [], "output_router_logits": False,
-            "router_aux_loss_coef": 0.001,
-        }  # fmt: skip
 
 
 def muon(rate: float) -> Optimisation:

@@ -1,15 +1,8 @@
 """Pre-training of the suite: batches of documents, each a pure function of seed, stage and step."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import torch
-from torch import nn
+from collections.abc import Callable, Sequence
 
 from octavo.core.sample import Sample, sample
-from octavo.models import build
-from octavo.models.decoder import Decoder
 from octavo.text.learn import END_OF_TEXT
 from octavo.text.tokenizer import Tokenizer
 from octavo.train.batch import Batch, filled, pack
@@ -17,17 +10,6 @@ from octavo.train.mini.plan import Reading
 from octavo.train.mini.texts import document
 
 BATCH_TOKENS = 16384  # of one pass; a step may take several
-
-
-def fresh(config: Mapping[str, Any], *, seed: int) -> Decoder:
-    """A model whose weights are small random numbers; what ends in the residual stream is smaller by its depth."""
-    torch.manual_seed(seed)
-    model = build(config)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1:
-            inward = name.endswith(("o_proj.weight", "down_proj.weight", "down_proj"))
-            nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * model.config.layers) if inward else 1))
-    return model
 
 
 def documents(reading: Reading, tokenizer: Tokenizer, *, seed: int, step: int) -> list[Sample]:

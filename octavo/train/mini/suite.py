@@ -15,21 +15,21 @@ from octavo.tasks import TASKS
 from octavo.text.chat.qwen3 import Qwen3
 from octavo.text.learn import learn_tokenizer
 from octavo.text.tokenizer import Tokenizer
+from octavo.train.asked import CARD
 from octavo.train.mini.exam import Exam
-from octavo.train.mini.plan import Plan, Reading, Size, muon
-from octavo.train.mini.reading import fresh, reader
+from octavo.train.mini.plan import Plan, Reading, muon
+from octavo.train.mini.reading import reader
 from octavo.train.mini.texts import document, fixed_texts
-from octavo.train.models import read_model, reread, write_model
+from octavo.train.models import Size, fresh, read_model, reread, write_model
 from octavo.train.own import OwnChat
 from octavo.train.recipes import coldstart, distill, fuse, general_rl, rl
 from octavo.train.run import Progress, Run, cpu_time_s
-from octavo.train.schedule import factor
+from octavo.train.schedule import Schedule
 from octavo.train.step import CrossEntropy
 from octavo.train.trainer import Trainer
 from octavo.weights.save import write_json
 
 TOKENIZER_TEXTS = 6000
-CARD = "stage.json"
 
 
 class Stage(NamedTuple):
@@ -114,11 +114,7 @@ class Suite:
         return lambda: reread(path, context_tokens=self.plan.context_tokens, theta=reading.theta)
 
     def _read(self, stage: Stage, reading: Reading, *, steps: int) -> dict[str, Any]:
-        def rate(step: int) -> float:
-            return factor(
-                "wsd", step=step, steps=steps, warmup=reading.warmup, decay=reading.decay, least=reading.least
-            )
-
+        rate = Schedule(shape="wsd", steps=steps, warmup=reading.warmup, decay=reading.decay, least=reading.least)
         run = Run(stage.run, Trainer(stage.model, CrossEntropy(), muon(reading.rate), rate=rate),
                   settings={"steps": steps}, progress=self.progress)  # fmt: skip
         run.go(reader(reading, self.tokenizer(), seed=self.seed), steps=steps)

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from octavo.chat.loading import open_text
 from octavo.core.errors import CheckpointError
+from octavo.train.asked import CARD, asked, made
 from octavo.train.models import read_model, write_model
 from octavo.train.run import Progress
 from octavo.weights.checkpoint import open_checkpoint
@@ -32,7 +33,8 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the folder. Raises CheckpointError naming the first tensor that does not fit."""
     del progress
     out = Path(settings.out)
-    if out.is_dir():
+    wanted = asked(settings, recipe="chatvector")
+    if made(out, wanted):
         return out
     model, config = read_model(Path(settings.model))
     plus, minus = open_checkpoint(Path(settings.plus)), open_checkpoint(Path(settings.minus))
@@ -50,6 +52,5 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
                 change = plus.read(name).float() - minus.read(name).float()
                 parameter.add_(change, alpha=settings.scale)
     tokenizer, _ = open_text(plus)
-    told = {"recipe": "chatvector", "plus": plus.name, "minus": minus.name, "scale": settings.scale}
-    write_model(out, model, config=config, tokenizer=tokenizer, more={"stage.json": told})
+    write_model(out, model, config=config, tokenizer=tokenizer, more={CARD: {"settings": wanted}})
     return out

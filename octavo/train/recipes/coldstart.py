@@ -10,6 +10,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from octavo.chat.loading import open_text
+from octavo.train.asked import asked, made
 from octavo.train.conversations import Writer
 from octavo.train.mini.lessons import cold_start
 from octavo.train.recipes.rl import check_levels
@@ -33,10 +34,10 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the model's folder."""
     check_levels(settings.tasks)
     before, out = Path(settings.model), Path(settings.out)
-    if out.is_dir():
+    wanted = asked(settings, recipe="coldstart")
+    if made(out, wanted):
         return out
     tokenizer, form = open_text(open_checkpoint(before))
     samples = cold_start(Writer(form, tokenizer), settings.tasks, seed=f"{settings.seed} cold", count=settings.count)
-    kept = {"recipe": "coldstart", "tasks": settings.tasks, "count": settings.count}
-    return learn_checkpoint(before, out, samples, lesson=settings.lesson, recipe="coldstart", settings=kept,
+    return learn_checkpoint(before, out, samples, lesson=settings.lesson, recipe="coldstart", settings=wanted,
                             seed=settings.seed, progress=progress)  # fmt: skip

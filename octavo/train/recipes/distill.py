@@ -19,16 +19,17 @@ from octavo.core.sampling import Sampling, Thinking
 from octavo.core.task import Problem, Trajectory
 from octavo.tasks import TASKS
 from octavo.train.algorithms import TowardsTeacher
+from octavo.train.asked import CARD, asked, made
 from octavo.train.batch import Batch, batches_of
 from octavo.train.measure import follows
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
-from octavo.train.recipes.rl import check_levels, kept
+from octavo.train.recipes.rl import check_levels
 from octavo.train.report import report
 from octavo.train.rollout import How, rollout, to_sample
 from octavo.train.run import Progress, Run
-from octavo.train.schedule import factor
+from octavo.train.schedule import Schedule
 from octavo.train.step import Algorithm, CrossEntropy
 from octavo.train.supervised import shuffled
 from octavo.train.trainer import Trainer
@@ -68,7 +69,8 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the student's folder. Raises ConfigError for unknown tasks, TrainingError for a teacher never right."""
     check_levels(settings.tasks)
     out = Path(settings.out)
-    if out.is_dir():
+    wanted = asked(settings, recipe="distill")
+    if made(out, wanted):
         return out
     tokenizer, form = open_text(open_checkpoint(Path(settings.teacher)))
     teacher, _ = read_model(Path(settings.teacher))
@@ -82,21 +84,19 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     for name, algorithm, steps, rate in stages:
         if steps:
             trainer = learner(settings, pair, algorithm, rate=rate, steps=steps)
-            going = Run(out.with_name(f"{out.name}.{name}"), trainer, settings=kept(settings, f"distill {name}"),
+            going = Run(out.with_name(f"{out.name}.{name}"), trainer, settings={**wanted, "stage": name},
                         progress=progress)  # fmt: skip
             if trainer.step < steps:
                 going.go((off_policy if name == "off" else on_policy)(settings, pair), steps=steps)
             cards.append(report(going, recipe=f"distill {name}"))
-    write_model(out, student, config=config, tokenizer=tokenizer, more={"stage.json": {"stages": cards}})
+    told = {"settings": wanted, "stages": cards}
+    write_model(out, student, config=config, tokenizer=tokenizer, more={CARD: told})
     return out
 
 
 def learner(settings: Settings, pair: Pair, algorithm: Algorithm, *, rate: float, steps: int) -> Trainer:
     """The student's trainer."""
-
-    def scale(step: int) -> float:
-        return factor("linear", step=step, steps=steps, warmup=settings.warmup, least=0.1)
-
+    scale = Schedule(shape="linear", steps=steps, warmup=settings.warmup, least=0.1)
     return Trainer(pair.student.model, algorithm, replace(settings.how, rate=rate), rate=scale, bf16=settings.bf16,
                    teacher=pair.teacher.model)  # fmt: skip
 

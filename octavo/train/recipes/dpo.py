@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import torch
 from msgspec import Meta, Struct
 
@@ -19,14 +18,15 @@ from octavo.core.sample import Sample, sample
 from octavo.nn.context import PackedContext
 from octavo.nn.head import tell
 from octavo.train.algorithms import Preference
+from octavo.train.asked import CARD, asked, made
 from octavo.train.batch import Batch, pack
 from octavo.train.conversations import Writer, read_preferences
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.report import report
 from octavo.train.run import Progress, Run
-from octavo.train.schedule import factor
-from octavo.train.texts import text_files, texts_hash
+from octavo.train.schedule import Schedule
+from octavo.train.texts import text_files
 from octavo.train.trainer import Trainer
 from octavo.weights.checkpoint import open_checkpoint
 
@@ -52,13 +52,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0)] = 0
 
 
-FREE = ("model", "data", "out")  # may change when a run goes on
-
-
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the model's folder. Raises SampleError where a pair's replies are the same."""
     out, files = Path(settings.out), text_files(settings.data)
-    if out.is_dir():
+    wanted = asked(settings, recipe="dpo", files=files)
+    if made(out, wanted):
         return out
     tokenizer, form = open_text(open_checkpoint(Path(settings.model)))
     model, config = read_model(Path(settings.model))
@@ -67,19 +65,14 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     pairs = [preferred(writer, one, name=name) for name, *one in read]
     if not pairs:
         raise SampleError(f"{settings.data} has no pairs: nothing to learn.")
-
-    def rate(step: int) -> float:
-        return factor("linear", step=step, steps=settings.steps, warmup=settings.warmup)
-
+    rate = Schedule(shape="linear", steps=settings.steps, warmup=settings.warmup)
     trainer = Trainer(model, Preference(beta=settings.beta, pairs=settings.pairs), settings.how, rate=rate,
                       bf16=settings.bf16)  # fmt: skip
     known = [(before(trainer, a), before(trainer, b)) for a, b in pairs]
-    asked = {name: value for name, value in msgspec.to_builtins(settings).items() if name not in FREE}
-    kept = {"recipe": "dpo", **asked, "data_sha256": texts_hash(files)}
-    going = Run(out.with_name(f"{out.name}.run"), trainer, settings=kept, progress=progress)
+    going = Run(out.with_name(f"{out.name}.run"), trainer, settings=wanted, progress=progress)
     going.go(lambda step: batches(known, settings, step), steps=settings.steps)
     told = report(going, recipe="dpo")
-    write_model(out, model, config=config, tokenizer=tokenizer, more={"stage.json": told})
+    write_model(out, model, config=config, tokenizer=tokenizer, more={CARD: told})
     return out
 
 

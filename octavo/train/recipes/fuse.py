@@ -19,6 +19,7 @@ from octavo.core.sample import Sample
 from octavo.core.sampling import Sampling, Thinking
 from octavo.core.task import Problem, Trajectory
 from octavo.tasks import TASKS
+from octavo.train.asked import asked, made
 from octavo.train.conversations import Writer
 from octavo.train.measure import follows
 from octavo.train.mini.lessons import THINK, flagged, several_turns, without_thinking
@@ -50,7 +51,8 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the model's folder. Raises TrainingError where the model never thinks its way to a right answer."""
     check_levels(settings.tasks)
     before, out = Path(settings.model), Path(settings.out)
-    if out.is_dir():
+    wanted = asked(settings, recipe="fuse")
+    if made(out, wanted):
         return out
     tokenizer, form = open_text(open_checkpoint(before))
     own, draw = OwnChat(read_model(before)[0], tokenizer=tokenizer, form=form), random.Random(f"{settings.seed} fuse")
@@ -59,7 +61,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
         raise TrainingError("the model gave no right reply with thinking: nothing of it can be kept. Train it further.")
     writer = Writer(form, tokenizer)
     samples = lessons(writer, thought, settings, draw=draw)
-    kept = {"recipe": "fuse", "tasks": settings.tasks, "kept": len(thought), "of": settings.thought}
+    kept = {**wanted, "kept": len(thought)}
     return learn_checkpoint(before, out, samples, lesson=settings.lesson, recipe="fuse", settings=kept,
                             seed=settings.seed, progress=progress)  # fmt: skip
 

@@ -15,16 +15,15 @@ from octavo.core.errors import ConfigError
 from octavo.models.decoder import Decoder
 from octavo.text.learn import END_OF_TEXT
 from octavo.text.tokenizer import Tokenizer
-from octavo.train.mini.plan import Size
-from octavo.train.mini.reading import fresh
-from octavo.train.models import reread, write_model
+from octavo.train.asked import CARD, made
+from octavo.train.models import Size, fresh, reread, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.parallel import open_ranks
 from octavo.train.ranks import Ranks
 from octavo.train.reading import Pieces, held_out
 from octavo.train.report import report
 from octavo.train.run import Progress, Run
-from octavo.train.schedule import Shape, factor
+from octavo.train.schedule import Schedule, Shape
 from octavo.train.step import CrossEntropy
 from octavo.train.texts import documents, text_files, texts_hash
 from octavo.train.trainer import Trainer
@@ -90,14 +89,16 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     place = Path(settings.model)
     for number, stage in enumerate(settings.stages, 1):
         before, place = place, Path(settings.out) / f"{number}-{stage.name}"
-        if not place.is_dir():
+        kept = _kept(settings, stage)
+        if not made(place, kept):
             going_on = before if settings.model or number > 1 else None
             model, config = _begin(settings, stage, tokenizer, before=going_on)
             trainer, folder = _trainer(settings, stage, model, ranks=ranks), Path(settings.out) / "runs" / place.name
-            told = _learn(settings, stage, tokenizer, trainer=trainer, folder=folder, progress=progress)
+            going = Run(folder, trainer, settings=kept, save_s=settings.save_s, progress=progress, board=settings.board)
+            told = _learn(settings, stage, tokenizer, going=going)
             whole = trainer.whole_model()
             if ranks.rank == 0:
-                write_model(place, whole, config=config, tokenizer=tokenizer, more={"stage.json": told})
+                write_model(place, whole, config=config, tokenizer=tokenizer, more={CARD: told})
                 for state in folder.glob("state-*"):
                     shutil.rmtree(state)
         ranks.wait()  # for the first, which writes
@@ -115,11 +116,7 @@ def _begin(settings: Settings, stage: Stage, tokenizer: Tokenizer, *,
 
 
 def _trainer(settings: Settings, stage: Stage, model: Decoder, *, ranks: Ranks) -> Trainer:
-    def rate(step: int) -> float:
-        return factor(
-            stage.shape, step=step, steps=stage.steps, warmup=stage.warmup, decay=stage.decay, least=stage.least
-        )
-
+    rate = Schedule(shape=stage.shape, steps=stage.steps, warmup=stage.warmup, decay=stage.decay, least=stage.least)
     return Trainer(
         model, CrossEntropy(), replace(settings.how, rate=settings.how.rate * stage.rate), rate=rate,
         bf16=settings.bf16, checkpoint=settings.checkpoint, balance=settings.balance if model.config.moe else 0.0,
@@ -127,15 +124,18 @@ def _trainer(settings: Settings, stage: Stage, model: Decoder, *, ranks: Ranks) 
     )  # fmt: skip
 
 
-def _learn(settings: Settings, stage: Stage, tokenizer: Tokenizer, *, trainer: Trainer, folder: Path,
-           progress: Progress | None) -> dict[str, Any]:  # fmt: skip
+def _kept(settings: Settings, stage: Stage) -> dict[str, Any]:
+    """All that decides what comes out of a stage."""
+    plain = {name: value for name, value in to_builtins(settings).items() if name not in FREE}
+    return {**plain, "stage": stage.name, "data_sha256": texts_hash(text_files(stage.data or settings.data))}
+
+
+def _learn(settings: Settings, stage: Stage, tokenizer: Tokenizer, *, going: Run) -> dict[str, Any]:
     """Returns the stage's card."""
-    ranks, files, end = trainer.ranks, text_files(stage.data or settings.data), tokenizer.id_of(END_OF_TEXT)
+    trainer, ranks = going.trainer, going.trainer.ranks
+    files, end = text_files(stage.data or settings.data), tokenizer.id_of(END_OF_TEXT)
     if end is None:
         raise ConfigError(f"{settings.tokenizer} has no {END_OF_TEXT}, which ends a text: use another tokenizer.")
-    kept: dict[str, Any] = {name: value for name, value in to_builtins(settings).items() if name not in FREE}
-    kept |= {"stage": stage.name, "data_sha256": texts_hash(files)}
-    going = Run(folder, trainer, settings=kept, save_s=settings.save_s, progress=progress, board=settings.board)
     inside, outside = held_out([tokenizer.encode(one) for one in documents(files)], settings.held_out)
 
     how: dict[str, int] = {"end": end, "longest": stage.longest, "tokens": stage.tokens, "seed": settings.seed}

@@ -7,9 +7,8 @@ or all wrong teach nothing and are asked anew; levels come and go as they are so
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
@@ -18,6 +17,7 @@ from octavo.core.errors import ConfigError
 from octavo.core.sampling import Sampling, Thinking
 from octavo.core.task import Problem
 from octavo.tasks import TASKS
+from octavo.train.asked import CARD, asked, made
 from octavo.train.curriculum import Curriculum, Level
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
@@ -26,7 +26,7 @@ from octavo.train.policy import Asking, Policy, Pose, Reward
 from octavo.train.report import report
 from octavo.train.rollout import How
 from octavo.train.run import Progress, Run
-from octavo.train.schedule import factor
+from octavo.train.schedule import Schedule
 from octavo.train.trainer import Trainer
 from octavo.weights.checkpoint import open_checkpoint
 
@@ -56,9 +56,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0)] = 0
 
 
-FREE = ("model", "out")  # may change when a run goes on
-
-
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the model's folder. Raises ConfigError for tasks or levels that there are not."""
     thinking = Thinking(mode=settings.mode)
@@ -74,7 +71,8 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
     """A run of RL, whatever is asked and whatever is good."""
     check_levels(settings.tasks)
     out = Path(settings.out)
-    if out.is_dir():
+    wanted = asked(settings, recipe=recipe)
+    if made(out, wanted):
         return out
     tokenizer, form = open_text(open_checkpoint(Path(settings.model)))
     model, config = read_model(Path(settings.model))
@@ -84,9 +82,9 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
     curriculum = Curriculum(settings.tasks)
     policy = Policy(own, curriculum, clipping=settings.clipping, asking=asking, tasks=TASKS, pose=pose,
                     reward=reward(own))  # fmt: skip
-    trainer = Trainer(model, policy, settings.how, bf16=settings.bf16, rate=lambda step: factor(
-        "constant", step=step, steps=settings.steps, warmup=settings.warmup))  # fmt: skip
-    going = Run(out.with_name(f"{out.name}.run"), trainer, settings=kept(settings, recipe), progress=progress)
+    rate = Schedule(shape="constant", steps=settings.steps, warmup=settings.warmup)
+    trainer = Trainer(model, policy, settings.how, bf16=settings.bf16, rate=rate)
+    going = Run(out.with_name(f"{out.name}.run"), trainer, settings=wanted, progress=progress)
 
     def reached(step: int) -> bool:
         curriculum.follow([line.figures for line in going.told])
@@ -94,7 +92,7 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
 
     going.go(lambda step: policy.batches(step, going.told), steps=settings.steps, until=reached)
     told = report(going, recipe=recipe)
-    write_model(out, model, config=config, tokenizer=tokenizer, more={"stage.json": told})
+    write_model(out, model, config=config, tokenizer=tokenizer, more={CARD: told})
     return out
 
 
@@ -105,9 +103,3 @@ def check_levels(tasks: Mapping[str, list[int]]) -> None:
             raise ConfigError(f"there is no task {name!r:.80}: choose of {', '.join(sorted(TASKS))}.")
         if not levels or not all(1 <= level <= TASKS[name].levels for level in levels):
             raise ConfigError(f"tasks: {name} has levels 1 to {TASKS[name].levels}, {levels} were given.")
-
-
-def kept(settings: Struct, recipe: str) -> dict[str, Any]:
-    """What must be the same when a run goes on."""
-    plain = {name: value for name, value in msgspec.to_builtins(settings).items() if name not in FREE}
-    return {"recipe": recipe, **plain}

@@ -11,11 +11,12 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from octavo.chat.loading import open_text
+from octavo.train.asked import asked, made
 from octavo.train.conversations import Writer, read_conversations
 from octavo.train.lora import Lora
 from octavo.train.run import Progress
 from octavo.train.supervised import Lesson, learn_checkpoint
-from octavo.train.texts import text_files, texts_hash
+from octavo.train.texts import text_files
 from octavo.weights.checkpoint import open_checkpoint
 
 
@@ -35,7 +36,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the model's folder."""
     out, files = Path(settings.out), text_files(settings.data)
-    if out.is_dir():
+    wanted = asked(settings, recipe="sft", files=files)
+    if made(out, wanted):
         return out
     tokenizer, form = open_text(open_checkpoint(Path(settings.model)))
     writer = Writer(form, tokenizer, longest=settings.longest)
@@ -46,6 +48,5 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
                 samples.append(writer.reply(messages, tools=tools, name=name))
             else:
                 samples += writer.replies(messages, tools=tools, name=name)
-    kept = {"recipe": "sft", "data_sha256": texts_hash(files), "last_turn": settings.last_turn}
-    return learn_checkpoint(Path(settings.model), out, samples, lesson=settings.lesson, recipe="sft", settings=kept,
+    return learn_checkpoint(Path(settings.model), out, samples, lesson=settings.lesson, recipe="sft", settings=wanted,
                             seed=settings.seed, progress=progress, lora=settings.lora)  # fmt: skip
