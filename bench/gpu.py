@@ -1,6 +1,7 @@
 """Parity and throughput on a GPU: `bench/gpu.sh` runs it and writes bench/results/gpu.json (or $OUT/gpu.json).
 
-Tiny models of every family give the same fp32 logits on CUDA as on the CPU; the shape of Qwen3-0.6B decodes in bf16.
+Tiny models of every family give the same fp32 logits on CUDA as on the CPU; the shape of Qwen3-0.6B decodes in bf16,
+and is trained on documents of 4,096 and 8,192 tokens.
 Needs nothing but Octavo and its dependencies. `--device cpu` tries the script itself where there is no GPU.
 """
 
@@ -14,12 +15,18 @@ from typing import Any
 
 import torch
 
+from octavo.core.sample import sample
 from octavo.core.sampling import Sampling
 from octavo.engine.engine import Engine
 from octavo.engine.torch_backend import TorchBackend
 from octavo.engine.types import Chunk, Plan, Request
 from octavo.models import build
 from octavo.models.decoder import Decoder
+from octavo.train.batch import pack
+from octavo.train.optimiser import Optimisation
+from octavo.train.speed import peak_flops
+from octavo.train.step import CrossEntropy
+from octavo.train.trainer import Trainer
 
 BOUND = 1e-3  # fp32 logits, absolute, TF32 off
 TINY: dict[str, Any] = {
@@ -79,6 +86,22 @@ def decode(backend: TorchBackend, *, batch: int, tokens: int) -> float:
     return done / (time.perf_counter() - start)
 
 
+def learn(config: dict[str, Any], device: str, *, tokens: int, steps: int) -> dict[str, float]:
+    """Tokens per second and MFU of whole steps of pre-training in bf16, one document of so many tokens each."""
+    torch.manual_seed(0)
+    model = random_model(config, std=0.02, dtype=torch.float32).to(device).requires_grad_(True)
+    trainer = Trainer(model, CrossEntropy(), Optimisation(rate=1e-4))
+    read = [token % config["vocab_size"] for token in range(7, 7 + tokens)]
+    batch = pack([sample(read, [1.0] * tokens, name="bench")]).to(device)
+    trainer.learn([batch])
+    start = time.perf_counter()
+    flops = sum(trainer.learn([batch]).flops for _ in range(steps))  # a step's loss is read, so it has ended
+    seconds = time.perf_counter() - start
+    peak = peak_flops(torch.device(device), torch.bfloat16)
+    memory = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+    return {"tokens/s": steps * tokens / seconds, "MFU": flops / seconds / peak, "GiB": memory}
+
+
 def main() -> int:
     """Print and write the figures; 1 where parity does not hold."""
     parser = argparse.ArgumentParser()
@@ -93,9 +116,16 @@ def main() -> int:
         decode(backend, batch=batch, tokens=8)
         speed[batch] = decode(backend, batch=batch, tokens=128 if device != "cpu" else 8)
         print(f"batch {batch}: {speed[batch]:,.0f} tokens/s")
+    del backend
+    lengths = (4096, 8192) if device != "cpu" else (256,)
+    learning = {length: learn(SHAPE if device != "cpu" else TINY | {"model_type": "qwen3"}, device, tokens=length,
+                              steps=8) for length in lengths}  # fmt: skip
+    for length, figures in learning.items():
+        print(f"training, documents of {length} tokens:", figures)
     name = torch.cuda.get_device_name() if device == "cuda" else device
     result = {"command": "python -m bench.gpu", "device": name, "torch": torch.__version__, "parity": parity,
-              "bound": BOUND, "Qwen3-0.6B shape, bf16, tokens/s": speed}  # fmt: skip
+              "bound": BOUND, "Qwen3-0.6B shape, bf16, tokens/s": speed,
+              "training of that shape, bf16": learning}  # fmt: skip
     if device != "cpu":
         folder = Path(os.environ.get("OUT", Path(__file__).with_name("results")))
         (folder / "gpu.json").write_text(json.dumps(result, indent=1) + "\n")
