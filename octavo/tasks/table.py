@@ -41,17 +41,17 @@ class Table(Worked):
         return [f"{text}\n{question}" for question in asked]
 
     def solve(self, instance: Asked, language: str) -> tuple[str, str]:
-        """The rows that count, with what comes of them so far."""
+        """Every row in turn: whether it counts, and what comes of it so far."""
         rows, kind, place = instance
         lines, total, best = list[str](), 0, ("", 0)
         for name, where, many in rows:
             if kind != "total" and where != place:
-                continue
-            if kind == "most":
+                lines.append(f"{name} {where} no")
+            elif kind == "most":
                 best = max(best, (name, many), key=lambda one: one[1])
-                lines.append(f"{name} {many}: {best[0]} {best[1]}")
+                lines.append(f"{name} {where} {many}: {best[0]} {best[1]}")
             else:
                 by = 1 if kind == "count" else many
-                lines.append(f"{name} {total}+{by}={total + by}")
+                lines.append(f"{name} {where} {total}+{by}={total + by}")
                 total += by
         return "\n".join(lines), best[0] if kind == "most" else str(total)

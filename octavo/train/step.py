@@ -1,7 +1,7 @@
 """One step for any algorithm.   Axes: T tokens, N tokens to predict, D model."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -101,13 +101,20 @@ class Learner(nn.Module):
             return self._written_out(batch, scale, part=part)
         self.model.model.checkpoint = self.checkpoint
         with watched(self.model) as layers:
-            hidden_TD = self.model(batch.tokens_T, PackedContext(batch.lengths, device=batch.tokens_T.device))
-        hidden_ND, head_VD = hidden_TD[batch.rows_N], self.model.head_weight
+            hidden_ND = _hidden(self.model, batch)
+        with torch.autocast(hidden_ND.device.type, enabled=False):  # sums over tokens are never in bf16
+            return self._plainly(batch, hidden_ND, layers, scale=scale, part=part)
+
+    def _plainly(self, batch: Batch, hidden_ND: Tensor, layers: dict[int, Any], *, scale: float,
+                 part: float) -> tuple[Tensor, Terms]:  # fmt: skip
+        head_VD = self.model.head_weight
         told = tell(hidden_ND, head_VD, batch.targets_N) if self.algorithm.needs_told else None
         terms = self.algorithm.terms(batch, told, scale=scale)
         loss = weighted_surprise(hidden_ND, head_VD, batch.targets_N, terms.push_N)
         if terms.pull_N is not None:
-            loss = loss + weighted_divergence(hidden_ND, head_VD, self._taught_plainly(batch), terms.pull_N)
+            loss = loss + weighted_divergence(
+                hidden_ND, head_VD, self._taught_plainly(batch, like=hidden_ND), terms.pull_N
+            )
         if self.balance is not None and layers and torch.is_grad_enabled():
             shares = self.balance.shares(layers, len(batch.tokens_T))
             value = self.balance.value(layers, shares, len(batch.tokens_T))
@@ -118,9 +125,10 @@ class Learner(nn.Module):
     @torch.no_grad()
     def surprise(self, batch: Batch) -> Tensor:
         """Sum over the targets of -log p in nats times their weight, a scalar."""
-        hidden_TD = self.model(batch.tokens_T, PackedContext(batch.lengths, device=batch.tokens_T.device))
-        told = tell(hidden_TD[batch.rows_N], self.model.head_weight, batch.targets_N)
-        return -(told.logprobs_N @ batch.weights_N)
+        hidden_ND = _hidden(self.model, batch)
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            told = tell(hidden_ND, self.model.head_weight, batch.targets_N)
+            return -(told.logprobs_N @ batch.weights_N)
 
     def _written_out(self, batch: Batch, scale: float, *, part: float) -> tuple[Tensor, Terms]:
         low = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
@@ -165,16 +173,23 @@ class Learner(nn.Module):
         return self.teacher[0]
 
     @torch.no_grad()
-    def _taught_plainly(self, batch: Batch) -> Teacher:
-        teacher = self._teacher()
-        hidden_TE = teacher(batch.tokens_T, PackedContext(batch.lengths, device=batch.tokens_T.device))
-        return Teacher(hidden_TE[batch.rows_N], teacher.head_weight)
+    def _taught_plainly(self, batch: Batch, *, like: Tensor) -> Teacher:
+        teacher, low = self._teacher(), like.dtype != torch.float32
+        with torch.autocast(like.device.type, dtype=like.dtype if low else None, enabled=low):
+            return Teacher(_hidden(teacher, batch), teacher.head_weight)
 
     def _taught(self, batch: Batch, shards: list[Shard], each: Each, *, low: bool) -> Teacher:
         teacher, kernels = self._teacher(), training_kernels(threads=1 if len(shards) > 1 else self.threads)
         passes = Passes(teacher, kernels, dtype=torch.bfloat16 if low else torch.float32, checkpoint=True)
         hidden = each(lambda shard: Piece(passes, batch, shard).hidden_ND, shards)
         return Teacher(torch.cat(list(hidden)), passes.head_VD)
+
+
+def _hidden(model: Decoder, batch: Batch) -> Tensor:
+    """Rows (N, D) before the head, in the type that products are computed in."""
+    kind = batch.tokens_T.device.type
+    hidden_ND: Tensor = model(batch.tokens_T, PackedContext(batch.lengths, device=batch.tokens_T.device))[batch.rows_N]
+    return hidden_ND.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden_ND
 
 
 def shown(terms: Terms, loss: Tensor, *, value: Tensor, part: float) -> Terms:

@@ -14,7 +14,7 @@ from octavo.train.batch import pack
 from octavo.train.optimiser import Optimisation, optimisers
 from octavo.train.schedule import Schedule
 from octavo.train.state import load_state, save_state
-from octavo.train.step import CrossEntropy
+from octavo.train.step import CrossEntropy, Learner
 from octavo.train.trainer import Trainer
 from tests.train.minis import batch, tiny, told
 
@@ -170,3 +170,12 @@ def test_learning_rates_rise_and_do_not_rise_again(shape):
 def test_an_unknown_shape_is_refused():
     with pytest.raises(ConfigError, match="wsd"):
         Schedule(shape="square", steps=1)(0)
+
+
+def test_sums_over_tokens_are_not_rounded_to_bf16(monkeypatch: pytest.MonkeyPatch):
+    wanted = [Trainer(tiny(), CrossEntropy(), Optimisation(), bf16=False).learn([batch(seed)]).loss for seed in (1, 2)]
+    monkeypatch.setattr(Learner, "plain", "autograd, as on a GPU")
+    for seed, exact in zip((1, 2), wanted, strict=True):
+        trainer = Trainer(tiny(), CrossEntropy(), Optimisation(), bf16=True)
+        for found in (trainer.surprise([batch(seed)]), trainer.learn([batch(seed)]).loss):
+            assert found == pytest.approx(exact, abs=2e-3) and float(torch.tensor(found).bfloat16()) != found

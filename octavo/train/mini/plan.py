@@ -72,7 +72,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 LEVELS: Mapping[str, Sequence[int]] = {
     "chain": range(1, 9), "arithmetic": range(1, 7), "stories": range(1, 7), "sorting": range(1, 6),
     "dates": range(1, 9), "letters": range(1, 7), "programs": range(1, 7), "table": range(1, 6),
-    "countdown": range(1, 4), "maze": range(1, 6), "retrieval": range(1, 6), "unanswerable": range(1, 6),
+    "countdown": range(2, 5), "maze": range(1, 6), "retrieval": range(1, 6), "unanswerable": range(1, 6),
     "format": range(1, 6),
 }  # fmt: skip
 TOOLS: Mapping[str, Sequence[int]] = {"tools": range(1, 4)}

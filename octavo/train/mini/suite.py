@@ -47,7 +47,9 @@ class Suite:
         """Raises TrainingError where the folder has a suite of another scale or seed: its stages are not ours."""
         folder.mkdir(parents=True, exist_ok=True)
         mine, asked = folder / "mini.json", {"scale": plan.scale, "seed": seed}
-        about = json.loads(mine.read_text(encoding="utf-8")) if mine.exists() else {**asked, "seconds": 0.0}
+        about: dict[str, Any] = (
+            json.loads(mine.read_text(encoding="utf-8")) if mine.exists() else {**asked, "seconds": 0.0}
+        )
         if (found := {name: about.get(name) for name in asked}) != asked:
             raise TrainingError(f"{folder} has a suite with {found}, asked for is {asked}: name another folder.")
         self.folder, self.plan, self.seed, self.progress = folder, plan, seed, progress
