@@ -250,9 +250,12 @@ def whole_steps(library: Library) -> None:
             backend.forward(Plan(chunks=chunks, copies=(Copy(source=3, target=0, tokens=3),)))
 
 
-def crew(one: float, two: np.ndarray, waited: np.ndarray) -> np.ndarray:
-    """Threads of each call, where a call takes `one` seconds with one thread and two[i] with two."""
-    return open_library().crew(np.stack([np.full_like(two, one), two], axis=1), waited)
+def crew(one: float, two: np.ndarray, waited: np.ndarray, *, tokens: np.ndarray | None = None) -> np.ndarray:
+    """Threads of each call, where a call takes `one` seconds with one thread and two[i] with two, or so many for each
+    of its 32 tokens."""
+    sizes = np.full(len(two), 32) if tokens is None else tokens
+    times = np.stack([np.full_like(two, one), two], axis=1) * (sizes / 32)[:, None]
+    return open_library().crew(sizes, times, waited)
 
 
 def test_a_crew_stays_whole_while_nobody_takes_a_core():
@@ -260,22 +263,34 @@ def test_a_crew_stays_whole_while_nobody_takes_a_core():
     assert (crew(1.0, 0.55 + 0.1 * rng.random(2000), 0.25 * rng.random(2000)) == 2).all()
 
 
-def test_a_crew_gives_a_stolen_core_up_and_takes_it_back():
+@pytest.mark.parametrize("changing", [False, True])
+def test_a_crew_gives_a_stolen_core_up_and_takes_it_back(changing: bool):
     rng, calls = np.random.default_rng(0), 4000
     stolen = (np.arange(calls) >= 500) & (np.arange(calls) < 2500)
     two = np.where(stolen, 1.5, 0.55) * (0.9 + 0.2 * rng.random(calls))
-    sizes = crew(1.0, two, np.where(stolen, 0.6, 0.05))
+    tokens = np.where(rng.random(calls) < 0.1, rng.integers(100, 300, calls), rng.integers(24, 33, calls))
+    sizes = crew(1.0, two, np.where(stolen, 0.6, 0.05), tokens=tokens if changing else None)
     taken = np.where(sizes == 2, two, 1.0)
     assert (sizes[:500] == 2).all()
-    assert 2000 / taken[500:2500].sum() >= 0.95  # of what one clean core does
-    assert (sizes[3700:] == 2).all()
+    assert 2000 / taken[500:2500].sum() >= 0.93  # of what one clean core does
+    assert (sizes[3000:] == 2).all()
 
 
 def test_a_crew_that_would_be_slower_with_one_less_stays_whole():
     two = np.full(4000, 0.8)
     sizes = crew(1.0, two, np.full(4000, 0.4))
-    assert (sizes == 2).mean() > 0.9
+    assert (sizes == 2).mean() > 0.95
+
+
+def test_a_crew_beside_busy_neighbours_stays_whole_whatever_comes():
+    rng, calls = np.random.default_rng(1), 8000
+    burst = np.repeat(rng.random(calls // 20) < 0.3, 20)  # now and then a core is half taken
+    two = np.where(burst, 0.85, 0.55) * (0.9 + 0.2 * rng.random(calls))
+    tokens = np.where(rng.random(calls) < 0.2, rng.integers(40, 400, calls), rng.integers(20, 33, calls))
+    sizes = crew(1.0, two, np.where(burst, 0.45, 0.1), tokens=tokens)
+    taken = np.where(sizes == 2, two, 1.0)
+    assert two.sum() / taken.sum() > 0.97
 
 
 def test_a_crew_of_one_stays():
-    assert (open_library().crew(np.ones((100, 1)), np.ones(100)) == 1).all()
+    assert (open_library().crew(np.ones(100), np.ones((100, 1)), np.ones(100)) == 1).all()

@@ -1,9 +1,12 @@
 // How many threads a call takes: all, or one fewer while another program holds a core.
 //
-// A thread whose core is taken holds the others up at every barrier. When they wait for a large part of a call, one
-// thread fewer is tried and kept for as long as that is faster; after a while all are tried again, more seldom each time.
-// Calls are compared with calls of the same size only. Results do not depend on the number of threads.
+// A thread whose core is taken holds the others up at every barrier. When they wait for a large part of the calls, one
+// thread fewer is tried for some calls, and kept for a while if that is faster; then all are tried again. What proves
+// slower is tried more seldom each time. Calls are compared with earlier ones of about the same size, whose time is
+// kept for each size: a server's batches change all the time. Results do not depend on the number of threads.
 #pragma once
+
+#include <cmath>
 
 class Crew {
   public:
@@ -11,41 +14,52 @@ class Crew {
 
     int size() const { return now; }
 
-    // After a call: its size (any number that tells sizes apart), how long it took, and the share of that time, 0..1,
-    // for which threads waited on average for the last one.
+    // After a call: its size in tokens, how long it took, and the share of that time, 0..1, for which threads waited on
+    // average for the last one.
     void ran(int size, double seconds, double waited) {
-        if (size != key) {
-            key = size, calls = 0, waits = 0, whole_s = 0;
+        double& whole_s = usual_s[bucket(size)];
+        calls++;
+        if (now == most) {
+            mix(whole_s, seconds), mix(waits, waited);
+            if (calls > rest + LOOK && waits > MUCH && most > 1) become(most - 1);
+            if (calls > LONGEST) patience = PATIENCE;
             return;
         }
-        double& usual_s = now == most ? whole_s : fewer_s;
-        usual_s = usual_s == 0 ? seconds : usual_s * KEEP + seconds * (1 - KEEP);
-        calls++, left--;
-        now == most ? all_ran(waited) : fewer_ran();
+        if (whole_s > 0) gain += (whole_s - seconds) / whole_s, judged++;
+        const bool worse = judged >= FEW && gain < -LITTLE * judged;
+        if (kept ? calls >= hold : worse || calls >= TRY) judge();
     }
 
   private:
-    static constexpr double KEEP = 0.7, MUCH = 0.3, LITTLE = 0.1;
-    static constexpr int LOOK = 3, TRY = 16, PATIENCE = 128, LONGEST = 1024;  // calls
+    static constexpr double KEEP = 0.5, MUCH = 0.3, LITTLE = 0.05;
+    static constexpr int LOOK = 3, FEW = 3, TRY = 12, HOLD = 32, PATIENCE = 128, LONGEST = 1024;  // calls
+    static constexpr int BUCKETS = 64;
 
     const int most;
-    int now, key = -1, calls = 0, left = 0, patience = PATIENCE;
-    double waits = 0, whole_s = 0, fewer_s = 0;
+    int now, calls = 0, judged = 0, rest = 0, hold = HOLD, patience = PATIENCE;
+    bool kept = false;
+    double waits = 0, gain = 0, usual_s[BUCKETS] = {};  // seconds of a call with all threads
 
-    void all_ran(double waited) {
-        waits = waits * KEEP + waited * (1 - KEEP);
-        if (calls >= LOOK && left <= 0 && waits > MUCH && most > 1) change(most - 1);
-        if (calls >= LONGEST && waits < LITTLE) patience = PATIENCE;
+    // A quarter of an octave.
+    static int bucket(int size) {
+        const int found = size < 4 ? size : (int)(4 * std::log2((double)size)) - 4;
+        return found < BUCKETS ? found : BUCKETS - 1;
     }
+    static void mix(double& usual, double value) { usual = usual == 0 ? value : usual * KEEP + value * (1 - KEEP); }
 
-    void fewer_ran() {
-        const bool slower = calls == TRY && whole_s > 0 && fewer_s >= whole_s;
-        if (slower || left <= 0) change(most);
+    // One fewer was tried, or kept for a while.
+    void judge() {
+        const bool faster = judged >= FEW && gain > LITTLE * judged;
+        if (!kept && faster) {
+            kept = true, calls = 0, gain = 0, judged = 0;
+            return;
+        }
+        if (kept) {  // look again at once: the core may be free
+            rest = 0, hold = hold * 2 < 4 * HOLD ? hold * 2 : 4 * HOLD;
+        } else {
+            rest = patience, patience = patience * 2 < LONGEST ? patience * 2 : LONGEST, hold = HOLD;
+        }
+        become(most);
     }
-
-    void change(int size) {
-        now = size, calls = 0, waits = 0, left = size == most && fewer_s < whole_s ? 0 : patience;
-        if (size == most) patience = patience * 2 < LONGEST ? patience * 2 : LONGEST;
-        else fewer_s = 0;
-    }
+    void become(int size) { now = size, calls = 0, waits = 0, gain = 0, judged = 0, kept = false; }
 };

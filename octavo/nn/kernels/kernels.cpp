@@ -61,12 +61,13 @@ void octavo_attend(const Cache* cache, const float* q, const float* k, const flo
     attend_any(*cache, 0, 0, pages.data(), all.data(), queries, scale);
 }
 
-// What a crew of `most` threads decides over `count` calls that take seconds[threads - 1] each and wait so much.
-void octavo_crew(int most, int count, const double* seconds, const double* waited, int32_t* sizes) {
+// What a crew of `most` threads decides over `count` calls of so many tokens that take seconds[threads - 1] each and wait
+// so much.
+void octavo_crew(int most, int count, const int32_t* tokens, const double* seconds, const double* waited, int32_t* sizes) {
     Crew crew(most);
     for (int i = 0; i < count; i++) {
         sizes[i] = crew.size();
-        crew.ran(1, seconds[i * most + sizes[i] - 1], sizes[i] == most ? waited[i] : 0);
+        crew.ran(tokens[i], seconds[i * most + sizes[i] - 1], sizes[i] == most ? waited[i] : 0);
     }
 }
 

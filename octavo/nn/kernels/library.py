@@ -64,7 +64,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {  # name -> result, arguments
     "octavo_copy": (None, [c_void_p, c_int, c_int, c_int]),
     "octavo_linear": (None, [POINTER(CMatrix), c_void_p, c_int, c_void_p]),
     "octavo_attend": (None, [POINTER(CCache), *[c_void_p] * 3, *[c_int] * 3, c_float, c_void_p]),
-    "octavo_crew": (None, [c_int, c_int, *[c_void_p] * 3]),
+    "octavo_crew": (None, [c_int, c_int, *[c_void_p] * 4]),
     "octavo_bandwidth": (c_double, [c_void_p, c_size_t, c_int]),
     "octavo_matrix_rate": (c_double, [c_int, c_int]),
 }
@@ -110,15 +110,17 @@ class Library:
         )
         return out_QK
 
-    def crew(self, seconds_CT: NDArray[np.float64], waited_C: NDArray[np.float64]) -> NDArray[np.int32]:
+    def crew(self, tokens_C: NDArray[np.int32], seconds_CT: NDArray[np.float64],
+             waited_C: NDArray[np.float64]) -> NDArray[np.int32]:  # fmt: skip
         """Threads that each of C calls would have, of T, where a call takes so long with 1, 2 .. T threads. (C,).
 
-        waited_C   share of the time, 0..1, that threads of a call with all of them wait for the last one
+        tokens_C   of each call;   waited_C   share of the time, 0..1, that threads of a call with all of them wait for
+        the last one
         """
         seconds, waited = (np.ascontiguousarray(x, dtype=np.float64) for x in (seconds_CT, waited_C))
-        count, most = seconds.shape
+        tokens, (count, most) = np.ascontiguousarray(tokens_C, dtype=np.int32), seconds.shape
         sizes_C = np.zeros(count, dtype=np.int32)
-        self.calls["octavo_crew"](most, count, pointer(seconds), pointer(waited), pointer(sizes_C))
+        self.calls["octavo_crew"](most, count, *(pointer(x) for x in (tokens, seconds, waited, sizes_C)))
         return sizes_C
 
     def bandwidth(self, threads: int, *, size_bytes: int = 1 << 29) -> float:
