@@ -63,10 +63,13 @@ class Tools(Worked):
         return [f"Say {about[0]}", f"Please say {about[0]}"]
 
     def solve(self, instance: Asked, language: str) -> tuple[str, str]:
-        """Which tool it takes."""
+        """Which tool it takes, and with what."""
         kind, about, _ = instance
         call = _call(kind, about)
-        return (f"use {kind}", _answer(call)) if call else ("no tool", str(about[0]))
+        if call is None:
+            return "no tool", str(about[0])
+        given = " ".join(str(value) for value in json.loads(call.arguments).values())
+        return f"{kind} {given}", _answer(call)
 
     def pose(self, instance: Asked, draw: random.Random, *, id: str, key: str, level: int, language: str) -> Problem:
         """With the tools on offer; the answer keeps which call it takes."""

@@ -23,8 +23,8 @@ from octavo.train.models import read_model
 
 STAGES = ("teacher-1-general", "teacher-2-reasoning", "teacher-3-long", "teacher-cold", "teacher-rl", "teacher-fused",
           "teacher", "student-1-general", "student-2-reasoning", "student-3-long", "student-off", "student-rl",
-          "student")  # fmt: skip
-EXAMS = ("teacher-cold", "teacher-rl", "teacher-fused", "teacher", "student-off", "student-rl", "student")
+          "student", "experts-1-general", "experts-2-reasoning", "experts-3-long", "experts")  # fmt: skip
+EXAMS = ("teacher-cold", "teacher-rl", "teacher-fused", "teacher", "student-off", "student-rl", "student", "experts")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ NAMES = {"teacher": "octavo-mini", "student": "octavo-mini-s"}
 STAGES = {
     "teacher-cold": "cold start", "teacher-rl": "reasoning RL", "teacher-fused": "fusion of both modes",
     "teacher": "general RL", "student-off": "student: off-policy distillation", "student-rl": "student: then RL",
-    "student": "student: then on-policy distillation",
+    "student": "student: then on-policy distillation", "experts": "experts: both distillations",
 }  # fmt: skip
 CURVES = "budgets.svg"
 

@@ -39,16 +39,20 @@ class Reading(Struct, frozen=True, kw_only=True):
 class Plan(Struct, frozen=True, kw_only=True):
     """All that is decided about a run of the suite, but for its seed.
 
-    readings        stages of pre-training;   student_share   of their steps, for the student
+    readings        stages of pre-training;   student_share   of their steps, for the student and for the experts
+    experts         a third model: as much of it is active as of the teacher
     levels          task -> levels, of all stages and of the exam;   tools   those that the cold start and RL have too
-    cold_samples    conversations of the cold start;   fuse_samples   of the fusion; as many replies of the teacher's
-                    are distilled off-policy
+    cold_samples    conversations of the cold start
+    fuse_thought    replies with thinking that are sampled for the fusion, beside fuse_direct conversations without and
+                    fuse_turns of several turns
+    off_replies     of the teacher's, distilled off-policy
     longest         tokens of a reply;   tested   problems of each family in an exam
     """
 
     scale: Scale
     teacher: Size
     student: Size
+    experts: Size
     vocabulary: int
     context_tokens: int
     readings: Sequence[Reading]
@@ -60,9 +64,12 @@ class Plan(Struct, frozen=True, kw_only=True):
     rl_steps: int
     rl_queries: int
     rl_replies: int
-    fuse_samples: int
+    fuse_thought: int
+    fuse_direct: int
+    fuse_turns: int
     fuse: Lesson
     general_steps: int
+    off_replies: int
     off_steps: int
     distill_steps: int
     longest: int
@@ -87,23 +94,24 @@ def plan(scale: Scale) -> Plan:
     if scale == "smoke":
         return _smoke()
     names = LEVELS if scale == "long" else {name: LEVELS[name] for name in TEN}
-    times = 4 if scale == "long" else 1
-    easy = {name: tuple(levels)[: max(2, len(levels) // 2)] for name, levels in names.items()}
+    read, times = {**names, **TOOLS}, 4 if scale == "long" else 1
+    easy = {name: tuple(levels)[: max(2, len(levels) // 2)] for name, levels in read.items()}
     return Plan(
         scale=scale, teacher=Size(width=192, layers=6, heads=6, inner=576), vocabulary=480, context_tokens=1024,
         student=Size(width=128, layers=4, heads=4, inner=384),
+        experts=Size(width=192, layers=6, heads=6, inner=576, experts=8),
         readings=(
-            Reading(name="general", steps=1400 * times, warmup=40,
+            Reading(name="general", steps=1100 * times, warmup=40,
                     blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.1)),
-            Reading(name="reasoning", steps=2000 * times, decay=0.6, least=0.05,
-                    blend=Blend(levels=names, worked=0.7, slips=0.3, prose=0.1)),
-            Reading(name="long", steps=450 * times, blend=Blend(levels=names, worked=0.7, slips=0.3), rate=3e-3,
+            Reading(name="reasoning", steps=1600 * times, decay=0.6, least=0.05,
+                    blend=Blend(levels=read, worked=0.7, slips=0.3, prose=0.1)),
+            Reading(name="long", steps=450 * times, blend=Blend(levels=read, worked=0.7, slips=0.3), rate=3e-3,
                     warmup=5, decay=0.7, least=0.05, theta=1e5, joined=8),
         ),
-        levels=names, tools=TOOLS, student_share=0.5, cold_samples=1000, cold=Lesson(steps=100, how=muon(2e-3)),
-        rl_steps=100 * times, rl_queries=48, rl_replies=12, fuse_samples=6000 * times,
-        fuse=Lesson(steps=350 * times, how=muon(2e-3)), general_steps=40 * times, off_steps=200 * times,
-        distill_steps=60 * times, longest=320, tested=200,
+        levels=names, tools=TOOLS, student_share=0.5, cold_samples=1000, cold=Lesson(steps=80, how=muon(2e-3)),
+        rl_steps=120 * times, rl_queries=48, rl_replies=12, fuse_thought=5000 * times, fuse_direct=3000 * times,
+        fuse_turns=1000 * times, fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=60 * times,
+        off_replies=6000, off_steps=200 * times, distill_steps=60 * times, longest=320, tested=200,
     )  # fmt: skip
 
 
@@ -112,13 +120,15 @@ def _smoke() -> Plan:
     blend, lesson = Blend(levels=levels), Lesson(steps=120, samples=32, how=muon(4e-3))
     return Plan(
         scale="smoke", teacher=Size(width=64, layers=2, heads=2, inner=128, kv_heads=1), vocabulary=360,
-        student=Size(width=32, layers=2, heads=1, inner=64, kv_heads=1), context_tokens=512,
+        student=Size(width=32, layers=2, heads=1, inner=64, kv_heads=1),
+        experts=Size(width=32, layers=2, heads=1, inner=64, kv_heads=1, experts=4), context_tokens=512,
         readings=(
             Reading(name="general", steps=240, documents=48, warmup=5, blend=blend, rate=8e-3),
             Reading(name="reasoning", steps=120, documents=48, blend=blend, rate=8e-3, decay=1.0, least=0.1),
             Reading(name="long", steps=4, documents=32, blend=blend, rate=1e-3, theta=1e5, joined=8),
         ),
         levels=levels, tools={}, student_share=0.5, cold_samples=300, cold=lesson, rl_steps=3, rl_queries=8,
-        rl_replies=4, fuse_samples=600, fuse=lesson, general_steps=3, off_steps=20, distill_steps=3, longest=48,
+        rl_replies=4, fuse_thought=200, fuse_direct=300, fuse_turns=100, fuse=lesson, general_steps=3, off_replies=600,
+        off_steps=20, distill_steps=3, longest=48,
         tested=10,
     )  # fmt: skip

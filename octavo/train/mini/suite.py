@@ -30,6 +30,7 @@ from octavo.train.trainer import Trainer
 from octavo.weights.save import write_json
 
 TOKENIZER_TEXTS = 6000
+BALANCE = 0.01  # coefficient of the loss that keeps experts in use
 
 
 class Stage(NamedTuple):
@@ -117,7 +118,8 @@ class Suite:
 
     def _read(self, stage: Stage, reading: Reading, *, steps: int) -> dict[str, Any]:
         rate = Schedule(shape="wsd", steps=steps, warmup=reading.warmup, decay=reading.decay, least=reading.least)
-        run = Run(stage.run, Trainer(stage.model, CrossEntropy(), muon(reading.rate), rate=rate),
+        balance = BALANCE if stage.model.config.moe else 0.0
+        run = Run(stage.run, Trainer(stage.model, CrossEntropy(), muon(reading.rate), rate=rate, balance=balance),
                   settings={"steps": steps}, progress=self.progress)  # fmt: skip
         run.go(reader(reading, self.tokenizer(), seed=self.seed), steps=steps)
         return {"tokens": run.told[-1].tokens, "steps": steps, "loss": run.told[-1].loss}
@@ -135,9 +137,9 @@ class Suite:
             seed=self.seed), progress=self.progress)  # fmt: skip
         thinker = rl.run(self._rl(cold, "teacher-rl", tasks), progress=self.progress)
         fused = fuse.run(fuse.Settings(
-            model=str(thinker), out=self._at("teacher-fused"), tasks=tasks, thought=plan.fuse_samples // 3,
-            direct=plan.fuse_samples // 2, turns=plan.fuse_samples // 6, longest=plan.longest, lesson=plan.fuse,
-            seed=self.seed), progress=self.progress)  # fmt: skip
+            model=str(thinker), out=self._at("teacher-fused"), tasks=tasks, thought=plan.fuse_thought,
+            direct=plan.fuse_direct, turns=plan.fuse_turns, longest=plan.longest, lesson=plan.fuse, seed=self.seed,
+        ), progress=self.progress)  # fmt: skip
         return general_rl.run(general_rl.Settings(
             model=str(fused), out=self._at("teacher"), tasks={**tasks, "switches": [1, 2, 3]}, steps=plan.general_steps,
             queries=plan.rl_queries, replies=plan.rl_replies, longest=plan.longest, seed=self.seed),
@@ -145,17 +147,25 @@ class Suite:
 
     def student(self, teacher: Path) -> dict[str, Path]:
         """Strong to weak: the teacher's replies, then from there on-policy distillation, and beside it RL."""
-        plan, tasks = self.plan, self._tasks(self.plan.levels)
+        plan = self.plan
         base = self.pretrain("student", plan.student, share=plan.student_share)
+        begun = self._distilled("student-off", teacher, base, off=plan.off_steps, on=0)
+        beside = rl.run(self._rl(begun, "student-rl", self._tasks(plan.levels)), progress=self.progress)
+        return {"off": begun, "rl": beside,
+                "on": self._distilled("student", teacher, begun, off=0, on=plan.distill_steps)}  # fmt: skip
 
-        def distilled(name: str, before: Path, *, off: int, on: int) -> Path:
-            return distill.run(distill.Settings(
-                teacher=str(teacher), model=str(before), out=self._at(name), tasks=tasks, off_steps=off, on_steps=on,
-                replies=plan.fuse_samples, longest=plan.longest, seed=self.seed), progress=self.progress)  # fmt: skip
+    def experts(self, teacher: Path) -> Path:
+        """A sparse model, pre-trained, then distilled both ways."""
+        plan = self.plan
+        base = self.pretrain("experts", plan.experts, share=plan.student_share)
+        return self._distilled("experts", teacher, base, off=plan.off_steps, on=plan.distill_steps)
 
-        begun = distilled("student-off", base, off=plan.off_steps, on=0)
-        beside = rl.run(self._rl(begun, "student-rl", tasks), progress=self.progress)
-        return {"off": begun, "rl": beside, "on": distilled("student", begun, off=0, on=plan.distill_steps)}
+    def _distilled(self, name: str, teacher: Path, before: Path, *, off: int, on: int) -> Path:
+        plan = self.plan
+        return distill.run(distill.Settings(
+            teacher=str(teacher), model=str(before), out=self._at(name), tasks=self._tasks(plan.levels), off_steps=off,
+            on_steps=on, replies=plan.off_replies if off else 0, longest=plan.longest, seed=self.seed),
+            progress=self.progress)  # fmt: skip
 
     def _rl(self, before: Path, name: str, tasks: dict[str, list[int]]) -> rl.Settings:
         plan = self.plan

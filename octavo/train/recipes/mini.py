@@ -1,7 +1,8 @@
 """The whole recipe in miniature, from nothing.
 
 Tokenizer, three stages of pre-training, cold start, reasoning RL, fusion of both modes, general RL; then a student by
-off-policy and on-policy distillation, and by RL beside it; their exams; and both models in bf16 with their cards.
+off-policy and on-policy distillation, and by RL beside it; a third model of experts;
+their exams; and teacher and student in bf16 with their cards.
 
 Every stage leaves its model in a folder of its own. What is there is not made again, so a run that was stopped at any
 moment is gone on with by the same command.
@@ -32,10 +33,10 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the folder."""
     suite = Suite(Path(settings.out), plan(settings.scale), seed=settings.seed, progress=progress)
     teacher = suite.teacher()
-    students = suite.student(teacher)
+    others = [*suite.student(teacher).values(), suite.experts(teacher)]
     for name in ("teacher-cold", "teacher-rl", "teacher-fused", "teacher"):
         suite.examined(suite.folder / name)
-    for path in students.values():
+    for path in others:
         suite.examined(path)
     ship(suite.folder)
     return suite.folder
