@@ -5,11 +5,13 @@ Writes bench/results/mini.json with the figures of every run named.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import msgspec
 
 from bench.machine import facts
+from octavo.core.errors import TrainingError
 from octavo.train.mini.card import ship
 from octavo.train.mini.evidence import Evidence, table
 
@@ -20,7 +22,10 @@ def main() -> None:
     """Cards anew from each run's JSON, then one table of all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
-    runs = [Evidence(folder) for folder in parser.parse_args().folders]
+    try:
+        runs = [Evidence(folder) for folder in parser.parse_args().folders]
+    except TrainingError as cause:
+        sys.exit(str(cause))
     for run in runs:
         ship(run.folder)
     print(table(runs))

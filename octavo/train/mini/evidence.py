@@ -170,13 +170,6 @@ def table(runs: Sequence[Evidence], claims: Callable[[Evidence], Sequence[Claim]
     lines = [markdown_row("bar", "what", *seeds, "needed", "met"), markdown_row(*["---"] * (len(runs) + 4))]
     for row in zip(*columns, strict=True):
         one = row[0]
-        needed = (
-            f"at least {one.least:g}"
-            if one.least is not None
-            else f"at most {one.most:g}"
-            if one.most is not None
-            else ""
-        )
         met = "yes" if all(each.met for each in row) else "NO"
         lines.append(markdown_row(str(one.bar), one.what, *(f"{each.value:.3g}" for each in row), one.needed, met))
     return "\n".join(lines)
