@@ -75,9 +75,10 @@ def by_budget(chat: LocalChat, problems: Sequence[Problem], budgets: Sequence[in
               how: How = GREEDY) -> dict[int, Budgeted]:  # fmt: skip
     """Thinking on, with each budget of thinking tokens: the curve of accuracy, and what the thinking really took.
 
-    budgets   rising
+    budgets   rising; 0 asks for no thinking at all
     """
-    budgeted = [replace(p, thinking=Thinking(mode="on", budget_tokens=budget)) for budget in budgets for p in problems]
+    ways = [Thinking(mode="on", budget_tokens=budget) if budget else Thinking(mode="off") for budget in budgets]
+    budgeted = [replace(problem, thinking=way) for way in ways for problem in problems]
     parts = _groups(rollout(chat, budgeted, tasks=tasks, how=how), len(problems) * how.replies)
     return {
         budget: Budgeted(all=summary(chat, part, tasks=tasks, replies=how.replies), cut=_cut(part, parts))

@@ -1,6 +1,7 @@
 """Rollouts: what was sampled is what is trained, with the very chances it was sampled with."""
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from octavo.nn.head import tell
 from octavo.tasks import TASKS as ALL_TASKS
 from octavo.train.batch import pack
 from octavo.train.measure import by_budget, calls_of, measure, passes, share
+from octavo.train.mini.lessons import cut_short
 from octavo.train.own import OwnChat
 from octavo.train.rollout import How, rollout, to_sample
 from tests.serve.mini import config
@@ -181,3 +183,24 @@ def test_intervals_and_passes_are_the_published_ones():
     assert (half.low, half.high) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
     assert share(0, 10).low == 0 and share(0, 10).high == pytest.approx(0.2775, abs=1e-4)
     assert passes(4, 1, 1) == 0.25 and passes(4, 1, 2) == 0.5 and passes(4, 0, 4) == 0 and passes(4, 1, 4) == 1
+
+
+def test_a_lesson_with_cut_thinking_begins_as_a_budget_makes_replies_begin():
+    chat, draw = own(guesser(), exact=False).chat, random.Random(0)
+    asked = [replace(problem, thinking=ON) for problem in problems(12)]
+    found, how = [], How(sampling=Sampling(temperature=0, max_tokens=120))
+    for whole in rollout(chat, asked, tasks=TASKS, how=how):
+        turn, early = whole.turns[0], chat.markers.early_stop
+        lesson = cut_short(chat.markers, whole, draw)
+        tokens, prompt = tuple(lesson.tokens.tolist()), len(turn.prompt)
+        stop = next(i for i in range(prompt, len(tokens)) if tokens[i : i + len(early)] == early)
+        assert tokens[:stop] == (*turn.prompt, *turn.tokens)[:stop]
+        answer = tokens[stop + len(early) :]
+        assert turn.tokens[-len(answer) :] == answer
+        assert lesson.weights.tolist() == [0.0] * (len(tokens) - len(answer)) + [1.0] * len(answer)
+        budget = replace(whole.problem, thinking=Thinking(mode="on", budget_tokens=stop - prompt))
+        (cut,) = rollout(chat, [budget], tasks=TASKS, how=how)
+        found.append(cut.turns[0].usage.thinking_stop)
+        if found[-1] == "budget":
+            assert (*turn.prompt, *cut.turns[0].tokens)[: stop + len(early)] == tokens[: stop + len(early)]
+    assert "budget" in found

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
+from octavo.core.channel import Markers
 from octavo.core.messages import Message
-from octavo.core.sample import Sample
-from octavo.core.task import Problem
+from octavo.core.sample import Sample, sample
+from octavo.core.task import Problem, Trajectory
 from octavo.tasks import TASKS
 from octavo.train.conversations import Writer
 from octavo.train.mini.texts import problem_of
@@ -54,6 +55,19 @@ def without_thinking(writer: Writer, problem: Problem, draw: random.Random) -> l
     asked = draw.random() < 0.5
     messages = solved(problem, thinking="" if asked else None, flag=NO_THINK if asked else "")
     return writer.replies(messages, tools=problem.tools, name=f"{problem.task} {problem.id}")
+
+
+def cut_short(markers: Markers, one: Trajectory, draw: random.Random) -> Sample:
+    """A right reply of one turn, its thinking cut somewhere as by a budget; its answer all the same, which is learnt.
+
+    In the report this is said to come by itself, arXiv:2505.09388, section 4.3; models of this size have to be shown.
+    """
+    turn = one.turns[0]
+    closed = turn.tokens.index(markers.think_close or 0)
+    answer = turn.tokens[closed + 1 + len(markers.gap) :]
+    before = (*turn.prompt, *turn.tokens[: draw.randint(1, closed)], *markers.early_stop)
+    weights = [0.0] * len(before) + [1.0] * len(answer)
+    return sample((*before, *answer), weights, name=f"{one.problem.task} {one.problem.id}, cut")
 
 
 def several_turns(writer: Writer, turns: Sequence[tuple[Problem, str]], draw: random.Random) -> list[Sample]:

@@ -43,8 +43,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     experts         a third model: as much of it is active as of the teacher
     levels          task -> levels, of all stages and of the exam;   tools   those that the cold start and RL have too
     cold_samples    conversations of the cold start
-    fuse_thought    replies with thinking that are sampled for the fusion, beside fuse_direct conversations without and
-                    fuse_turns of several turns
+    fuse_thought    replies with thinking that are sampled for the fusion, beside fuse_direct conversations without,
+                    fuse_turns of several turns, and fuse_cut whose thinking a budget cut
     off_replies     of the teacher's, distilled off-policy
     longest         tokens of a reply;   tested   problems of each family in an exam
     """
@@ -67,6 +67,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     fuse_thought: int
     fuse_direct: int
     fuse_turns: int
+    fuse_cut: int
     fuse: Lesson
     general_steps: int
     off_replies: int
@@ -110,8 +111,9 @@ def plan(scale: Scale) -> Plan:
         ),
         levels=names, tools=TOOLS, student_share=0.5, cold_samples=1000, cold=Lesson(steps=80, how=muon(2e-3)),
         rl_steps=120 * times, rl_queries=48, rl_replies=12, fuse_thought=5000 * times, fuse_direct=3000 * times,
-        fuse_turns=1000 * times, fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=60 * times,
-        off_replies=6000, off_steps=200 * times, distill_steps=60 * times, longest=320, tested=200,
+        fuse_turns=1000 * times, fuse_cut=1500 * times,
+        fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=60 * times, off_replies=6000,
+        off_steps=200 * times, distill_steps=60 * times, longest=320, tested=200,
     )  # fmt: skip
 
 
@@ -128,7 +130,7 @@ def _smoke() -> Plan:
             Reading(name="long", steps=4, documents=32, blend=blend, rate=1e-3, theta=1e5, joined=8),
         ),
         levels=levels, tools={}, student_share=0.5, cold_samples=300, cold=lesson, rl_steps=3, rl_queries=8,
-        rl_replies=4, fuse_thought=200, fuse_direct=300, fuse_turns=100, fuse=lesson, general_steps=3, off_replies=600,
-        off_steps=20, distill_steps=3, longest=48,
+        rl_replies=4, fuse_thought=200, fuse_direct=300, fuse_turns=100, fuse_cut=50, fuse=lesson, general_steps=3,
+        off_replies=600, off_steps=20, distill_steps=3, longest=48,
         tested=10,
     )  # fmt: skip

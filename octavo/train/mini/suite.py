@@ -138,8 +138,8 @@ class Suite:
         thinker = rl.run(self._rl(cold, "teacher-rl", tasks), progress=self.progress)
         fused = fuse.run(fuse.Settings(
             model=str(thinker), out=self._at("teacher-fused"), tasks=tasks, thought=plan.fuse_thought,
-            direct=plan.fuse_direct, turns=plan.fuse_turns, longest=plan.longest, lesson=plan.fuse, seed=self.seed,
-        ), progress=self.progress)  # fmt: skip
+            direct=plan.fuse_direct, turns=plan.fuse_turns, cut=plan.fuse_cut, longest=plan.longest,
+            lesson=plan.fuse, seed=self.seed), progress=self.progress)  # fmt: skip
         return general_rl.run(general_rl.Settings(
             model=str(fused), out=self._at("teacher"), tasks={**tasks, "switches": [1, 2, 3]}, steps=plan.general_steps,
             queries=plan.rl_queries, replies=plan.rl_replies, longest=plan.longest, seed=self.seed),
@@ -183,7 +183,7 @@ class Suite:
             own = OwnChat(read_model(path)[0], tokenizer=self.tokenizer(), form=Qwen3())
             taken = Exam(own, count=self.plan.tested, longest=self.plan.longest)
             found = taken.families({**self.plan.levels, **self.plan.tools})
-            if path.name == "teacher":
+            if path.name in ("teacher-rl", "teacher"):  # before and after it has seen thinking that was cut
                 curves = {name: self.plan.levels[name] for name in self.plan.levels if TASKS[name].shows != "format"}
                 found["budgets"] = taken.budgets(curves)
             if path.name.startswith("student"):

@@ -2,7 +2,8 @@
 
 Thinking replies are the model's own, of which only right ones are kept (rejection sampling); replies without thinking
 are the tasks' gold answers behind an empty block. Flags are drawn at random, in a system message too; in conversations
-of several turns the last flag counts. Source: Qwen3 report, arXiv:2505.09388, section 4.3.
+of several turns the last flag counts. Some thinking is cut by the early-stop text, as a budget would cut it.
+Source: Qwen3 report, arXiv:2505.09388, section 4.3.
 """
 
 import random
@@ -22,7 +23,7 @@ from octavo.tasks import TASKS
 from octavo.train.asked import asked, made
 from octavo.train.conversations import Writer
 from octavo.train.measure import follows
-from octavo.train.mini.lessons import THINK, flagged, several_turns, without_thinking
+from octavo.train.mini.lessons import THINK, cut_short, flagged, several_turns, without_thinking
 from octavo.train.mini.texts import problem_of
 from octavo.train.models import read_model
 from octavo.train.own import OwnChat
@@ -42,6 +43,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     thought: Annotated[int, Meta(ge=1, description="replies with thinking that are sampled")] = 3000
     direct: Annotated[int, Meta(ge=1, description="conversations without thinking")] = 3000
     turns: Annotated[int, Meta(ge=0, description="conversations of several turns, with flags")] = 1500
+    cut: Annotated[int, Meta(ge=0, description="replies whose thinking is cut, of which the answer is learnt")] = 1500
     longest: Annotated[int, Meta(ge=1, description="tokens of a sampled reply")] = 320
     lesson: Lesson = Lesson(steps=250)
     seed: Annotated[int, Meta(ge=0)] = 0
@@ -61,6 +63,9 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
         raise TrainingError("the model gave no right reply with thinking: nothing of it can be kept. Train it further.")
     writer = Writer(form, tokenizer)
     samples = lessons(writer, thought, settings, draw=draw)
+    whole = [one for one in thought if len(one.turns) == 1 and one.turns[0].reason == "stop"]
+    for one in draw.choices(whole, k=settings.cut) if whole else ():
+        samples.append(cut_short(form.markers(tokenizer), one, draw))
     kept = {**wanted, "kept": len(thought)}
     return learn_checkpoint(before, out, samples, lesson=settings.lesson, recipe="fuse", settings=kept,
                             seed=settings.seed, progress=progress)  # fmt: skip
