@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from octavo.core.errors import TrainingError
 from octavo.core.sampling import Thinking
@@ -66,6 +67,8 @@ def test_a_folder_with_another_suite_is_refused(tmp_path):
     Suite(tmp_path / "a", plan("smoke"), seed=1)
     with pytest.raises(TrainingError, match="another folder"):
         Suite(tmp_path / "a", plan("smoke"), seed=2)
+    with pytest.raises(TrainingError, match="plan"):
+        Suite(tmp_path / "a", replace(plan("smoke"), longest=49), seed=1)
 
 
 @pytest.mark.slow

@@ -1,24 +1,19 @@
 """A model's card, made from the JSON of the run that made the model, and the models as they are shipped."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from octavo.text.tokenizer import Tokenizer
-from octavo.train.mini.evidence import MODES, WAYS, Evidence, table
+from octavo.train.mini.evidence import STAGES, Evidence, table
 from octavo.train.mini.evidence import markdown_row as row
+from octavo.train.mini.exam import MODES, WAYS
 from octavo.train.models import read_model, write_model
 from octavo.train.report import drawn
 
 NAMES = {"teacher": "octavo-mini", "student": "octavo-mini-s"}
-STAGES = {
-    "teacher-cold": "cold start", "teacher-rl": "reasoning RL", "teacher-fused": "fusion of both modes",
-    "teacher": "general RL", "student-off": "student: off-policy distillation", "student-rl": "student: then RL",
-    "student": "student: then on-policy distillation", "experts": "experts: both distillations",
-}  # fmt: skip
 CURVES = "budgets.svg"
 
 
@@ -42,7 +37,7 @@ def ship(folder: Path) -> list[Path]:
 def card(evidence: Evidence, *, stage: str) -> str:
     """The card of the model of a stage, in Markdown."""
     name, config = NAMES[stage], json.loads((evidence.folder / stage / "config.json").read_text(encoding="utf-8"))
-    parameters = next(p["parameters"] for p in _parts(evidence.cards[stage]))
+    parameters = next(p["parameters"] for p in evidence.parts(stage))
     about = evidence.about
     text = f"""---
 license: apache-2.0
@@ -115,15 +110,11 @@ def _stages(evidence: Evidence) -> str:
             row(f"pre-training, {path.parent.name}", "", "", "", f"{told['tokens']:,}", f"{told['cpu_s']:.0f}")
         )
     for stage, what in STAGES.items():
-        tokens = sum(part["tokens"] for part in _parts(evidence.cards[stage]))
+        tokens = sum(part["tokens"] for part in evidence.parts(stage))
         figures = (evidence.mean(stage, mode) for mode in MODES)
         lines.append(row(what, *(f"{x:.1f}" for x in figures), f"{evidence.followed(stage):.1f}", f"{tokens:,}",
                           f"{evidence.cpu_s(stage):.0f}"))  # fmt: skip
     return "\n".join(lines)
-
-
-def _parts(told: dict[str, Any]) -> Sequence[dict[str, Any]]:
-    return told.get("stages") or [told]
 
 
 def _share(share: dict[str, float]) -> str:

@@ -4,7 +4,7 @@ Shares are 0..1 in the exams and points, 0..100, here. Source of the claims: Qwe
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,9 +12,14 @@ from typing import Any
 from msgspec import Struct
 
 from octavo.core.errors import TrainingError
+from octavo.train.mini.exam import MODES, WAYS
 
 THOUGHT = ("steps", "search")  # what a family shows where thinking has to help
-MODES, WAYS = ("thinking", "direct"), ("greedy", "sampled")
+STAGES = {
+    "teacher-cold": "cold start", "teacher-rl": "reasoning RL", "teacher-fused": "fusion of both modes",
+    "teacher": "general RL", "student-off": "student: off-policy distillation", "student-rl": "student: then RL",
+    "student": "student: then on-policy distillation", "experts": "experts: both distillations",
+}  # fmt: skip
 Exam = Mapping[str, Any]
 
 
@@ -49,9 +54,7 @@ class Evidence:
         self.folder = folder
         self.exams: dict[str, Exam] = {path.stem: _json(path) for path in sorted(folder.glob("exams/*.json"))}
         self.cards: dict[str, Any] = {path.parent.name: _json(path) for path in sorted(folder.glob("*/stage.json"))}
-        needed = {"teacher-cold", "teacher-rl", "teacher-fused", "teacher", "student-off", "student-rl", "student",
-                  "experts"}  # fmt: skip
-        if missing := needed - self.exams.keys() | needed - self.cards.keys():
+        if missing := STAGES.keys() - (self.exams.keys() & self.cards.keys()):
             raise TrainingError(f"{folder} has no exam or no card of {', '.join(sorted(missing))}: let "
                                 f"`octavo train mini out={folder}` end first.")  # fmt: skip
         self.about: dict[str, Any] = _json(folder / "mini.json")
@@ -92,8 +95,12 @@ class Evidence:
 
     def cpu_s(self, stage: str) -> float:
         """CPU seconds of a stage."""
+        return sum(part["cpu_s"] for part in self.parts(stage))
+
+    def parts(self, stage: str) -> Sequence[dict[str, Any]]:
+        """The cards of its runs: of a distillation both ways, two."""
         card = self.cards[stage]
-        return sum(part["cpu_s"] for part in card["stages"]) if "stages" in card else card["cpu_s"]
+        return card.get("stages") or [card]
 
     def _all(self, stage: str, *modes: str) -> list[Exam]:
         """The figures of all families, greedy and sampled."""
@@ -157,15 +164,15 @@ class Evidence:
     def _students(self) -> Iterable[Claim]:
         rl, on = (self.mean(stage, "thinking") for stage in ("student-rl", "student"))
         yield Claim(bar=5, what="on-policy distillation above RL, thinking", value=on - rl, least=5)
-        yield Claim(bar=5, what="its CPU seconds, share of RL's", least=None, most=0.2,
+        yield Claim(bar=5, what="its CPU seconds, share of RL's", most=0.2,
                     value=self.cpu_s("student") / self.cpu_s("student-rl"))  # fmt: skip
         gain = self.passed("student") - self.passed("student-off")
         yield Claim(bar=5, what="pass@16 above the start's, distillation", value=gain, least=0)
 
 
-def table(runs: Sequence[Evidence], claims: Callable[[Evidence], Sequence[Claim]] = Evidence.claims) -> str:
+def table(runs: Sequence[Evidence]) -> str:
     """The claims of several runs in Markdown, a column each; a claim is met where it is met in all."""
-    columns = [claims(run) for run in runs]
+    columns = [run.claims() for run in runs]
     seeds = [f"seed {run.about['seed']}" for run in runs]
     lines = [markdown_row("bar", "what", *seeds, "needed", "met"), markdown_row(*["---"] * (len(runs) + 4))]
     for row in zip(*columns, strict=True):

@@ -13,6 +13,7 @@ from octavo.train.own import OwnChat
 from octavo.train.rollout import How
 
 MODES: Mapping[str, Thinking] = {"thinking": Thinking(mode="on"), "direct": Thinking(mode="off")}
+WAYS: Mapping[str, float] = {"greedy": 0, "sampled": 1}  # how, and at which temperature
 BUDGETS = (0, 8, 16, 32, 48, 64, 112, 256)
 PASSES = 16
 
@@ -23,10 +24,8 @@ class Exam:
     def __init__(self, own: OwnChat, *, count: int, longest: int, split: Split = "test") -> None:
         self.chat, self.count = own.refresh(), count
         self.split: Split = split
-        self.ways = {
-            "greedy": How(sampling=Sampling(temperature=0, max_tokens=longest)),
-            "sampled": How(sampling=Sampling(temperature=1, max_tokens=longest)),
-        }
+        samplings = {way: Sampling(temperature=heat, max_tokens=longest) for way, heat in WAYS.items()}
+        self.ways = {way: How(sampling=sampling) for way, sampling in samplings.items()}
 
     def families(self, levels: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """family -> mode -> "greedy" and "sampled" -> figures; and of "switches" whether flags are followed."""

@@ -2,6 +2,7 @@
 is not made again, and one that was under way is gone on with: so the suite can be stopped at any moment.
 """
 
+import hashlib
 import json
 import shutil
 import time
@@ -45,9 +46,10 @@ class Suite:
     """One run of the suite in a folder."""
 
     def __init__(self, folder: Path, plan: Plan, *, seed: int = 0, progress: Progress | None = None) -> None:
-        """Raises TrainingError where the folder has a suite of another scale or seed: its stages are not ours."""
+        """Raises TrainingError where the folder has a suite of another scale, seed or plan: its stages are not ours."""
         folder.mkdir(parents=True, exist_ok=True)
-        mine, asked = folder / "mini.json", {"scale": plan.scale, "seed": seed}
+        planned = hashlib.sha256(repr(plan).encode()).hexdigest()[:16]
+        mine, asked = folder / "mini.json", {"scale": plan.scale, "seed": seed, "plan": planned}
         about: dict[str, Any] = (
             json.loads(mine.read_text(encoding="utf-8")) if mine.exists() else {**asked, "seconds": 0.0}
         )
@@ -61,7 +63,7 @@ class Suite:
         """Keep in mini.json how long it all took so far; what a killed process did since its last mark is not in it."""
         now_s = time.perf_counter()
         self.about["seconds"], self.since_s = self.about.get("seconds", 0.0) + now_s - self.since_s, now_s
-        write_json(self.folder / "mini.json", self.about)
+        _keep(self.folder / "mini.json", self.about)
 
     def tokenizer(self) -> Tokenizer:
         """Learnt from what will be read, and from the fixed texts of the chat format."""
@@ -189,11 +191,16 @@ class Suite:
             if path.name.startswith("student"):
                 found["passes"] = taken.passes(self.plan.levels)
             place.parent.mkdir(exist_ok=True)
-            part = place.with_suffix(".part")
-            part.write_text(json.dumps(found, indent=1), encoding="utf-8")
-            part.replace(place)
+            _keep(place, found)
             self.mark()
         return json.loads(place.read_text(encoding="utf-8"))
 
     def _at(self, name: str) -> str:
         return str(self.folder / name)
+
+
+def _keep(path: Path, value: Mapping[str, Any]) -> None:
+    """A JSON file that is there whole or as it was before, whenever the process is killed."""
+    part = path.with_suffix(".part")
+    write_json(part, value)
+    part.replace(path)

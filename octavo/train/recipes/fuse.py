@@ -74,8 +74,8 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
 def right(own: OwnChat, problems: Sequence[Problem], settings: Settings) -> list[Trajectory]:
     """The model's own replies, thinking on: those that are right, ended, and thought."""
     how = How(sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
-    asked = [replace(problem, thinking=Thinking(mode="on")) for problem in problems]
-    done = rollout(own.refresh(), asked, tasks=TASKS, how=how)
+    posed = [replace(problem, thinking=Thinking(mode="on")) for problem in problems]
+    done = rollout(own.refresh(), posed, tasks=TASKS, how=how)
     return [one for one in done if one.score.value == 1 and not one.truncated and follows(own.chat, one)]
 
 
@@ -83,9 +83,9 @@ def lessons(writer: Writer, thought: Sequence[Trajectory], settings: Settings, *
     """Thinking with and without a flag, no thinking, and several turns of both."""
     samples = list[Sample]()
     for one in thought:
-        asked, said = flagged(one.problem, draw.choice((THINK, ""))), list(one.turns)
+        question, said = flagged(one.problem, draw.choice((THINK, ""))), list(one.turns)
         answers = TASKS[one.problem.task].golden(one.problem)[1:]  # a right reply made the right call, so got these
-        talk = [*asked, said[0].message, *answers, *(turn.message for turn in said[1:])]
+        talk = [*question, said[0].message, *answers, *(turn.message for turn in said[1:])]
         samples += writer.replies(talk, tools=one.problem.tools, name=one.problem.id)
     for _ in range(settings.direct):
         samples += without_thinking(writer, problem_of(draw, settings.tasks), draw)

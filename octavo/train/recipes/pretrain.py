@@ -8,14 +8,14 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct, to_builtins
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from octavo.core.errors import ConfigError
 from octavo.models.decoder import Decoder
 from octavo.text.learn import END_OF_TEXT
 from octavo.text.tokenizer import Tokenizer
-from octavo.train.asked import CARD, made
+from octavo.train.asked import CARD, asked, made
 from octavo.train.models import Size, fresh, reread, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.parallel import open_ranks
@@ -25,7 +25,7 @@ from octavo.train.report import report
 from octavo.train.run import Progress, Run
 from octavo.train.schedule import Schedule, Shape
 from octavo.train.step import CrossEntropy
-from octavo.train.texts import documents, text_files, texts_hash
+from octavo.train.texts import documents, text_files
 from octavo.train.trainer import Trainer
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -79,7 +79,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     board: Annotated[bool, Meta(description="write for TensorBoard too")] = False
 
 
-FREE = ("data", "tokenizer", "out", "model", "copies", "tensor", "save_s", "board")  # may change when a run goes on
+FREE = ("tokenizer", "copies", "tensor", "save_s", "board")  # may change when a run goes on
 
 
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
@@ -126,8 +126,8 @@ def _trainer(settings: Settings, stage: Stage, model: Decoder, *, ranks: Ranks) 
 
 def _kept(settings: Settings, stage: Stage) -> dict[str, Any]:
     """All that decides what comes out of a stage."""
-    plain = {name: value for name, value in to_builtins(settings).items() if name not in FREE}
-    return {**plain, "stage": stage.name, "data_sha256": texts_hash(text_files(stage.data or settings.data))}
+    told = asked(settings, recipe="pretrain", files=text_files(stage.data or settings.data))
+    return {name: value for name, value in told.items() if name not in FREE} | {"stage": stage.name}
 
 
 def _learn(settings: Settings, stage: Stage, tokenizer: Tokenizer, *, going: Run) -> dict[str, Any]:
