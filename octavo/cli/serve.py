@@ -23,6 +23,8 @@ def serve(
                                                  "longest unused is let go for another.")] = None,
     keep_alive: Annotated[float | None, typer.Option(min=0, help="Let a model go that nobody asked for so many "
                                                      "seconds.")] = None,
+    reload: Annotated[bool, typer.Option("--reload", help="Let POST /v1/models/NAME/reload read a model's files again: "
+                                         "one that is being trained. Nothing packed is kept.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")] = False,
     allow_host: Annotated[list[str] | None, typer.Option(help="Name by which clients may call this server, beside its "
                                                               "address; repeatable.")] = None,
@@ -47,7 +49,8 @@ def serve(
 
     openings = [Open(source, name, weights, draft, offline) for name, source in map(named, models)]
     walls = Walls(hosts=tuple(allow_host or ()), origins=tuple(allow_origin or ()), body_bytes=max_body << 20)
-    care = Care(memory_bytes=None if memory is None else int(memory * 1e9), keep_alive_s=keep_alive)
+    care = Care(memory_bytes=None if memory is None else int(memory * 1e9), keep_alive_s=keep_alive,
+                reloads=reload)  # fmt: skip
     options = Options(folder=state_folder(), prices=prices, bounds=Bounds(slots=jobs))
     place = Place(host=host, port=port, walls=walls, log=log, otel=otel, insecure=insecure)
     sys.exit(serve_forever(openings, place, options, care=care))

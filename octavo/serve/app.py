@@ -90,6 +90,7 @@ def asides(desk: Desk, endpoints: Sequence[Endpoint], responses: Responses) -> l
         ("POST", control.cancel, "/v1/requests/{id}/cancel"),
         ("POST", control.end_thinking, "/v1/requests/{id}/end_thinking"),
         ("POST", control.control, "/v1/chat/completions/control"),
+        ("POST", control.reload, "/v1/models/{name:path}/reload"),
     ]  # fmt: skip
     asking = Asking(desk)
     works += [("POST", asking.embed, embeddings.PATH), ("POST", asking.decide, decisions.PATH)]

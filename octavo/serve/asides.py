@@ -13,6 +13,7 @@ from octavo.serve.errors import Refusal
 from octavo.serve.gate import Tenant
 from octavo.serve.http import Desk, Doing, ErrorBody, as_json, id_of, openai_error, refused
 from octavo.serve.job import Job
+from octavo.serve.listing import described
 from octavo.serve.wire import Asked, read
 
 Work = Callable[[Request, Tenant], Awaitable[Any]]
@@ -113,7 +114,7 @@ class _Control(Struct):
 
 
 class Control:
-    """Running requests, stopped or hurried by whoever sent them."""
+    """Running requests, stopped or hurried by whoever sent them; models, read again."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -128,6 +129,11 @@ class Control:
         """Close a request's thinking and have it answer."""
         running(self.desk, request.path_params["id"], tenant).stream.end_thinking()
         return {"id": request.path_params["id"], "success": True}
+
+    async def reload(self, request: Request, tenant: Tenant) -> Any:
+        """Read a model's files again; what `/v1/models` says of it then."""
+        self.desk.gate.glance(tenant, request.path_params["name"])
+        return described(await self.desk.models.reload(request.path_params["name"]))
 
     async def control(self, request: Request, tenant: Tenant) -> Any:
         """llama.cpp's way to say it."""

@@ -18,7 +18,7 @@ from octavo.serve.bounds import sayable
 from octavo.serve.errors import Refusal
 from octavo.serve.job import Job
 from octavo.serve.stream import Stream
-from octavo.weights.memory import LIMIT
+from octavo.weights.memory import LIMIT, PACKED
 
 State = Literal["cold", "loading", "ready", "failed"]
 Listener = Callable[[Any], None]  # is given the model
@@ -51,17 +51,19 @@ class LocalModel:
         self.numbers, self.falls, self.started_s = count(), 0, 0.0
         self.wanted = self.short_of_memory = False
 
-    async def start(self, *, memory_bytes: int | None = None) -> None:
+    async def start(self, *, memory_bytes: int | None = None, reloads: bool = False) -> None:
         """Load the model, unless it is loaded, and wait; `state` says how that ended.
 
         memory_bytes   that its process may take, None: no limit but the machine's
+        reloads        its files change: what was packed of them once is not what they say now
         """
         if self.loaded is None:
             self.loaded, self.wanted = asyncio.get_running_loop().create_future(), True
             self._set("loading")
             self.ear = None
             await self.stop()  # one that could not load the model may not have left yet
-            await self._spawn({} if memory_bytes is None else {LIMIT: str(memory_bytes)})
+            limits = {} if memory_bytes is None else {LIMIT: str(memory_bytes)}
+            await self._spawn(limits | ({PACKED: "memory"} if reloads else {}))
         await asyncio.shield(self.loaded)
 
     @property
@@ -80,13 +82,13 @@ class LocalModel:
         pages = Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1]
         return int(pages) * resource.getpagesize()
 
-    async def _spawn(self, limits: dict[str, str]) -> None:
+    async def _spawn(self, more: dict[str, str]) -> None:
         ours, theirs = socket.socketpair()
         self.started_s = time.monotonic()
         try:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "octavo.serve.host", stdin=theirs.fileno(), stdout=asyncio.subprocess.DEVNULL,
-                start_new_session=True, env={**os.environ, **limits},
+                start_new_session=True, env={**os.environ, **more},
             )  # fmt: skip
         finally:
             theirs.close()

@@ -24,10 +24,12 @@ class Care(Struct, frozen=True, kw_only=True):
 
     memory_bytes   for all processes of models together; None: what the machine has
     keep_alive_s   how long a model stays that nobody asks; None: until memory is needed
+    reloads        models may be read again, for they are being trained; so nothing of theirs is kept in the cache
     """
 
     memory_bytes: int | None = None
     keep_alive_s: float | None = None
+    reloads: bool = False
 
 
 class Models:
@@ -67,7 +69,7 @@ class Models:
             while True:
                 if model.state == "failed" and time.monotonic() - model.started_s > REST_S:
                     model.forget()
-                await model.start(memory_bytes=self._left(model))
+                await model.start(memory_bytes=self._left(model), reloads=self.care.reloads)
                 if model.loads:
                     return
                 idle = [m for m in self.locals if m.state == "ready" and not m.busy] if model.short_of_memory else []
@@ -78,6 +80,20 @@ class Models:
                                   kind=kind)  # fmt: skip
                 await self._let_go(min(idle, key=lambda m: m.used_s))
                 model.forget()
+
+    async def reload(self, name: str) -> Model:
+        """Read a model's files again; what it was doing ends with an error. Raises Refusal."""
+        model = self.find(name)
+        if not self.care.reloads or isinstance(model, RemoteModel):
+            raise Refusal(f"{model.name} is not read again here: whoever runs this server can start it with --reload.",
+                          kind="permission_error")  # fmt: skip
+        async with self.loading:
+            await self._let_go(model)
+            while model.state == "ready":  # until it is noticed that the process is gone
+                await asyncio.sleep(0.005)
+            model.forget()
+        await self.start(model)
+        return model
 
     @property
     def locals(self) -> list[LocalModel]:

@@ -13,7 +13,7 @@ from octavo.train.texts import texts_hash
 
 CARD = "stage.json"
 MODELS = ("model", "teacher", "plus", "minus")  # settings that name a model: of its path only the name is kept
-PLACES = ("out", "data")  # may be another one when a run goes on; of data the content is kept
+PLACES = ("out", "data", "servers", "reload")  # may be another one when a run goes on; of data the content is kept
 
 
 def asked(settings: Struct, *, recipe: str, files: Sequence[Path] = ()) -> dict[str, Any]:

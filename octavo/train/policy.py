@@ -14,11 +14,11 @@ from octavo.tasks.base import Task
 from octavo.train.algorithms import ClippedPolicy
 from octavo.train.batch import Batch, batches_of
 from octavo.train.curriculum import Curriculum, Level, figure
+from octavo.train.far import Sampled
 from octavo.train.measure import follows
-from octavo.train.own import OwnChat
 from octavo.train.rollout import How, rollout, to_sample
 from octavo.train.run import Told as Line
-from octavo.train.step import Terms
+from octavo.train.step import Terms, known
 
 ROUNDS = 3  # of asking, until there are enough groups whose replies differ
 TINY = 1e-6
@@ -35,57 +35,74 @@ CLIPPINGS: dict[str, tuple[ClippedPolicy, bool]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asking:
-    """queries   groups of a step;   how   replies of each, and how they are sampled;   tokens   of one forward pass"""
+    """queries   groups of one sampling;   how   replies of each, and how they are sampled;   tokens   of one pass
+
+    updates   steps that one sampling is divided among, each of which learns from other groups
+    """
 
     queries: int
     how: How
     tokens: int
+    updates: int = 1
 
 
 class Policy:
     """What a run of RL learns from, step by step. An `Algorithm` too, which adds what was found to the log.
 
-    Each step samples anew, so the weights that sampled are those that learn: ratios differ from 1 by the rounding of
-    the rollouts only, and are kept, for they correct it. GSPO's bounds are finer than that rounding in bf16: its old
-    log-probabilities are the trainer's own.
+    The weights that sampled are those that learn first: there, ratios differ from 1 by the rounding of the rollouts
+    only, and are kept, for they correct it; at later updates from the same sampling they are what clipping is for.
+    GSPO's bounds are finer than the rollouts' rounding in bf16: its old log-probabilities are the trainer's own.
     """
 
     needs_told = True
 
-    def __init__(self, own: OwnChat, curriculum: Curriculum, *, clipping: str, asking: Asking,
+    def __init__(self, own: Sampled, curriculum: Curriculum, *, clipping: str, asking: Asking,
                  tasks: Mapping[str, Task], pose: Pose, reward: Reward) -> None:  # fmt: skip
         """pose   a problem of a level;   reward   0..1 of a trajectory"""
         self.own, self.curriculum, self.asking = own, curriculum, asking
         self.tasks, self.pose, self.reward = tasks, pose, reward
         self.clipped, self.by_reply = CLIPPINGS[clipping]
-        self.figures = dict[str, float]()
+        self.figures, self.parts = dict[str, float](), list[list[Batch]]()
 
     def terms(self, batch: Batch, told: Told | None, *, scale: float) -> Terms:
-        """The clipped policy's, and the figures of the step's rollouts."""
+        """The clipped policy's, and with a sampling's first update the figures of its rollouts."""
         assert told is not None
-        old_N = told.logprobs_N if self.clipped.by_reply else batch.logprobs_N
-        found = self.clipped.terms(replace(batch, logprobs_N=old_N), told, scale=scale)
+        found = self.clipped.terms(batch, told, scale=scale)
         ours = {name: (value, 1.0) for name, value in self.figures.items()}
         return replace(found, figures={**(found.figures or {}), **ours})
 
     def batches(self, step: int, log: Sequence[Line]) -> list[Batch]:
-        """A function of the step, the weights and the log of earlier steps: what a run needs to be gone on with."""
-        self.curriculum.follow([line.figures for line in log])
-        chat, draw = self.own.refresh(), random.Random(f"{self.asking.how.seed} {step}")
+        """Where a sampling begins, a function of the step, the weights and the log of earlier steps: what a run needs
+        to be gone on with. Between, it needs that sampling too."""
+        number, part = divmod(step, self.asking.updates)
+        if part == 0:
+            self.curriculum.follow([line.figures for line in log])
+            self.parts = self._sampled(number)
+        else:
+            self.figures = {}
+        return self.parts[part]
+
+    def _sampled(self, number: int) -> list[list[Batch]]:
+        chat, draw = self.own.refresh(), random.Random(f"{self.asking.how.seed} {number}")
         asked, kept = list[list[Trajectory]](), list[list[Trajectory]]()
         for turn in range(ROUNDS):
             missing = self.asking.queries - len(kept)
             if missing:
                 problems = [self.pose(draw, level) for level in self.curriculum.choose(draw, missing)]
-                seed = (self.asking.how.seed << 40) + step * ROUNDS + turn
+                seed = (self.asking.how.seed << 40) + number * ROUNDS + turn
                 how = msgspec.structs.replace(self.asking.how, seed=seed)
                 done = rollout(chat, problems, tasks=self.tasks, how=how)
                 groups = [done[i : i + how.replies] for i in range(0, len(done), how.replies)]
                 asked += groups
                 kept += [group for group in groups if pstdev(map(self.reward, group)) > TINY]
         self._note(asked, kept)
-        samples = [one for group in kept or asked for one in self._samples(group)]
-        return batches_of(samples, tokens=self.asking.tokens)
+        learnt, updates = kept if len(kept) >= self.asking.updates else asked, self.asking.updates
+        return [self._batches(learnt[part::updates]) for part in range(updates)]
+
+    def _batches(self, groups: Sequence[Sequence[Trajectory]]) -> list[Batch]:
+        samples = [one for group in groups for one in self._samples(group)]
+        batches = batches_of(samples, tokens=self.asking.tokens)
+        return [known(self.own.model, one) for one in batches] if self.clipped.by_reply else batches
 
     def _samples(self, group: Sequence[Trajectory]) -> list[Sample]:
         samples = [

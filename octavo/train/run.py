@@ -85,17 +85,18 @@ class Run:
         self.peak = peak_flops(trainer.ranks.device, dtype) * trainer.ranks.size
 
     def go(self, batches: Callable[[int], Sequence[Batch]], *, steps: int,
-           until: Callable[[int], bool] = lambda step: False,
+           until: Callable[[int], bool] = lambda step: False, together: int = 1,
            figures: Callable[[int], dict[str, float]] = lambda step: {}) -> None:  # fmt: skip
         """Learn from batches(step), a pure function of the step, up to `steps` steps or until `until(steps done)`.
 
         batches, until   asked of each rank: of its own batches, and with the same answer
+        together         so many steps share what `batches` found at the first of them: never stopped or saved between
         figures          steps done -> more to be logged: what is measured now and then, as a held-out loss
         """
         saved_s = time.monotonic()
         log_file: Any = (self.folder / LOG).open("a", encoding="utf-8") if self.first else nullcontext()
         with log_file as log, self.progress.begin(self.folder.name, steps=steps, done=self.trainer.step) as show:
-            while self.trainer.step < steps and not until(self.trainer.step):
+            while self.trainer.step < steps and (self.trainer.step % together or not until(self.trainer.step)):
                 begun_s, cpu_s = time.perf_counter(), cpu_time_s()
                 learnt = self.trainer.learn(batches(self.trainer.step))
                 seconds, cpu_s = time.perf_counter() - begun_s, cpu_time_s() - cpu_s
@@ -105,7 +106,8 @@ class Run:
                     log.write(msgspec.json.encode(told).decode() + "\n")
                     self._draw(told)
                     show(told)
-                if self._agreed(time.monotonic() - saved_s > self.save_s):
+                due = time.monotonic() - saved_s > self.save_s and self.trainer.step % together == 0
+                if self._agreed(due):
                     self._save(log)
                     saved_s = time.monotonic()
             self._save(log)

@@ -192,6 +192,12 @@ def _hidden(model: Decoder, batch: Batch) -> Tensor:
     return hidden_ND.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden_ND
 
 
+@torch.no_grad()
+def known(model: Decoder, batch: Batch) -> Batch:
+    """With the log-probabilities that the model, as it now is, gives the targets, in its own precision."""
+    return replace(batch, logprobs_N=tell(_hidden(model, batch), model.head_weight, batch.targets_N).logprobs_N)
+
+
 def shown(terms: Terms, loss: Tensor, *, value: Tensor, part: float) -> Terms:
     """With the balancing loss among what is shown, and not in the loss."""
     loss = loss.detach() if terms.loss is None else terms.loss

@@ -18,6 +18,7 @@ CONTEXT_TOKENS = 8_192  # that the estimate makes room for, where nobody says
 CACHE_NUMBER_BYTES = 2  # keys and values are kept in 16 bits
 WORK_BYTES = 600_000_000  # the interpreter, torch and the buffers of a forward pass
 LIMIT = "OCTAVO_MEMORY_BYTES"
+PACKED = "OCTAVO_PACKED"  # "memory": packed weights are neither looked for in the cache nor kept there
 UNLIMITED_BYTES = 1 << 60  # a control group's limit above this is none
 
 # Qwen3 in 16 bits, largest first: what it takes with its cache of 8,192 tokens, as `needs` has it

@@ -32,6 +32,7 @@ from octavo.nn.packed import Kind
 from octavo.weights.checkpoint import Checkpoint
 from octavo.weights.gguf_blocks import GROUPED, grouped
 from octavo.weights.load import plan_load
+from octavo.weights.memory import PACKED
 
 MAGIC, VERSION = b"OCTAVO1\n", 4  # VERSION: of the kernels' layouts
 TAIL = 8 + 32 + 8  # length, hash, magic
@@ -88,10 +89,13 @@ def open_packed(checkpoint: Checkpoint, *, recipe: Recipe, head: Kind | None = N
                 progress: Progress | None = None) -> PackedModel:  # fmt: skip
     """A checkpoint packed for the kernels: from the cache, else packed now and kept there.
 
-    Where the cache cannot be written the weights are packed in memory. Raises CheckpointError or ConfigError for a
-    checkpoint that is not whole.
+    Where the cache cannot be written, and where the environment says OCTAVO_PACKED=memory, the weights are packed in
+    memory. Raises CheckpointError or ConfigError for a checkpoint that is not whole.
     """
     config = read_config(checkpoint.config)
+    if os.environ.get(PACKED) == "memory":
+        plan_load(checkpoint, parameter_shapes(config))
+        return collect(config, pack(config, CheckpointWeights(checkpoint), recipe=recipe, head=head))
     folder = cache_folder() / "packed"
     name = re.sub(r"[^A-Za-z0-9._-]", "-", checkpoint.chat_name)[:60]
     path = folder / f"{name}-{recipe}-{_key(checkpoint, recipe, head)}.octavo"

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from octavo.core.sampling import Sampling
 from octavo.core.task import Problem, Trajectory
 from octavo.train.algorithms import TowardsTeacher
-from octavo.train.batch import pack
+from octavo.train.batch import Batch, pack
 from octavo.train.curriculum import Curriculum, Level, figure
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
@@ -28,10 +28,10 @@ def pose(draw: random.Random, level: Level) -> Problem:
     return replace(TASKS[level[0]].problem(draw.randrange(1 << 20)), level=level[1])
 
 
-def policy(*, clipping: str = "dapo", exact: bool = False, queries: int = 16) -> Policy:
+def policy(*, clipping: str = "dapo", exact: bool = False, queries: int = 16, updates: int = 1) -> Policy:
     model, (tokenizer, form) = guesser(), words()
     own = OwnChat(model, tokenizer=tokenizer, form=form, exact=exact, cache_bytes=1 << 26)
-    asking = Asking(queries=queries, how=replace(SAMPLED, replies=8, seed=3), tokens=8192)
+    asking = Asking(queries=queries, how=replace(SAMPLED, replies=8, seed=3), tokens=8192, updates=updates)
     return Policy(own, Curriculum({"say": [1]}), clipping=clipping, asking=asking, tasks=TASKS, pose=pose,
                   reward=red)  # fmt: skip
 
@@ -77,6 +77,49 @@ def test_a_run_of_rl_gone_on_with_is_the_one_that_was_not_stopped(tmp_path: Path
 
     whole = go("whole", 4)
     assert go("parts", 2) == whole[:2] and go("parts", 4) == whole
+
+
+@pytest.mark.parametrize("clipping", sorted(CLIPPINGS))
+def test_reward_rises_by_several_updates_from_a_sampling(clipping: str, tmp_path: Path):
+    mine = policy(clipping=clipping, updates=3)
+    trainer = Trainer(mine.own.model, mine, HOW, bf16=False)
+    run = Run(tmp_path / "run", trainer, settings={})
+    run.go(lambda step: mine.batches(step, run.told), steps=15, together=3)
+    assert reds(mine.own) > 0.75
+    assert ["reward" in line.figures for line in run.told[:6]] == [True, False, False] * 2
+    first, later = run.told[0].figures, [line.figures for line in run.told[1:3]]
+    assert first["clipped"] == 0 and max(line["gap"] for line in later) > 2 * first["gap"]
+
+
+def test_the_updates_of_a_sampling_share_its_groups_without_loss_or_repeat():
+    whole, parts = policy(queries=5), policy(queries=5, updates=2)
+
+    def known(batches: list[Batch]) -> list[tuple[int, ...]]:
+        return [tuple(doc.tolist()) for one in batches for doc in one.tokens_T.split(one.lengths)]
+
+    once = known(whole.batches(0, []))
+    found = [known(parts.batches(step, [])) for step in (0, 1)]
+    assert all(found) and sorted(found[0] + found[1]) == sorted(once)
+
+
+def test_a_run_killed_between_the_updates_of_a_sampling_is_the_one_that_was_not(tmp_path: Path):
+    def go(name: str, *, dies: int | None = None) -> list[float]:
+        mine = policy(queries=4, updates=2)
+
+        def batches(step: int) -> list[Batch]:
+            if step == dies:
+                raise KeyboardInterrupt
+            return mine.batches(step, run.told)
+
+        run = Run(tmp_path / name, Trainer(mine.own.model, mine, HOW, bf16=False), settings={}, save_s=0)
+        run.go(batches, steps=6, together=2)
+        return [line.loss for line in run.told]
+
+    whole = go("whole")
+    for dies in (1, 3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            go("parts", dies=dies)
+    assert go("parts") == whole
 
 
 def test_at_the_first_step_the_ratio_is_one():

@@ -38,6 +38,18 @@ def test_a_model_comes_out_that_talks(name: str, folder: Path):
     assert go(name, folder, "queries=4", "replies=4", "steps=2") == out  # it is there already
 
 
+def test_updates_are_many_from_one_sampling(folder: Path):
+    go("rl", folder, "queries=4", "replies=4", "steps=2", "updates=2")
+    assert ["reward" in line["figures"] for line in read_log(folder / "rl.run")] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(("more", "found"), [(["updates=9", "queries=4"], "9 of 4"), (["clipping=gspo", "bf16=true"],
+                                                                                      "3e-4")])  # fmt: skip
+def test_what_would_learn_from_nothing_is_refused(more: list[str], found: str, folder: Path):
+    with pytest.raises(ConfigError, match=found):
+        go("rl", folder, *more)
+
+
 def test_distillation_of_a_model_into_itself_finds_nothing_to_learn(folder: Path):
     go("distill", folder, f"teacher={folder}/model", "replies=0", "off_steps=0", "on_steps=1", "queries=8")
     (line,) = read_log(folder / "distill.on")

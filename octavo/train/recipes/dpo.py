@@ -15,8 +15,6 @@ from msgspec import Meta, Struct
 from octavo.chat.loading import open_text
 from octavo.core.errors import SampleError
 from octavo.core.sample import Sample, sample
-from octavo.nn.context import PackedContext
-from octavo.nn.head import tell
 from octavo.train.algorithms import Preference
 from octavo.train.asked import CARD, asked, made
 from octavo.train.batch import Batch, pack
@@ -26,6 +24,7 @@ from octavo.train.optimiser import Optimisation
 from octavo.train.report import report
 from octavo.train.run import Progress, Run
 from octavo.train.schedule import Schedule
+from octavo.train.step import known
 from octavo.train.texts import text_files
 from octavo.train.trainer import Trainer
 from octavo.weights.checkpoint import open_checkpoint
@@ -84,13 +83,11 @@ def preferred(writer: Writer, talks: Sequence[Any], *, name: str) -> Pair:
     return chosen, rejected
 
 
-@torch.no_grad()
 def before(trainer: Trainer, one: Sample) -> Sample:
     """With the log-probabilities that the model gives it now."""
-    batch = pack([one])
-    hidden_ND = trainer.model(batch.tokens_T, PackedContext(batch.lengths))[batch.rows_N]
+    batch = known(trainer.model, pack([one]))
     logprobs_T = torch.full((len(one),), torch.nan)
-    logprobs_T[batch.rows_N + 1] = tell(hidden_ND, trainer.model.head_weight, batch.targets_N).logprobs_N
+    logprobs_T[batch.rows_N + 1] = batch.logprobs_N
     return sample(one.tokens.tolist(), one.weights.tolist(), logprobs=logprobs_T.tolist(), name=one.name)
 
 

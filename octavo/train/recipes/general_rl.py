@@ -13,9 +13,9 @@ from octavo.core.sampling import Thinking
 from octavo.core.task import Problem, Trajectory
 from octavo.tasks import TASKS
 from octavo.train.curriculum import Level
+from octavo.train.far import Sampled
 from octavo.train.measure import follows
 from octavo.train.mini.lessons import NO_THINK, THINK, flagged
-from octavo.train.own import OwnChat
 from octavo.train.policy import Reward
 from octavo.train.recipes import rl
 from octavo.train.run import Progress
@@ -48,7 +48,7 @@ def pose(draw: random.Random, level: Level) -> Problem:
     return problem
 
 
-def reward_of(own: OwnChat) -> Reward:
+def reward_of(own: Sampled) -> Reward:
     """0..1 of a trajectory."""
 
     def reward(one: Trajectory) -> float:

@@ -19,6 +19,7 @@ from octavo.core.task import Problem
 from octavo.tasks import TASKS
 from octavo.train.asked import CARD, asked, made
 from octavo.train.curriculum import Curriculum, Level
+from octavo.train.far import FarChat, Reload, Sampled
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
@@ -31,7 +32,7 @@ from octavo.train.trainer import Trainer
 from octavo.weights.checkpoint import open_checkpoint
 
 Positive = Annotated[int, Meta(ge=1)]
-RewardOf = Callable[[OwnChat], Reward]  # what is good may depend on how the chat was to think
+RewardOf = Callable[[Sampled], Reward]  # what is good may depend on how the chat was to think
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -44,6 +45,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     clipping: Annotated[Literal["grpo", "dapo", "gspo"], Meta(description="how far a step may go")] = "dapo"
     mode: Annotated[Literal["on", "off", "auto"], Meta(description="thinking")] = "on"
     queries: Annotated[int, Meta(ge=1, description="problems of a step")] = 48
+    updates: Annotated[int, Meta(ge=1, description="of the weights from a step's replies, which are divided")] = 1
     replies: Annotated[int, Meta(ge=2, description="to each problem")] = 12
     longest: Annotated[int, Meta(ge=1, description="tokens of a reply")] = 256
     steps: Positive = 60
@@ -53,6 +55,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     how: Optimisation = Optimisation(rate=2e-4, clip=0.5, weight_decay=0.0, betas=(0.9, 0.98))
     bf16: Annotated[bool, Meta(description="products and activations in bfloat16")] = False
     exact: Annotated[bool, Meta(description="rollouts in the trainer's own precision: slower")] = False
+    servers: Annotated[list[str], Meta(description="JSON: URLs ending in /v1#NAME that reply instead")] = []
+    reload: Reload = Reload()
     seed: Annotated[int, Meta(ge=0)] = 0
 
 
@@ -70,19 +74,24 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
           progress: Progress | None) -> Path:  # fmt: skip
     """A run of RL, whatever is asked and whatever is good."""
     check_levels(settings.tasks)
+    check_updates(settings)
     out = Path(settings.out)
     wanted = asked(settings, recipe=recipe)
     if made(out, wanted):
         return out
     tokenizer, form = open_text(open_checkpoint(Path(settings.model)))
     model, config = read_model(Path(settings.model))
-    own = OwnChat(model, tokenizer=tokenizer, form=form, exact=settings.exact)
+    own: Sampled = OwnChat(model, tokenizer=tokenizer, form=form, exact=settings.exact)
+    if settings.servers:
+        own = FarChat(model, tokenizer=tokenizer, form=form, config=config, servers=settings.servers,
+                      folder=out.with_name(f"{out.name}.served"), reload=settings.reload)  # fmt: skip
     how = How(replies=settings.replies, sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
-    asking = Asking(queries=settings.queries, how=how, tokens=settings.tokens)
+    updates = settings.updates
+    asking = Asking(queries=settings.queries, how=how, tokens=settings.tokens, updates=updates)
     curriculum = Curriculum(settings.tasks)
     policy = Policy(own, curriculum, clipping=settings.clipping, asking=asking, tasks=TASKS, pose=pose,
                     reward=reward(own))  # fmt: skip
-    rate = Schedule(shape="constant", steps=settings.steps, warmup=settings.warmup)
+    rate = Schedule(shape="constant", steps=settings.steps * updates, warmup=settings.warmup)
     trainer = Trainer(model, policy, settings.how, bf16=settings.bf16, rate=rate)
     going = Run(out.with_name(f"{out.name}.run"), trainer, settings=wanted, progress=progress)
 
@@ -90,10 +99,19 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
         curriculum.follow([line.figures for line in going.told])
         return curriculum.success >= settings.goal
 
-    going.go(lambda step: policy.batches(step, going.told), steps=settings.steps, until=reached)
+    going.go(lambda step: policy.batches(step, going.told), steps=settings.steps * updates, until=reached,
+             together=updates)  # fmt: skip
     told = report(going, recipe=recipe)
     write_model(out, model, config=config, tokenizer=tokenizer, more={CARD: told})
     return out
+
+
+def check_updates(settings: Settings) -> None:
+    """Raise ConfigError where a step's replies cannot be divided, or GSPO could not tell a change from rounding."""
+    if settings.updates > settings.queries:
+        raise ConfigError(f"updates: {settings.updates} of {settings.queries} queries, each wants one: lower it.")
+    if settings.clipping == "gspo" and settings.bf16:
+        raise ConfigError("clipping=gspo bounds changes at 3e-4, which bf16 rounds away: leave bf16 out.")
 
 
 def check_levels(tasks: Mapping[str, list[int]]) -> None:
