@@ -146,7 +146,7 @@ def test_plans_grow_with_their_scale():
 @pytest.mark.slow
 def test_cards_are_made_from_the_exams(made):
     out, _ = made
-    evidence = Evidence(out)
+    evidence = Evidence.of(out)
     assert {claim.bar for claim in evidence.claims()} == {1, 2, 3, 4, 5}
     for stage, name in NAMES.items():
         text = (out / name / "README.md").read_text()
@@ -163,4 +163,4 @@ def test_a_claim_is_met_within_its_bounds_only():
 
 def test_a_folder_without_exams_is_no_evidence(tmp_path):
     with pytest.raises(TrainingError, match="student-rl"):
-        Evidence(tmp_path)
+        Evidence.of(tmp_path)

@@ -1,6 +1,8 @@
 """A model's card, made from the JSON of the run that made the model, and the models as they are shipped."""
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,20 @@ from octavo.train.report import drawn
 
 NAMES = {"teacher": "octavo-mini", "student": "octavo-mini-s"}
 CURVES = "budgets.svg"
+READ = re.compile(r".*-[0-9]-.*")  # names of the stages of pre-training
 
 
 def ship(folder: Path) -> list[Path]:
     """The teacher and the student of a finished run, in bf16, each with its card; folders beside the stages."""
-    evidence, made = Evidence(folder), list[Path]()
+    evidence, made = Evidence.of(folder), list[Path]()
     for stage, name in NAMES.items():
         place = folder / name
         if not place.is_dir():
             model, config = read_model(folder / stage)
             write_model(place, model, config=config, tokenizer=Tokenizer.from_folder(folder / stage),
                         dtype=torch.bfloat16)  # fmt: skip
-        (place / "README.md").write_text(card(evidence, stage=stage), encoding="utf-8")
+        config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        (place / "README.md").write_text(card(evidence, stage=stage, config=config), encoding="utf-8")
         (place / "exam.json").write_text(json.dumps(evidence.exams[stage]), encoding="utf-8")
         if stage == "teacher":
             (place / CURVES).write_text(curves(evidence), encoding="utf-8")
@@ -34,9 +38,9 @@ def ship(folder: Path) -> list[Path]:
     return made
 
 
-def card(evidence: Evidence, *, stage: str) -> str:
-    """The card of the model of a stage, in Markdown."""
-    name, config = NAMES[stage], json.loads((evidence.folder / stage / "config.json").read_text(encoding="utf-8"))
+def card(evidence: Evidence, *, stage: str, config: Mapping[str, Any]) -> str:
+    """The card of the model of a stage, in Markdown.   config   its config.json"""
+    name = NAMES[stage]
     parameters = next(p["parameters"] for p in evidence.parts(stage))
     about = evidence.about
     text = f"""---
@@ -104,11 +108,9 @@ def _families(evidence: Evidence, stage: str) -> str:
 
 def _stages(evidence: Evidence) -> str:
     lines = [row("stage", "thinking", "without", "mode as asked", "tokens", "CPU s"), row(*["---"] * 6)]
-    for path in sorted(evidence.folder.glob("*-[0-9]-*/stage.json")):
-        told = json.loads(path.read_text(encoding="utf-8"))
-        lines.append(
-            row(f"pre-training, {path.parent.name}", "", "", "", f"{told['tokens']:,}", f"{told['cpu_s']:.0f}")
-        )
+    for name, told in sorted(evidence.cards.items()):
+        if READ.fullmatch(name):
+            lines.append(row(f"pre-training, {name}", "", "", "", f"{told['tokens']:,}", f"{told['cpu_s']:.0f}"))
     for stage, what in STAGES.items():
         tokens = sum(part["tokens"] for part in evidence.parts(stage))
         figures = (evidence.mean(stage, mode) for mode in MODES)

@@ -45,20 +45,24 @@ class Claim(Struct, frozen=True, kw_only=True):
 
 
 class Evidence:
-    """One run: `exams` and `cards` of its stages by name. Raises TrainingError for a folder whose suite is unfinished.
+    """One run: `exams` and `cards` of its stages by name, and what the run was.
 
     families   those of the exam that have problems of their own, without that of the flags
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.exams: dict[str, Exam] = {path.stem: _json(path) for path in sorted(folder.glob("exams/*.json"))}
-        self.cards: dict[str, Any] = {path.parent.name: _json(path) for path in sorted(folder.glob("*/stage.json"))}
-        if missing := STAGES.keys() - (self.exams.keys() & self.cards.keys()):
+    def __init__(self, *, about: dict[str, Any], exams: dict[str, Exam], cards: dict[str, Any]) -> None:
+        self.about, self.exams, self.cards = about, exams, cards
+        self.families = [name for name, found in self.exams["teacher"].items() if "thinking" in found]
+
+    @staticmethod
+    def of(folder: Path) -> "Evidence":
+        """What a folder of the suite shows. Raises TrainingError where the suite is unfinished."""
+        exams = {path.stem: _json(path) for path in sorted(folder.glob("exams/*.json"))}
+        cards = {path.parent.name: _json(path) for path in sorted(folder.glob("*/stage.json"))}
+        if missing := STAGES.keys() - (exams.keys() & cards.keys()):
             raise TrainingError(f"{folder} has no exam or no card of {', '.join(sorted(missing))}: let "
                                 f"`octavo train mini out={folder}` end first.")  # fmt: skip
-        self.about: dict[str, Any] = _json(folder / "mini.json")
-        self.families = [name for name, found in self.exams["teacher"].items() if "thinking" in found]
+        return Evidence(about=_json(folder / "mini.json"), exams=exams, cards=cards)
 
     def showing(self, *kinds: str) -> list[str]:
         """The families that show one of these."""

@@ -39,7 +39,7 @@ class Reading(Struct, frozen=True, kw_only=True):
 class Plan(Struct, frozen=True, kw_only=True):
     """All that is decided about a run of the suite, but for its seed.
 
-    readings        stages of pre-training;   student_share   of their steps, for the student and for the experts
+    readings        stages of pre-training;   student_share, experts_share   of their steps, for these two
     experts         a third model: as much of it is active as of the teacher
     levels          task -> levels, of all stages and of the exam;   tools   those that the cold start and RL have too
     cold_samples    conversations of the cold start
@@ -59,11 +59,13 @@ class Plan(Struct, frozen=True, kw_only=True):
     levels: Mapping[str, Sequence[int]]
     tools: Mapping[str, Sequence[int]]
     student_share: float
+    experts_share: float
     cold_samples: int
     cold: Lesson
     rl_steps: int
     rl_queries: int
     rl_replies: int
+    rl_updates: int
     fuse_thought: int
     fuse_direct: int
     fuse_turns: int
@@ -104,16 +106,17 @@ def plan(scale: Scale) -> Plan:
         readings=(
             Reading(name="general", steps=1100 * times, warmup=40,
                     blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.1)),
-            Reading(name="reasoning", steps=1600 * times, decay=0.6, least=0.05,
+            Reading(name="reasoning", steps=1200 * times, decay=0.6, least=0.05,
                     blend=Blend(levels=read, worked=0.7, slips=0.3, prose=0.1)),
-            Reading(name="long", steps=450 * times, blend=Blend(levels=read, worked=0.7, slips=0.3), rate=3e-3,
+            Reading(name="long", steps=300 * times, blend=Blend(levels=read, worked=0.7, slips=0.3), rate=3e-3,
                     warmup=5, decay=0.7, least=0.05, theta=1e5, joined=8),
         ),
-        levels=names, tools=TOOLS, student_share=0.5, cold_samples=1000, cold=Lesson(steps=80, how=muon(2e-3)),
-        rl_steps=120 * times, rl_queries=48, rl_replies=12, fuse_thought=5000 * times, fuse_direct=3000 * times,
-        fuse_turns=1000 * times, fuse_cut=1500 * times,
-        fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=60 * times, off_replies=6000,
-        off_steps=200 * times, distill_steps=60 * times, longest=320, tested=200,
+        levels=names, tools=TOOLS, student_share=0.5, experts_share=0.35, cold_samples=1000,
+        cold=Lesson(steps=60, how=muon(2e-3)),
+        rl_steps=50 * times, rl_queries=48, rl_replies=12, rl_updates=4, fuse_thought=5000 * times,
+        fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=1500 * times,
+        fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=30 * times, off_replies=6000,
+        off_steps=200 * times, distill_steps=40 * times, longest=320, tested=200,
     )  # fmt: skip
 
 
@@ -129,8 +132,7 @@ def _smoke() -> Plan:
             Reading(name="reasoning", steps=120, documents=48, blend=blend, rate=8e-3, decay=1.0, least=0.1),
             Reading(name="long", steps=4, documents=32, blend=blend, rate=1e-3, theta=1e5, joined=8),
         ),
-        levels=levels, tools={}, student_share=0.5, cold_samples=300, cold=lesson, rl_steps=3, rl_queries=8,
-        rl_replies=4, fuse_thought=200, fuse_direct=300, fuse_turns=100, fuse_cut=50, fuse=lesson, general_steps=3,
-        off_replies=600, off_steps=20, distill_steps=3, longest=48,
-        tested=10,
+        levels=levels, tools={}, student_share=0.5, experts_share=0.5, cold_samples=300, cold=lesson, rl_steps=3,
+        rl_queries=8, rl_replies=4, rl_updates=2, fuse_thought=200, fuse_direct=300, fuse_turns=100, fuse_cut=50,
+        fuse=lesson, general_steps=3, off_replies=600, off_steps=20, distill_steps=3, longest=48, tested=10,
     )  # fmt: skip

@@ -144,8 +144,8 @@ class Suite:
             lesson=plan.fuse, seed=self.seed), progress=self.progress)  # fmt: skip
         return general_rl.run(general_rl.Settings(
             model=str(fused), out=self._at("teacher"), tasks={**tasks, "switches": [1, 2, 3]}, steps=plan.general_steps,
-            queries=plan.rl_queries, replies=plan.rl_replies, longest=plan.longest, seed=self.seed),
-            progress=self.progress)  # fmt: skip
+            queries=plan.rl_queries, replies=plan.rl_replies, updates=plan.rl_updates,
+            longest=plan.longest, seed=self.seed), progress=self.progress)  # fmt: skip
 
     def student(self, teacher: Path) -> dict[str, Path]:
         """Strong to weak: the teacher's replies, then from there on-policy distillation, and beside it RL."""
@@ -159,7 +159,7 @@ class Suite:
     def experts(self, teacher: Path) -> Path:
         """A sparse model, pre-trained, then distilled both ways."""
         plan = self.plan
-        base = self.pretrain("experts", plan.experts, share=plan.student_share)
+        base = self.pretrain("experts", plan.experts, share=plan.experts_share)
         return self._distilled("experts", teacher, base, off=plan.off_steps, on=plan.distill_steps)
 
     def _distilled(self, name: str, teacher: Path, before: Path, *, off: int, on: int) -> Path:
@@ -172,7 +172,8 @@ class Suite:
     def _rl(self, before: Path, name: str, tasks: dict[str, list[int]]) -> rl.Settings:
         plan = self.plan
         return rl.Settings(model=str(before), out=self._at(name), tasks=tasks, steps=plan.rl_steps, seed=self.seed,
-                           queries=plan.rl_queries, replies=plan.rl_replies, longest=plan.longest)  # fmt: skip
+                           queries=plan.rl_queries, replies=plan.rl_replies, updates=plan.rl_updates,
+                           longest=plan.longest)  # fmt: skip
 
     @staticmethod
     def _tasks(levels: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
