@@ -8,6 +8,8 @@ from itertools import count
 from threading import Lock
 from weakref import finalize
 
+from msgspec.structs import replace
+
 from octavo.chat.next_turn import Conversation
 from octavo.chat.reader import ReplyReader
 from octavo.core.channel import Markers
@@ -67,7 +69,7 @@ class LocalChat:
 
         calls   what calls of the tools must look like, see `Request`
         """
-        c = conversation
+        c = self._meant(conversation)
         tokens = c.tokens(self.form, self.tokenizer)
         sampling = sampling or self.recommended(c)
         budget = 0 if c.thinking.mode == "off" else c.thinking.budget_tokens  # off: none that the model begins itself
@@ -80,11 +82,17 @@ class LocalChat:
 
         tokens   the prompt of that reply, and the reply;   conversation   what that prompt was rendered from
         """
-        c = conversation
+        c = self._meant(conversation)
         more = self.form.extend(tokens, messages, self.tokenizer, thinking=c.thinking)
         budget = 0 if c.thinking.mode == "off" else c.thinking.budget_tokens
         request = self._request(more, sampling, budget=budget, space=c.space)
         return request, self._readers(request, c)
+
+    def _meant(self, c: Conversation) -> Conversation:
+        """A budget of nothing, asked for as the model has learnt it: by its switch, where it has one."""
+        if c.thinking.budget_tokens == 0 and self.form.thinks == "optional":
+            return replace(c, thinking=Thinking(mode="off"))
+        return c
 
     def _readers(self, request: Request, c: Conversation) -> list[ReplyReader]:
         many = range(request.sampling.n)
