@@ -19,8 +19,8 @@ from octavo.nn.context import PackedContext
 from octavo.nn.head import tell
 from octavo.tasks import TASKS as ALL_TASKS
 from octavo.train.batch import pack
+from octavo.train.lessons import cut_short
 from octavo.train.measure import by_budget, calls_of, measure, passes, share
-from octavo.train.mini.lessons import cut_short
 from octavo.train.own import OwnChat
 from octavo.train.rollout import How, rollout, to_sample
 from tests.serve.mini import config

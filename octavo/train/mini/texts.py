@@ -13,6 +13,7 @@ from octavo.core.task import Problem
 from octavo.tasks import TASKS
 from octavo.text.chat.base import EARLY_STOP
 from octavo.text.chat.qwen3 import Qwen3
+from octavo.train.lessons import problem_of
 
 PEOPLE = ("Mia", "Tom", "Ana", "Ben", "Kai", "Eva", "Leo", "Zoe")
 THINGS = ("boat", "book", "lamp", "cup", "ball", "key", "hat", "map")
@@ -37,15 +38,6 @@ class Blend(Struct, frozen=True, kw_only=True):
     prose: float = 0.05
     other: float = 0.15
     direct_levels: Mapping[str, Sequence[int]] = {}
-
-
-def problem_of(draw: random.Random, levels: Mapping[str, Sequence[int]], *, other: float = 0.0) -> Problem:
-    """One problem of the training split."""
-    name = draw.choice(sorted(levels))
-    task = TASKS[name]
-    foreign = [language for language in task.languages if language != "en"]
-    language = draw.choice(foreign) if foreign and draw.random() < other else "en"
-    return task.problem(draw.getrandbits(40), level=draw.choice(list(levels[name])), language=language)
 
 
 def document(blend: Blend, *, seed: int | str, number: int) -> str:

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from octavo.chat.loading import open_text
 from octavo.train.asked import asked, made
 from octavo.train.conversations import Writer
-from octavo.train.mini.lessons import cold_start
+from octavo.train.lessons import cold_start
 from octavo.train.recipes.rl import check_levels
 from octavo.train.run import Progress
 from octavo.train.supervised import Lesson, learn_checkpoint

@@ -22,9 +22,8 @@ from octavo.core.task import Problem, Trajectory
 from octavo.tasks import TASKS
 from octavo.train.asked import asked, made
 from octavo.train.conversations import Writer
+from octavo.train.lessons import THINK, cut_short, flagged, problem_of, several_turns, without_thinking
 from octavo.train.measure import follows
-from octavo.train.mini.lessons import THINK, cut_short, flagged, several_turns, without_thinking
-from octavo.train.mini.texts import problem_of
 from octavo.train.models import read_model
 from octavo.train.own import OwnChat
 from octavo.train.recipes.rl import check_levels

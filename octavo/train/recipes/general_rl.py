@@ -14,8 +14,8 @@ from octavo.core.task import Problem, Trajectory
 from octavo.tasks import TASKS
 from octavo.train.curriculum import Level
 from octavo.train.far import Sampled
+from octavo.train.lessons import NO_THINK, THINK, flagged
 from octavo.train.measure import follows
-from octavo.train.mini.lessons import NO_THINK, THINK, flagged
 from octavo.train.policy import Reward
 from octavo.train.recipes import rl
 from octavo.train.run import Progress

@@ -15,9 +15,17 @@ from octavo.core.sample import Sample, sample
 from octavo.core.task import Problem, Trajectory
 from octavo.tasks import TASKS
 from octavo.train.conversations import Writer
-from octavo.train.mini.texts import problem_of
 
 THINK, NO_THINK = "/think", "/no_think"
+
+
+def problem_of(draw: random.Random, levels: Mapping[str, Sequence[int]], *, other: float = 0.0) -> Problem:
+    """One problem of the training split."""
+    name = draw.choice(sorted(levels))
+    task = TASKS[name]
+    foreign = [language for language in task.languages if language != "en"]
+    language = draw.choice(foreign) if foreign and draw.random() < other else "en"
+    return task.problem(draw.getrandbits(40), level=draw.choice(list(levels[name])), language=language)
 
 
 def flagged(problem: Problem, flag: str) -> tuple[Message, ...]:
