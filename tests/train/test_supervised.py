@@ -17,6 +17,7 @@ from octavo.weights.checkpoint import open_checkpoint
 from tests.serve.mini import config
 from tests.train.guesses import guesser, words
 from tests.train.minis import told
+from tests.train.models import SHAPES, small
 
 LESSON = ("lesson.steps=6", "lesson.samples=8", "lesson.warmup=0")
 
@@ -103,6 +104,18 @@ def test_chat_vectors_bring_the_difference_and_nothing_else(folder):
                                          minus=str(folder / "model"), out=str(folder / "none"))  # fmt: skip
     recipe("chatvector").run(half)
     assert logprob(folder / "none", "blue") == logprob(folder / "model", "blue")
+
+
+def test_chat_vectors_of_experts_are_added_too_and_a_bf16_model_stays_one(tmp_path):
+    for seed, name in enumerate(("model", "plus", "minus")):
+        write_model(tmp_path / name, small("moe", seed=seed), config=SHAPES["moe"], tokenizer=words()[0],
+                    dtype=torch.bfloat16)  # fmt: skip
+    out = go("chatvector", tmp_path, f"plus={tmp_path}/plus", f"minus={tmp_path}/minus", "scale=0.5")
+    a, plus, minus = (read_model(tmp_path / name)[0].state_dict() for name in ("model", "plus", "minus"))
+    for name, found in read_model(out)[0].state_dict().items():
+        wanted = a[name] + 0.5 * (plus[name] - minus[name])
+        torch.testing.assert_close(found, wanted, atol=0, rtol=2**-8, msg=name)
+    assert {open_checkpoint(out).dtype_name(name) for name in open_checkpoint(out).names} == {"BF16"}
 
 
 def test_chat_vectors_of_another_shape_are_refused_by_name(folder):

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from octavo.chat.loading import open_text
 from octavo.core.errors import CheckpointError
+from octavo.models.decoder import Decoder
 from octavo.train.asked import CARD, asked, made
 from octavo.train.models import read_model, write_model
 from octavo.train.run import Progress
@@ -36,21 +37,26 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     wanted = asked(settings, recipe="chatvector")
     if made(out, wanted):
         return out
+    before = open_checkpoint(Path(settings.model))
     model, config = read_model(Path(settings.model))
-    plus, minus = open_checkpoint(Path(settings.plus)), open_checkpoint(Path(settings.minus))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            for other in (plus, minus):
-                shape = tuple(other.shape(name)) if name in other.names else None
-                if shape != tuple(parameter.shape):
-                    found = "is not there" if shape is None else f"has shape {shape}"
-                    raise CheckpointError(
-                        f"{other.name}: {name} {found}, {settings.model} has {tuple(parameter.shape)}: the three "
-                        f"models must have one shape and one vocabulary."
-                    )
-            if settings.embeddings or not name.endswith(("embed_tokens.weight", "lm_head.weight")):
-                change = plus.read(name).float() - minus.read(name).float()
-                parameter.add_(change, alpha=settings.scale)
-    tokenizer, _ = open_text(plus)
-    write_model(out, model, config=config, tokenizer=tokenizer, more={CARD: {"settings": wanted}})
+    for path, sign in ((settings.plus, 1.0), (settings.minus, -1.0)):
+        add(model, Path(path), scale=sign * settings.scale, embeddings=settings.embeddings, like=settings.model)
+    halved = all(before.dtype_name(name) == "BF16" for name in before.names)
+    tokenizer, _ = open_text(open_checkpoint(Path(settings.plus)))
+    write_model(out, model, config=config, tokenizer=tokenizer, dtype=torch.bfloat16 if halved else None,
+                more={CARD: {"settings": wanted}})  # fmt: skip
     return out
+
+
+@torch.no_grad()
+def add(model: Decoder, path: Path, *, scale: float, embeddings: bool, like: str) -> None:
+    """Add scale times another checkpoint's parameters. Raises CheckpointError naming the first that does not fit."""
+    other = dict(read_model(path)[0].named_parameters())
+    for name, parameter in model.named_parameters():
+        shape = tuple(other[name].shape) if name in other else None
+        if shape != tuple(parameter.shape):
+            found = "is not there" if shape is None else f"has shape {shape}"
+            raise CheckpointError(f"{path.name}: {name} {found}, {like} has {tuple(parameter.shape)}: the three models "
+                                  f"must have one shape and one vocabulary.")  # fmt: skip
+        if embeddings or not name.endswith(("embed_tokens.weight", "lm_head.weight")):
+            parameter.add_(other[name], alpha=scale)
