@@ -105,9 +105,9 @@ def plan(scale: Scale) -> Plan:
         experts=Size(width=192, layers=6, heads=6, inner=576, experts=8),
         readings=(
             Reading(name="general", steps=1100 * times, warmup=40,
-                    blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.1)),
+                    blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.15)),
             Reading(name="reasoning", steps=1200 * times, decay=0.6, least=0.05,
-                    blend=Blend(levels=read, worked=0.7, slips=0.3, prose=0.1)),
+                    blend=Blend(levels=read, worked=0.7, slips=0.3, prose=0.15)),
             Reading(name="long", steps=300 * times, blend=Blend(levels=read, worked=0.7, slips=0.3), rate=3e-3,
                     warmup=5, decay=0.7, least=0.05, theta=1e5, joined=8),
         ),

@@ -19,6 +19,9 @@ PEOPLE = ("Mia", "Tom", "Ana", "Ben", "Kai", "Eva", "Leo", "Zoe")
 THINGS = ("boat", "book", "lamp", "cup", "ball", "key", "hat", "map")
 COLOURS = ("red", "blue", "green", "black", "white")
 PLACES = ("garden", "house", "shop", "park", "school")
+TOWNS = ("Rome", "Oslo", "Lima", "Bonn", "Kyiv")
+LETTERS = "abcdefghijkl"
+LISTED = 0.8  # share of prose that is a list
 
 
 class Blend(Struct, frozen=True, kw_only=True):
@@ -51,8 +54,9 @@ def document(blend: Blend, *, seed: int | str, number: int) -> str:
 
 
 def asked(problem: Problem) -> str:
-    """All that was said to the model so far, a line each."""
-    return "\n".join(message.text for message in problem.messages)
+    """All that was said to the model so far, a line each; before it, which tools there are."""
+    tools = [f"Tools: {', '.join(tool.name for tool in problem.tools)}"] if problem.tools else []
+    return "\n".join([*tools, *(message.text for message in problem.messages)])
 
 
 def bare(problem: Problem) -> str:
@@ -77,9 +81,9 @@ def slipped(trace: str, draw: random.Random) -> str:
 
 
 def prose(draw: random.Random) -> str:
-    """Some plain sentences that hang together, or a list gone through again: so is looking up learnt."""
-    if draw.random() < 0.5:
-        return listed(draw)
+    """Some plain sentences that hang together, or, most often, a list gone through again: so is looking up learnt."""
+    if draw.random() < LISTED:
+        return draw.choice((things, rows, values, neighbours))(draw)
     who, friend = draw.sample(PEOPLE, 2)
     thing, colour, place, next_place = draw.choice(THINGS), draw.choice(COLOURS), *draw.sample(PLACES, 2)
     told = [
@@ -91,12 +95,38 @@ def prose(draw: random.Random) -> str:
     return " ".join(draw.sample(told, draw.randint(1, len(told))))
 
 
-def listed(draw: random.Random) -> str:
+def things(draw: random.Random) -> str:
     """Who has what, as a list and then, in another order, in words."""
     has = [(who, draw.choice(THINGS)) for who in draw.sample(PEOPLE, draw.randint(3, len(PEOPLE)))]
     words = draw.choice(("{} has the {}.", "{}? {}.", "{}: {}."))
     again = (words.format(*one) for one in draw.sample(has, len(has)))
     return f"{', '.join(f'{who}: {thing}' for who, thing in has)}. {' '.join(again)}"
+
+
+def rows(draw: random.Random) -> str:
+    """Lines of who, where and how many, then the same lines in another order."""
+    lines = [
+        f"{who} {draw.choice(TOWNS)} {draw.randrange(1, 20)}"
+        for who in draw.sample(PEOPLE, draw.randint(3, len(PEOPLE)))
+    ]
+    return "\n".join([*lines, *draw.sample(lines, len(lines))])
+
+
+def values(draw: random.Random) -> str:
+    """Names and numbers, then the same in another order."""
+    said = [f"{name}={draw.randrange(1, 10)}" for name in draw.sample(LETTERS, draw.randint(3, len(LETTERS)))]
+    return f"{', '.join(said)}. {', '.join(draw.sample(said, len(said)))}"
+
+
+def neighbours(draw: random.Random) -> str:
+    """Pairs, then of each name those that it stands beside."""
+    names = draw.sample(LETTERS, draw.randint(4, len(LETTERS)))
+    pairs = draw.sample([(one, other) for one in names for other in names if one < other], len(names))
+    beside = {
+        name: sorted({*(b for a, b in pairs if a == name), *(a for a, b in pairs if b == name)}) for name in names
+    }
+    again = [f"{name}: {' '.join(beside[name])}" for name in draw.sample(names, len(names)) if beside[name]]
+    return "\n".join([" ".join("-".join(draw.sample(pair, 2)) for pair in pairs), *again])
 
 
 def fixed_texts() -> list[str]:
