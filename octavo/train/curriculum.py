@@ -7,7 +7,7 @@ Level = tuple[str, int]  # a task's name and a level of it
 
 KNOWN = "solved "  # how the figures of a level begin in a log
 MEMORY = 0.7  # weight of what was known of a level beside the newest step
-STRAY = 0.1  # chance of a level that is too easy or too hard now: it may have become another
+STRAY = 0.35  # chance of any level: what is too hard may become easier, what is solved is forgotten unasked
 LOW, HIGH = 0.1, 0.9
 
 

@@ -145,7 +145,7 @@ class Suite:
         return general_rl.run(general_rl.Settings(
             model=str(fused), out=self._at("teacher"), tasks={**tasks, "switches": [1, 2, 3]}, steps=plan.general_steps,
             queries=plan.rl_queries, replies=plan.rl_replies, updates=plan.rl_updates,
-            longest=plan.longest, seed=self.seed), progress=self.progress)  # fmt: skip
+            longest=plan.longest, bf16=True, seed=self.seed), progress=self.progress)  # fmt: skip
 
     def student(self, teacher: Path) -> dict[str, Path]:
         """Strong to weak: the teacher's replies, then from there on-policy distillation, and beside it RL."""
@@ -166,14 +166,14 @@ class Suite:
         plan = self.plan
         return distill.run(distill.Settings(
             teacher=str(teacher), model=str(before), out=self._at(name), tasks=self._tasks(plan.levels), off_steps=off,
-            on_steps=on, replies=plan.off_replies if off else 0, longest=plan.longest, seed=self.seed),
-            progress=self.progress)  # fmt: skip
+            on_steps=on, replies=plan.off_replies if off else 0, longest=plan.longest, bf16=True,
+            seed=self.seed), progress=self.progress)  # fmt: skip
 
     def _rl(self, before: Path, name: str, tasks: dict[str, list[int]]) -> rl.Settings:
         plan = self.plan
         return rl.Settings(model=str(before), out=self._at(name), tasks=tasks, steps=plan.rl_steps, seed=self.seed,
                            queries=plan.rl_queries, replies=plan.rl_replies, updates=plan.rl_updates,
-                           longest=plan.longest)  # fmt: skip
+                           longest=plan.longest, bf16=True)  # fmt: skip
 
     @staticmethod
     def _tasks(levels: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
