@@ -52,7 +52,9 @@ def main() -> None:
         sys.exit("There is no run yet: give the folder of one.")
     print(table([Evidence(about=run["about"], exams=run["exams"], cards=run["cards"]) for run in runs]))
     if found:
-        RESULT.write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
+        RESULT.write_text(
+            json.dumps({"command": "python -m bench.mini FOLDER ...", "runs": runs}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -1,29 +1,25 @@
 """Replies from other machines: OpenAI-compatible servers sample, with the weights as they are now.
 
-A server is asked for `completions` of tokens and must give token ids and their log-probabilities (`return_token_ids`:
-vLLM and `octavo serve` do). Budgets, channels and the end of a reply are watched over on this side, so that any will
-do. Before each sampling the weights are written to a folder that the servers see, and they are told to read it again.
+A server goes on from tokens (`chat/token_server.py`); budgets, channels and the end of a reply are watched over on this
+side, so that any will do. Before each sampling the weights are written to a folder that the servers see, and they are
+told to read it again.
 """
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, cast
 
-import httpx
-import msgspec
 import torch
 from msgspec import Meta, Struct
 
 from octavo.chat.local import LocalChat
-from octavo.chat.openai_wire import reason
-from octavo.chat.remote import headers_for
+from octavo.chat.token_server import Said, TokenServer
 from octavo.core.channel import Channel
 from octavo.core.errors import RequestError, TrainingError
-from octavo.core.sampling import Sampling
 from octavo.engine.channels import Automaton
 from octavo.engine.engine import Engine
 from octavo.engine.rules import BudgetRule, EndRule, Rules
@@ -35,10 +31,6 @@ from octavo.train.models import write_model
 from octavo.train.own import OwnChat
 
 AT_ONCE = 32  # requests to one server
-TIMEOUT = httpx.Timeout(30.0, read=600.0)
-SEEDS = 1 << 62  # what all servers take
-NEVER = -100.0  # logit bias
-SENT = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
 class Reload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,99 +40,17 @@ class Reload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     body: Annotated[dict[str, Any], Meta(description="JSON; {folder} is where the weights are")] = {}
 
 
-class Said(NamedTuple):
-    """A piece of a reply.   logprobs   nats, of each token;   ends: the server takes it for the reply's end"""
-
-    tokens: Sequence[int]
-    logprobs: Sequence[float]
-    ends: bool
-
-
-class _Logprobs(Struct):
-    token_logprobs: list[float | None]
-
-
-class _Choice(Struct):
-    token_ids: list[int] | None = None
-    logprobs: _Logprobs | None = None
-    finish_reason: str | None = None
-
-
-class _Completion(Struct):
-    choices: list[_Choice]
-
-
-class Server:
-    """One server.   name   of its model"""
-
-    def __init__(self, address: str) -> None:
-        """address   that ends in /v1, the model after a #"""
-        url, _, self.name = address.partition("#")
-        self.client = httpx.Client(base_url=url.rstrip("/") + "/", timeout=TIMEOUT, headers=headers_for(url),
-                                   limits=httpx.Limits(max_connections=None))  # fmt: skip
-
-    def ask(self, tokens: Sequence[int], sampling: Sampling, *, most: int, seed: int, n: int = 1,
-            never: int | None = None) -> list[Said]:  # fmt: skip
-        """n continuations of at most so many tokens.   never   a token that must not come. Raises TrainingError."""
-        options = {name: getattr(sampling, name) for name in SENT}
-        bias = dict(sampling.logit_bias) | ({} if never is None else {never: NEVER})
-        body = {"model": self.name, "prompt": list(tokens), "max_tokens": most, "n": n, "seed": seed % SEEDS,
-                "logprobs": 0, "return_token_ids": True, **options}  # fmt: skip
-        if bias:
-            body["logit_bias"] = {str(token): value for token, value in bias.items()}
-        try:
-            choices = msgspec.json.decode(self._post("completions", body), type=_Completion).choices
-        except msgspec.DecodeError as cause:
-            raise TrainingError(
-                f"{self.client.base_url} answers with something else than completions: {cause}."
-            ) from cause
-        if len(choices) != n:
-            raise TrainingError(f"{self.client.base_url} gave {len(choices)} replies, {n} were asked for.")
-        return [self._said(choice) for choice in choices]
-
-    def _said(self, choice: _Choice) -> Said:
-        tokens = choice.token_ids
-        logprobs = [] if choice.logprobs is None else [x for x in choice.logprobs.token_logprobs if x is not None]
-        if not tokens or len(tokens) != len(logprobs):
-            raise TrainingError(
-                f"{self.client.base_url} gave {len(tokens or ())} token ids and {len(logprobs)} log-probabilities of a "
-                f"reply: RL needs both of every token. Ask one that knows return_token_ids: `octavo serve`."
-            )
-        return Said(tokens, logprobs, choice.finish_reason == "stop")
-
-    def reload(self, how: Reload, *, folder: Path) -> None:
-        """Have the weights read again. Raises TrainingError."""
-        path, body = how.path.format(model=self.name), _placed(how.body, str(folder.resolve()))
-        self._post(str(self.client.base_url.join(path)), body)
-
-    def _post(self, path: str, body: Mapping[str, Any]) -> bytes:
-        try:
-            answer = self.client.post(path, json=body)
-        except httpx.HTTPError as cause:
-            raise TrainingError(f"{self.client.base_url} cannot be reached ({cause}): start it, and give the command "
-                                f"again; the run goes on where it was.") from cause  # fmt: skip
-        if answer.is_error:
-            raise TrainingError(f"{answer.url} refused ({answer.status_code}): {reason(answer.content)}")
-        return answer.content
-
-
-def _placed(value: Any, folder: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _placed(one, folder) for key, one in cast(dict[str, Any], value).items()}
-    return value.replace("{folder}", folder) if isinstance(value, str) else value
-
-
 class FarEngine:
     """What rollouts need of an `Engine`, by servers in turn: each request to one, its replies' pieces to the same."""
 
     warming = False
 
-    def __init__(self, servers: Sequence[Server], *, longest: int, vocab_size: int) -> None:
+    def __init__(self, servers: Sequence[TokenServer], *, longest: int, vocab_size: int) -> None:
         self.longest, self.vocab_size = longest, vocab_size
         self.pool = ThreadPoolExecutor(AT_ONCE * len(servers), thread_name_prefix="octavo-far")
         self.turns = cycle(servers)
-        self.live = dict[str, int]()  # request -> replies that have not ended
-        self.ended = SimpleQueue[tuple[str, list[Step] | BaseException]]()
+        self.live = set[str]()  # requests that have not ended
+        self.ended = SimpleQueue[tuple[str, Future[list[Step]]]]()
 
     @property
     def busy(self) -> bool:
@@ -156,39 +66,30 @@ class FarEngine:
             raise RequestError(
                 f"the prompt has {len(request.tokens)} tokens, the model takes {self.longest}: shorten it."
             )
-        self.live[request.id] = request.sampling.n
-        self.pool.submit(self._work, request, next(self.turns))
+        self.live.add(request.id)
+        work = self.pool.submit(self._work, request, next(self.turns))
+        work.add_done_callback(lambda done: self.ended.put((request.id, done)))
 
     def step(self) -> list[Step]:
-        """All steps of the next reply that ends. Raises TrainingError where its server failed."""
+        """All steps of the next request that ends. Raises what its server failed with: HubError, RequestError."""
         while True:
-            id, found = self.ended.get()
-            if id not in self.live:
-                continue
-            if isinstance(found, BaseException):
-                raise found
-            self.live[id] -= 1
-            if not self.live[id]:
-                del self.live[id]
-            return found
+            id, work = self.ended.get()
+            if id in self.live:
+                self.live.remove(id)
+                return work.result()
 
     def cancel(self, id: str) -> list[Step]:
         """Nobody wants it any more."""
-        self.live.pop(id, None)
+        self.live.discard(id)
         return []
 
     def forget(self) -> None:
         """Nothing is kept between requests."""
 
-    def _work(self, request: Request, server: Server) -> None:
-        try:
-            reply = Reply(self, request, 0)
-            firsts = server.ask(request.tokens, request.sampling, n=request.sampling.n, **reply.wanted())
-            for index, first in enumerate(firsts):
-                steps = list(Reply(self, request, index).steps(first, server))
-                self.ended.put((request.id, steps))
-        except BaseException as cause:
-            self.ended.put((request.id, cause))
+    def _work(self, request: Request, server: TokenServer) -> list[Step]:
+        first = Reply(self, request, 0).wanted()
+        said = server.ask(request.tokens, request.sampling, n=request.sampling.n, **first)
+        return [step for i, piece in enumerate(said) for step in Reply(self, request, i).steps(piece, server)]
 
 
 class Reply:
@@ -211,7 +112,7 @@ class Reply:
         seed = (self.request.sampling.seed or 0) + (self.index << 32) + len(self.tokens)
         return {"most": left, "seed": seed, "never": never}
 
-    def steps(self, first: Said, server: Server) -> Iterator[Step]:
+    def steps(self, first: Said, server: TokenServer) -> Iterator[Step]:
         """All of them. Raises TrainingError."""
         yield from self._forced()
         piece = None if self.tokens else first
@@ -259,7 +160,7 @@ class FarChat:
                  servers: Sequence[str], reload: Reload = Reload()) -> None:  # fmt: skip
         self.model, self.tokenizer, self.config = model, tokenizer, dict(config)
         self.folder, self.how = folder, reload
-        self.servers = [Server(address) for address in servers]
+        self.servers = [TokenServer(address) for address in servers]
         longest, rows = model.config.context_tokens, model.config.vocab_size
         engine = FarEngine(self.servers, longest=longest, vocab_size=rows)
         self.chat = LocalChat(name="trained", engine=cast(Engine, engine), tokenizer=tokenizer, form=form)
@@ -281,7 +182,7 @@ class FarChat:
         """The chat with the weights as they are now. Raises TrainingError where a server does not take them."""
         self.publish()
         for server in self.servers:
-            server.reload(self.how, folder=self.folder)
+            server.reload(self.how.path, self.how.body, folder=self.folder)
         return self.chat
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from octavo.core.errors import TrainingError
+from octavo.core.errors import HubError, OctavoError
 from octavo.core.sampling import Sampling, Thinking
 from octavo.train.curriculum import Curriculum
 from octavo.train.far import FarChat, Reload
@@ -96,7 +96,7 @@ def test_the_recipe_asks_servers_and_goes_on_with_others(served: tuple[Served, P
                 "queries=3", "replies=4", *more]  # fmt: skip
         return recipe("rl").run(read_settings(recipe("rl").Settings, told, recipe="rl"), progress=Silent())
 
-    with pytest.raises(TrainingError, match="cannot be reached"):
+    with pytest.raises(HubError, match="cannot be reached"):
         go("steps=2", 'servers=["http://127.0.0.1:9/v1#rl.served"]')
     out = go("steps=2", f'servers=["{server.url}/v1#rl.served"]')
     assert len(read_log(folder / "rl.run")) == 2 and go("steps=2") == out
@@ -136,5 +136,5 @@ def test_a_server_that_leaves_out_what_is_needed_is_refused(choice: dict[str, An
     with saying(choice) as address:
         chat = FarChat(guesser(), tokenizer=tokenizer, form=form, config=config(), folder=tmp_path / "served",
                        servers=[address], reload=Reload(path="/anything")).refresh()  # fmt: skip
-        with pytest.raises(TrainingError, match=found):
+        with pytest.raises(OctavoError, match=found):
             rollout(chat, problems(1), tasks=TASKS, how=How(sampling=Sampling(max_tokens=24)))
