@@ -153,7 +153,7 @@ class Evidence:
         curve = self.exams["teacher"]["budgets"][family]
         cuts = [one["cut"] for budget, one in curve.items() if one["cut"] and int(budget) and one["cut"]["count"] >= 20]
         shares = [100 * (c["right"] - c["least"]) / (c["most"] - c["least"]) for c in cuts if c["most"] > c["least"]]
-        return max(shares, default=0.0)
+        return round(max(shares, default=0.0), 9)  # a half is one half, whatever the quotient's last bit says
 
     def _stages(self) -> Iterable[Claim]:
         thinking = {stage: self.mean(stage, "thinking") for stage in ("teacher-cold", "teacher-rl", "teacher-fused")}
