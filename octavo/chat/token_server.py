@@ -47,10 +47,15 @@ class TokenServer:
     """One server.   name   of its model"""
 
     def __init__(self, address: str) -> None:
-        """address   that ends in /v1, the model after a #"""
+        """address   that ends in /v1, the model after a #. Raises HubError."""
         url, _, self.name = address.partition("#")
-        self.client = httpx.Client(base_url=url.rstrip("/") + "/", timeout=TIMEOUT, headers=headers_for(url),
-                                   limits=httpx.Limits(max_connections=None))  # fmt: skip
+        if not self.name or not url.startswith(("http://", "https://")):
+            raise HubError(f"{address!r:.200} does not say where which model is: write http://HOST:PORT/v1#NAME.")
+        try:
+            self.client = httpx.Client(base_url=url.rstrip("/") + "/", timeout=TIMEOUT, headers=headers_for(url),
+                                       limits=httpx.Limits(max_connections=None))  # fmt: skip
+        except httpx.InvalidURL as cause:
+            raise HubError(f"{address!r:.200} is no address ({cause}): write http://HOST:PORT/v1#NAME.") from cause
 
     def ask(self, tokens: Sequence[int], sampling: Sampling, *, most: int, seed: int, n: int = 1,
             never: int | None = None) -> list[Said]:  # fmt: skip
@@ -69,7 +74,9 @@ class TokenServer:
         except msgspec.DecodeError as cause:
             raise HubError(f"{self.client.base_url} answers with something else than completions: {cause}.") from cause
         if len(choices) != n:
-            raise HubError(f"{self.client.base_url} gave {len(choices)} replies, {n} were asked for.")
+            raise HubError(
+                f"{self.client.base_url} gave {len(choices)} replies, {n} were asked for: use another server."
+            )
         return [self._said(choice) for choice in choices]
 
     def _said(self, choice: _Choice) -> Said:
@@ -87,7 +94,7 @@ class TokenServer:
 
         Raises HubError, RequestError.
         """
-        where = str(self.client.base_url.join(path.format(model=self.name)))
+        where = str(self.client.base_url.join(path.replace("{model}", self.name)))
         self._post(where, _placed(body, str(folder.resolve())))
 
     def _post(self, path: str, body: Mapping[str, Any]) -> bytes:

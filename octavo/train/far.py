@@ -18,7 +18,6 @@ from msgspec import Meta, Struct
 
 from octavo.chat.local import LocalChat
 from octavo.chat.token_server import Said, TokenServer
-from octavo.core.channel import Channel
 from octavo.core.errors import RequestError, TrainingError
 from octavo.engine.channels import Automaton
 from octavo.engine.engine import Engine
@@ -42,8 +41,6 @@ class Reload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class FarEngine:
     """What rollouts need of an `Engine`, by servers in turn: each request to one, its replies' pieces to the same."""
-
-    warming = False
 
     def __init__(self, servers: Sequence[TokenServer], *, longest: int, vocab_size: int) -> None:
         self.longest, self.vocab_size = longest, vocab_size
@@ -113,7 +110,7 @@ class Reply:
         return {"most": left, "seed": seed, "never": never}
 
     def steps(self, first: Said, server: TokenServer) -> Iterator[Step]:
-        """All of them. Raises TrainingError."""
+        """All of them. Raises TrainingError for one that its server ends without an end; else as `TokenServer.ask`."""
         yield from self._forced()
         piece = None if self.tokens else first
         while not self.finish:
@@ -144,7 +141,7 @@ class Reply:
         return "stop" if self.rules.finished() else "length" if len(self.tokens) >= self.limit else None
 
     def _step(self, token: int, logprob: float | None) -> Step:
-        channel: Channel = self.rules.accept(token)
+        channel = self.rules.accept(token)
         self.tokens.append(token)
         return Step(id=self.request.id, index=self.index, token=token, channel=channel, forced=logprob is None,
                     logprob=logprob, finish=self.finish, thinking_stop=self.rules.budget.stop)  # fmt: skip
@@ -158,14 +155,13 @@ class FarChat:
 
     def __init__(self, model: Decoder, *, tokenizer: Tokenizer, form: Format, config: Mapping[str, Any], folder: Path,
                  servers: Sequence[str], reload: Reload = Reload()) -> None:  # fmt: skip
+        """servers   addresses that end in /v1#NAME. Raises HubError for one that is none."""
         self.model, self.tokenizer, self.config = model, tokenizer, dict(config)
         self.folder, self.how = folder, reload
         self.servers = [TokenServer(address) for address in servers]
         longest, rows = model.config.context_tokens, model.config.vocab_size
         engine = FarEngine(self.servers, longest=longest, vocab_size=rows)
         self.chat = LocalChat(name="trained", engine=cast(Engine, engine), tokenizer=tokenizer, form=form)
-        if not folder.exists():
-            self.publish()
 
     def publish(self) -> None:
         """Write the weights as they are now, in place of those that are there."""
@@ -179,7 +175,8 @@ class FarChat:
         shutil.rmtree(oldest, ignore_errors=True)
 
     def refresh(self) -> LocalChat:
-        """The chat with the weights as they are now. Raises TrainingError where a server does not take them."""
+        """The chat with the weights as they are now. Raises HubError or RequestError where a server does not take them:
+        they are in the folder then."""
         self.publish()
         for server in self.servers:
             server.reload(self.how.path, self.how.body, folder=self.folder)

@@ -51,7 +51,8 @@ class Policy:
 
     The weights that sampled are those that learn first: there, ratios differ from 1 by the rounding of the rollouts
     only, and are kept, for they correct it; at later updates from the same sampling they are what clipping is for.
-    GSPO's bounds are finer than the rollouts' rounding in bf16: its old log-probabilities are the trainer's own.
+    GSPO's bounds are finer than the rollouts' rounding in bf16: its old log-probabilities are the trainer's own, those
+    of the pass that learns where a sampling has but one.
     """
 
     needs_told = True
@@ -67,6 +68,8 @@ class Policy:
     def terms(self, batch: Batch, told: Told | None, *, scale: float) -> Terms:
         """The clipped policy's, and with a sampling's first update the figures of its rollouts."""
         assert told is not None
+        if self.clipped.by_reply and self.asking.updates == 1:
+            batch = replace(batch, logprobs_N=told.logprobs_N)
         found = self.clipped.terms(batch, told, scale=scale)
         ours = {name: (value, 1.0) for name, value in self.figures.items()}
         return replace(found, figures={**(found.figures or {}), **ours})
@@ -102,7 +105,8 @@ class Policy:
     def _batches(self, groups: Sequence[Sequence[Trajectory]]) -> list[Batch]:
         samples = [one for group in groups for one in self._samples(group)]
         batches = batches_of(samples, tokens=self.asking.tokens)
-        return [known(self.own.model, one) for one in batches] if self.clipped.by_reply else batches
+        asked = self.clipped.by_reply and self.asking.updates > 1
+        return [known(self.own.model, one) for one in batches] if asked else batches
 
     def _samples(self, group: Sequence[Trajectory]) -> list[Sample]:
         samples = [

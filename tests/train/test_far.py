@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from octavo.chat.token_server import TokenServer
 from octavo.core.errors import HubError, OctavoError
 from octavo.core.sampling import Sampling, Thinking
 from octavo.train.curriculum import Curriculum
@@ -87,7 +88,7 @@ def test_one_seed_gives_the_same_replies_whatever_the_order(served: tuple[Served
     assert [[t.tokens for t in one.turns] for one in once] == [[t.tokens for t in one.turns] for one in again]
 
 
-def test_the_recipe_asks_servers_and_goes_on_with_others(served: tuple[Served, Path]):
+def test_the_recipe_asks_servers_and_goes_on_with_others(served: tuple[Served, Path], tmp_path: Path):
     server, folder = served
     write_model(folder / "model", guesser(), config=config(), tokenizer=words()[0])
 
@@ -98,8 +99,16 @@ def test_the_recipe_asks_servers_and_goes_on_with_others(served: tuple[Served, P
 
     with pytest.raises(HubError, match="cannot be reached"):
         go("steps=2", 'servers=["http://127.0.0.1:9/v1#rl.served"]')
-    out = go("steps=2", f'servers=["{server.url}/v1#rl.served"]')
+    with serving([f"{folder}/rl.served"], folder=tmp_path, options=["--reload"]) as other:
+        out = go("steps=2", f'servers=["{server.url}/v1#rl.served", "{other.url}/v1#rl.served"]')
+        assert all("/v1/completions" in one.log.read_text() for one in (server, other))
     assert len(read_log(folder / "rl.run")) == 2 and go("steps=2") == out
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8000/v1", "127.0.0.1:8000/v1#a", "http://[::1/v1#a", ""])
+def test_an_address_that_is_none_is_refused_with_what_one_looks_like(address: str):
+    with pytest.raises(HubError, match=r"write http://HOST:PORT/v1#NAME"):
+        TokenServer(address)
 
 
 @contextmanager

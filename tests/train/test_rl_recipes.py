@@ -43,8 +43,10 @@ def test_updates_are_many_from_one_sampling(folder: Path):
     assert ["reward" in line["figures"] for line in read_log(folder / "rl.run")] == [True, False, True, False]
 
 
-@pytest.mark.parametrize(("more", "found"), [(["updates=9", "queries=4"], "9 of 4"), (["clipping=gspo", "bf16=true"],
-                                                                                      "3e-4")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [(["updates=9", "queries=4"], "9 of 4"), (["clipping=gspo", "bf16=true", "updates=2"], "3e-4")],
+)
 def test_what_would_learn_from_nothing_is_refused(more: list[str], found: str, folder: Path):
     with pytest.raises(ConfigError, match=found):
         go("rl", folder, *more)

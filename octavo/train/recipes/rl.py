@@ -31,7 +31,6 @@ from octavo.train.schedule import Schedule
 from octavo.train.trainer import Trainer
 from octavo.weights.checkpoint import open_checkpoint
 
-Positive = Annotated[int, Meta(ge=1)]
 RewardOf = Callable[[Sampled], Reward]  # what is good may depend on how the chat was to think
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -48,7 +47,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     updates: Annotated[int, Meta(ge=1, description="of the weights from a step's replies, which are divided")] = 1
     replies: Annotated[int, Meta(ge=2, description="to each problem")] = 12
     longest: Annotated[int, Meta(ge=1, description="tokens of a reply")] = 256
-    steps: Positive = 60
+    steps: Annotated[int, Meta(ge=1, description="samplings, of `updates` updates each")] = 60
     warmup: Annotated[int, Meta(ge=0)] = 5
     goal: Annotated[Share, Meta(description="mean success over all levels at which it is done")] = 0.98
     tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
@@ -81,10 +80,12 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
         return out
     tokenizer, form = open_text(open_checkpoint(Path(settings.model)))
     model, config = read_model(Path(settings.model))
-    own: Sampled = OwnChat(model, tokenizer=tokenizer, form=form, exact=settings.exact)
+    own: Sampled
     if settings.servers:
         own = FarChat(model, tokenizer=tokenizer, form=form, config=config, servers=settings.servers,
                       folder=out.with_name(f"{out.name}.served"), reload=settings.reload)  # fmt: skip
+    else:
+        own = OwnChat(model, tokenizer=tokenizer, form=form, exact=settings.exact)
     how = How(replies=settings.replies, sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
     updates = settings.updates
     asking = Asking(queries=settings.queries, how=how, tokens=settings.tokens, updates=updates)
@@ -110,8 +111,8 @@ def check_updates(settings: Settings) -> None:
     """Raise ConfigError where a step's replies cannot be divided, or GSPO could not tell a change from rounding."""
     if settings.updates > settings.queries:
         raise ConfigError(f"updates: {settings.updates} of {settings.queries} queries, each wants one: lower it.")
-    if settings.clipping == "gspo" and settings.bf16:
-        raise ConfigError("clipping=gspo bounds changes at 3e-4, which bf16 rounds away: leave bf16 out.")
+    if settings.clipping == "gspo" and settings.bf16 and settings.updates > 1:
+        raise ConfigError("clipping=gspo bounds changes at 3e-4, which bf16 rounds away: leave bf16 or updates out.")
 
 
 def check_levels(tasks: Mapping[str, list[int]]) -> None:
