@@ -14,7 +14,11 @@ enum CacheKind : int32_t { KEEP_BF16 = 0, KEEP_INT8 = 1 };
 constexpr int PAGE = 16;
 constexpr int SPAN = 64;      // keys of one step of the softmax
 constexpr int WIDEST = 256;   // head width
-constexpr int QUERIES = 8;    // rows that share a read of the keys
+#if OCTAVO_AMX
+constexpr int QUERIES = TILED;  // rows that share a read of the keys
+#else
+constexpr int QUERIES = 8;
+#endif
 constexpr float LOG2_E = 1.44269504088896341f;
 
 struct Cache {
@@ -102,6 +106,20 @@ struct Softmax {  // of one row, as far as it has come
     }
 };
 
+// A row's weights times the values' scales become numbers 0..255 with one scale, which is returned: the sum over keys is
+// exact. scales: of the values of each page
+INLINE float round_weights(float* weights, const float* const* scales, int pages, uint8_t* out) {
+    F16 most = f_zero();
+    for (int p = 0; p < pages; p++) {
+        float* here = weights + p * PAGE;
+        for (int i = 0; i < PAGE; i++) here[i] = here[i] > 0 ? here[i] * scales[p][i] : 0;
+        most = f_max(most, f_load(here));
+    }
+    const float largest = f_most(most), inverse = largest > 0 ? 255.0f / largest : 0.0f;
+    for (int i = 0; i < pages * PAGE; i += LANES) to_u8(out + i, f_mul(f_load(weights + i), f_set(inverse)));
+    return largest / 255.0f;
+}
+
 template <int R>
 struct Span {  // R queries over up to 64 keys
     const Cache& cache;
@@ -182,23 +200,12 @@ struct Span {  // R queries over up to 64 keys
         }
     }
 
-    // Weights times the values' scales become numbers 0..255, one scale for the row's span: the sum over keys is exact.
     void add_int8(float (&weights)[R][SPAN], const float (&alpha)[R], float (&out)[R][WIDEST]) const {
         uint8_t w[R][SPAN];
         float unit[R];
-        for (int r = 0; r < R; r++) {
-            F16 most = f_zero();
-            for (int p = 0; p < pages; p++) {
-                const F16 weight = f_load(weights[r] + p * PAGE), vs = f_load(cache.scales((uint8_t*)block[p]) + PAGE);
-                float both[LANES], plain[LANES];
-                f_store(both, f_mul(weight, vs)), f_store(plain, weight);
-                for (int i = 0; i < PAGE; i++) weights[r][p * PAGE + i] = plain[i] > 0 ? both[i] : 0;
-                most = f_max(most, f_load(weights[r] + p * PAGE));
-            }
-            const float largest = f_most(most), inverse = largest > 0 ? 255.0f / largest : 0.0f;
-            unit[r] = largest / 255.0f;
-            for (int i = 0; i < pages * PAGE; i++) w[r][i] = (uint8_t)(int)std::nearbyint(weights[r][i] * inverse);
-        }
+        const float* scales[SPAN / PAGE];
+        for (int p = 0; p < pages; p++) scales[p] = cache.scales((uint8_t*)block[p]) + PAGE;
+        for (int r = 0; r < R; r++) unit[r] = round_weights(weights[r], scales, pages, w[r]);
         for (int c = 0; c < cache.head_width; c += 2 * LANES) {
             const int c1 = c + LANES < cache.head_width ? c + LANES : c;
             I16 acc[R][2];
@@ -267,13 +274,4 @@ void attend(const Cache& cache, int layer, int head, const int32_t* pages, const
     for (int r = 0; r < R; r++)
         for (int i = 0; i < width; i += LANES)
             f_store(queries[r].out + i, f_mul(f_load(out[r] + i), f_set(1.0f / softmax[r].total)));
-}
-
-INLINE void attend_any(const Cache& cache, int layer, int head, const int32_t* pages, const Query* queries, int count,
-                       float scale) {
-    int i = 0;
-    for (; i + QUERIES <= count; i += QUERIES) attend<QUERIES>(cache, layer, head, pages, queries + i, scale);
-    if (i + 4 <= count) attend<4>(cache, layer, head, pages, queries + i, scale), i += 4;
-    if (i + 2 <= count) attend<2>(cache, layer, head, pages, queries + i, scale), i += 2;
-    if (i < count) attend<1>(cache, layer, head, pages, queries + i, scale);
 }

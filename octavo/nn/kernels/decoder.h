@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "attention.h"
+#include "attention_tiles.h"
 
 struct Layer {
     const float *norm_in, *norm_out, *norm_q, *norm_k;  // the last two may be null
@@ -72,7 +72,7 @@ struct RowBuffer {
     Rows need(int rows, int inputs) {
         const size_t wide = padded(inputs);
         Rows r;
-        r.data = data.need(rows * wide * 2), r.scale = scale.need(rows), r.sum = sum.need(rows);
+        r.data = data.need(rows * (wide * 2 + 64)), r.scale = scale.need(rows), r.sum = sum.need(rows);
         r.sums = sums.need(rows * wide / 32), r.scales = scales.need(rows * wide / 32), r.inputs = inputs;
         return r;
     }
@@ -316,7 +316,7 @@ class Decoder {
         });
         const int kv = s.kv_heads, items = (int)blocks.size() * kv;
         phase(items, 1, [&](int first, int last) {
-            for (int i = first; i < last; i++) attend_block(number, blocks[i / kv], i % kv);
+            for (int i = first; i < last; i++) attend_block(number, blocks[i % blocks.size()], i / (int)blocks.size());
         }, tokens, [&](int r) { set_row(y_rows, layer.out, r, att.data + (size_t)r * att_wide, spare[thread].data); });
         const Matrix& next = layer.router ? *layer.expert_gate_up : layer.gate_up;
         linear(layer.out, y_rows, tokens, thread, [&](int at, int r, F16 y0, F16 y1) { add(at, r, y0, y1); }, tokens,

@@ -58,6 +58,7 @@ class CStep(Structure):
 
 
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {  # name -> result, arguments
+    "octavo_ready": (c_int, []),
     "octavo_open": (c_void_p, [POINTER(CShape), POINTER(CCache), c_int]),
     "octavo_close": (None, [c_void_p]),
     "octavo_forward": (None, [c_void_p, POINTER(CStep)]),
@@ -86,6 +87,8 @@ class Library:
             call = getattr(loaded, name)
             call.restype, call.argtypes = result, arguments
             self.calls[name] = call
+        if not self.calls["octavo_ready"]():
+            raise KernelError(f"the system does not let this process use the instructions of {tier!r}.")
 
     def linear(self, matrix: PackedMatrix, x_RK: NDArray[np.float32]) -> NDArray[np.float32]:
         """x times a packed matrix on one thread: (R, outputs), fp32."""

@@ -17,6 +17,7 @@
 //   G4M    data as W4, nibble = weight; groups: pair [K/32][2 of scales, 2 of minima][16]   (Q4_1)
 #pragma once
 #include "pool.h"
+#include "tiles.h"
 
 enum Kind : int32_t { BF16 = 0, W8 = 1, W4 = 2, G8 = 3, G4 = 4, G4M = 5 };
 
@@ -58,7 +59,8 @@ struct Rows {
     float* scales = nullptr;   // of each group of 32 of a row, for G8, G4 and G4M
     int inputs = 0;
 
-    ptrdiff_t stride(int kind) const { return (ptrdiff_t)padded(inputs) * (kind == BF16 ? 2 : 1); }
+    // A line more than the values take: rows of a tile must not all fall into the same few places of a cache.
+    ptrdiff_t stride(int kind) const { return (ptrdiff_t)padded(inputs) * (kind == BF16 ? 2 : 1) + 64; }
     const uint8_t* row(int kind, int r) const { return data + r * stride(kind); }
     float* group_scales(int r) const { return scales + (ptrdiff_t)r * (padded(inputs) / 32); }
     int32_t* group_sums(int r) const { return sums + (ptrdiff_t)r * (padded(inputs) / 32); }
@@ -243,6 +245,53 @@ INLINE void widen_pair(const uint8_t* w, const uint8_t* groups, int inputs, uint
     }
 }
 
+// Scales of one pair of panels, and what is added to it.
+struct Finish {
+    F16 scale[2], bias[2];
+
+    Finish(const Matrix& m, int pair) : scale{f_zero(), f_zero()}, bias{f_zero(), f_zero()} {
+        if (m.kind == W8 || m.kind == W4) scale[0] = f_load(m.scale + pair * PAIR), scale[1] = f_load(m.scale + pair * PAIR + LANES);
+        if (m.bias) bias[0] = f_load(m.bias + pair * PAIR), bias[1] = f_load(m.bias + pair * PAIR + LANES);
+    }
+    // The sums of one row: give(row, first 16 outputs, next 16) gets the finished numbers.
+    template <class Give>
+    INLINE_MEMBER void floats(int r, const float* sums, Give give) const {
+        give(r, f_add(f_load(sums), bias[0]), f_add(f_load(sums + LANES), bias[1]));
+    }
+    template <class Give>
+    INLINE_MEMBER void integers(int r, const int32_t* sums, float row_scale, int32_t shift, Give give) const {
+        const F16 by = f_set(row_scale);
+        const F16 y0 = f_mul(to_float(i_sub(i_load(sums), i_set(shift))), f_mul(by, scale[0]));
+        const F16 y1 = f_mul(to_float(i_sub(i_load(sums + LANES), i_set(shift))), f_mul(by, scale[1]));
+        give(r, f_add(y0, bias[0]), f_add(y1, bias[1]));
+    }
+};
+
+#if OCTAVO_AMX
+// All rows times one pair of panels of BF16 or W8. cold: the panels come from memory.
+template <class Give>
+INLINE void tiles_of_pair(const Matrix& m, const uint8_t* w, const Rows& rows, int first, int last, int pair, bool cold,
+                          Give give) {
+    const Finish finish(m, pair);
+    const ptrdiff_t stride = rows.stride(m.kind), wide = padded(rows.inputs);
+    union {
+        alignas(64) float f[TILED][PAIR];
+        int32_t i[TILED][PAIR];
+    } sums;
+    for (int r = first; r < last; r += TILED) {
+        const int some = last - r < TILED ? last - r : TILED;
+        const ptrdiff_t ahead = cold && r == first ? 2 * AHEAD : 0;
+        if (m.kind == BF16) {
+            tile_products<HALVES>(w, rows.row(BF16, r), stride, some, (int)wide / 32, sums.f, ahead);
+            for (int i = 0; i < some; i++) finish.floats(r + i, sums.f[i], give);
+        } else {
+            tile_products<SIGNED_UNSIGNED>(w, rows.row(W8, r), stride, some, (int)wide / 64, sums.i, ahead);
+            for (int i = 0; i < some; i++) finish.integers(r + i, sums.i[i], rows.scale[r + i], rows.sum[r + i], give);
+        }
+    }
+}
+#endif
+
 // R rows from r0 on, one pair of panels; give(row, first 16 outputs, next 16) gets the finished numbers.
 template <int R, class Give>
 INLINE void rows_of_pair(const Matrix& m, const uint8_t* w, const uint8_t* groups, int kind, const Rows& rows, int r0,
@@ -250,8 +299,7 @@ INLINE void rows_of_pair(const Matrix& m, const uint8_t* w, const uint8_t* group
     const ptrdiff_t stride = rows.stride(kind);
     const int wide = padded(rows.inputs);
     const uint8_t* a = rows.row(kind, r0);
-    F16 bias[2] = {f_zero(), f_zero()};
-    if (m.bias) bias[0] = f_load(m.bias + pair * PAIR), bias[1] = f_load(m.bias + pair * PAIR + LANES);
+    const Finish finish(m, pair);
     union {
         alignas(64) float f[R][PAIR];
         int32_t i[R][PAIR];
@@ -270,22 +318,15 @@ INLINE void rows_of_pair(const Matrix& m, const uint8_t* w, const uint8_t* group
             else
                 products_groups<R, G4M>(w, halves, a, stride, sums, scales, wide, acc.f[0]);
         }
-        for (int r = 0; r < R; r++)
-            give(r0 + r, f_add(f_load(acc.f[r]), bias[0]), f_add(f_load(acc.f[r] + LANES), bias[1]));
+        for (int r = 0; r < R; r++) finish.floats(r0 + r, acc.f[r], give);
         return;
     }
     if (kind == W4)
         products_u4<R>(w, groups, a, stride, rows.group_sums(r0), wide, acc.i[0]);
     else
         products_u8<R>(w, a, stride, wide, acc.i[0], soon, m.kind == W4 ? 64 : 128);
-    const F16 s0 = f_load(m.scale + pair * PAIR), s1 = f_load(m.scale + pair * PAIR + LANES);
-    for (int r = 0; r < R; r++) {
-        const I16 shift = i_set(kind == W8 ? rows.sum[r0 + r] : 0);
-        const F16 scale = f_set(rows.scale[r0 + r]);
-        const F16 y0 = f_mul(to_float(i_sub(i_load(acc.i[r]), shift)), f_mul(scale, s0));
-        const F16 y1 = f_mul(to_float(i_sub(i_load(acc.i[r] + LANES), shift)), f_mul(scale, s1));
-        give(r0 + r, f_add(y0, bias[0]), f_add(y1, bias[1]));
-    }
+    for (int r = 0; r < R; r++)
+        finish.integers(r0 + r, acc.i[r], rows.scale[r0 + r], kind == W8 ? rows.sum[r0 + r] : 0, give);
 }
 
 // One pair of panels, rows first .. last-1. scratch: 32 * padded(inputs) bytes.
@@ -300,6 +341,9 @@ INLINE void pair_of_panels(const Matrix& m, const Rows& rows, int first, int las
         widen_pair(w, groups, (int)wide, scratch);
         w = scratch, kind = W8;
     }
+#if OCTAVO_AMX
+    if (kind == W8 || kind == BF16) return tiles_of_pair(m, w, rows, first, last, pair, m.kind != W4, give);
+#endif
     for (; kind < G8 && r + MOST <= last; r += MOST) rows_of_pair<MOST>(m, w, groups, kind, rows, r, pair, soon, give);
 #if OCTAVO_AVX512
     if (kind < G8 && r + 8 <= last) rows_of_pair<8>(m, w, groups, kind, rows, r, pair, soon, give), r += 8;

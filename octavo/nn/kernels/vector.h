@@ -19,7 +19,12 @@
 #include <immintrin.h>
 #endif
 
+#if OCTAVO_AVX512 && defined(__AMX_INT8__) && defined(__AMX_BF16__)
+#define OCTAVO_AMX 1
+#endif
+
 #define INLINE static inline __attribute__((always_inline))
+#define INLINE_MEMBER inline __attribute__((always_inline))
 
 constexpr int LANES = 16;
 constexpr int MOST_BLOCKS = 32;  // that a rotation goes across
@@ -95,6 +100,9 @@ INLINE F16 dot2(F16 acc, Bytes w, Bytes a) {
     acc = f_fma((F16)_mm512_and_si512(w, high), (F16)_mm512_and_si512(a, high), acc);
     return f_fma((F16)_mm512_slli_epi32(w, 16), (F16)_mm512_slli_epi32(a, 16), acc);
 #endif
+}
+INLINE void to_u8(uint8_t* out, F16 x) {
+    _mm_storeu_si128((__m128i*)out, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
 }
 INLINE void to_s8(int8_t* out, F16 x) {
     _mm_storeu_si128((__m128i*)out, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
@@ -202,6 +210,12 @@ INLINE __m256 dot2_half(__m256 acc, __m256i w, __m256i a) {
     return _mm256_fmadd_ps((__m256)_mm256_slli_epi32(w, 16), (__m256)_mm256_slli_epi32(a, 16), acc);
 }
 INLINE F16 dot2(F16 acc, Bytes w, Bytes a) { return {dot2_half(acc.a, w.a, a.a), dot2_half(acc.b, w.b, a.b)}; }
+INLINE void to_u8(uint8_t* out, F16 x) {
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));  // 0-3 8-11 4-7 12-15
+    const __m256i bytes = _mm256_packus_epi16(words, words);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0);
+    _mm_storeu_si128((__m128i*)out, _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order)));
+}
 INLINE void to_s8(int8_t* out, F16 x) {
     const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));  // 0-3 8-11 4-7 12-15
     const __m256i bytes = _mm256_packs_epi16(words, words);
@@ -300,6 +314,7 @@ INLINE F16 dot2(F16 acc, Bytes w, Bytes a) {
     return acc;
 }
 INLINE void to_s8(int8_t* out, F16 x) { EACH out[i] = (int8_t)std::nearbyint(x.v[i]); }
+INLINE void to_u8(uint8_t* out, F16 x) { EACH out[i] = (uint8_t)std::nearbyint(x.v[i]); }
 INLINE void to_bf16(uint16_t* out, F16 x) { EACH out[i] = float_bf16(x.v[i]); }
 INLINE F16 from_bf16(const uint16_t* p) { F16 r; EACH r.v[i] = bf16_float(p[i]); return r; }
 INLINE float half_float(uint16_t x) {

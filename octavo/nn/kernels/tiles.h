@@ -1,0 +1,104 @@
+// Products by tiles of 16 x 64 bytes (Intel AMX): 16 rows of activations times a panel of 16 outputs, 64 int8 or 32 bf16
+// inputs at a time. A panel's tile is read where it lies: its rows stand 128 bytes apart in a pair of panels.
+//
+// A row's sums do not depend on how many rows are computed together. Those of int8 are exact; those of bf16 are added up
+// in an order of the unit's own, so where there are tiles, all products of bf16 go through them.
+#pragma once
+#include "vector.h"
+
+#if OCTAVO_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+
+constexpr int TILE = 16;           // rows of a tile
+constexpr int TILED = 2 * TILE;    // rows of activations that are multiplied together
+
+struct alignas(64) TileShapes {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {};
+    uint8_t rows[16] = {};
+};
+
+// Whether the system lets this process use tiles; asks it to.
+inline bool tiles_allowed() {
+    constexpr int REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+}
+
+// Instructions on tiles number 0 to 7. Written out: compilers' own take no number from a template, and some do not see
+// which memory they read.
+template <int T>
+INLINE void tile_zero() {
+    asm volatile("tilezero %%tmm%c0" ::"i"(T));
+}
+template <int T>
+INLINE void tile_load(const void* from, ptrdiff_t stride) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(T) : "memory");
+}
+template <int T>
+INLINE void tile_load_past(const void* from, ptrdiff_t stride) {  // past the nearest cache
+    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(T) : "memory");
+}
+template <int T>
+INLINE void tile_store(void* to, ptrdiff_t stride) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(T) : "memory");
+}
+enum TileKind { HALVES, SIGNED_UNSIGNED, UNSIGNED_SIGNED };  // bf16; int8 rows times uint8 panels; the other way round
+template <TileKind KIND, int SUMS, int ROWS, int PANEL>
+INLINE void tile_multiply() {  // sums += rows times panel
+    if (KIND == HALVES)
+        asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(ROWS), "i"(PANEL));
+    else if (KIND == SIGNED_UNSIGNED)
+        asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(ROWS), "i"(PANEL));
+    else
+        asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(ROWS), "i"(PANEL));
+}
+
+// Gives this thread's tiles these shapes.
+inline void configure(const TileShapes& shapes) {
+    static thread_local TileShapes now{0};
+    if (!std::memcmp(&now, &shapes, sizeof now)) return;
+    now = shapes;
+    asm volatile("ldtilecfg %0" ::"m"(now) : "memory");
+}
+
+// Tiles: 0-3 sums (of the first 16 rows times both panels, then of the others), 4 and 5 activations (the first rows, the
+// others), 6 and 7 panels. rows: of activations, 1 to 32
+inline void shape_products(int rows) {
+    TileShapes shapes;
+    const int first = rows < TILE ? rows : TILE, others = rows > TILE ? rows - TILE : 1;
+    for (int i = 0; i < 8; i++) {
+        shapes.row_bytes[i] = 64;
+        shapes.rows[i] = (uint8_t)(i >= 6 ? TILE : i == 2 || i == 3 || i == 5 ? others : first);
+    }
+    configure(shapes);
+}
+
+// Sums of up to 32 rows times a pair of panels, inputs = 64 bytes * steps: to out[32][2][16] of fp32 or int32.
+// a: int8 or bf16, rows `stride` bytes apart; w: uint8 or bf16. ahead: bytes that w is fetched ahead, or 0.
+template <TileKind KIND>
+__attribute__((noinline)) void tile_products(const uint8_t* w, const uint8_t* a, ptrdiff_t stride, int rows, int steps,
+                                             void* out, ptrdiff_t ahead) {
+    constexpr int PANELS = 128;
+    const uint8_t* others = a + TILE * stride;
+    uint8_t *to = (uint8_t*)out, *to_others = to + TILE * PANELS;
+    const bool both = rows > TILE;
+    shape_products(rows);
+    tile_zero<0>(), tile_zero<1>();
+    if (both) tile_zero<2>(), tile_zero<3>();
+    for (int i = 0; i < steps; i++, a += 64, others += 64, w += TILE * PANELS) {
+        for (int line = 0; ahead && line < TILE * PANELS; line += 64) __builtin_prefetch(w + ahead + line);
+        if (both) {  // the nearest cache keeps the panels
+            tile_load_past<4>(a, stride), tile_load<6>(w, PANELS);
+            tile_load_past<5>(others, stride), tile_load<7>(w + 64, PANELS);
+            tile_multiply<KIND, 0, 4, 6>(), tile_multiply<KIND, 1, 4, 7>();
+            tile_multiply<KIND, 2, 5, 6>(), tile_multiply<KIND, 3, 5, 7>();
+        } else {
+            tile_load<4>(a, stride), tile_load<6>(w, PANELS), tile_load<7>(w + 64, PANELS);
+            tile_multiply<KIND, 0, 4, 6>(), tile_multiply<KIND, 1, 4, 7>();
+        }
+    }
+    tile_store<0>(to, PANELS), tile_store<1>(to + 64, PANELS);
+    if (both) tile_store<2>(to_others, PANELS), tile_store<3>(to_others + 64, PANELS);
+}
+#endif
