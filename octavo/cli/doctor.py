@@ -55,7 +55,7 @@ def python() -> Iterator[Finding]:
 
 def processor() -> Iterator[Finding]:
     """Instructions, threads, and the kernels for them."""
-    from octavo.nn.kernels import best_tier, cpu_flags, open_library, usable_cores
+    from octavo.nn.kernels import cpu_flags, open_library, usable_cores
 
     names = cpu_features(cpu_flags())
     slow = platform.machine() in ("x86_64", "AMD64") and "AVX2" not in names
@@ -65,8 +65,7 @@ def processor() -> Iterator[Finding]:
     )  # fmt: skip
     yield Finding(name="threads", found=f"{usable_cores()}, one for each core that this process may use")
     try:
-        open_library()
-        yield Finding(name="kernels", found=best_tier(cpu_flags()))
+        yield Finding(name="kernels", found=open_library().tier)
     except KernelError as error:
         yield Finding(name="kernels", found="none", todo=str(error))
 

@@ -93,7 +93,14 @@ def choose_many(logits_NV: NDArray[np.float32], asks: Sequence[Ask]) -> list[Cho
     """
     step = max(1, TOGETHER // logits_NV.shape[1])
     parts = [slice(first, first + step) for first in range(0, len(asks), step)]
-    return [choice for part in parts for choice in _choose_block(logits_NV[part], asks[part])]
+    return [choice for part in parts for choice in _choose_part(logits_NV[part], asks[part])]
+
+
+def _choose_part(logits_NV: NDArray[np.float32], asks: Sequence[Ask]) -> list[Choice | None]:
+    if any(ask.sampling.temperature or ask.mask is not None or ask.sampling.logprobs is not None for ask in asks):
+        return _choose_block(logits_NV, asks)
+    tokens = np.argmax(logits_NV, axis=1).tolist()  # a NaN counts as the largest
+    return [Choice(token, None, ()) if np.isfinite(row[token]) else None for token, row in zip(tokens, logits_NV, strict=True)]
 
 
 def _choose_block(logits_NV: NDArray[np.float32], asks: Sequence[Ask]) -> list[Choice | None]:

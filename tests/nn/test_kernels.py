@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from octavo.nn.kernels import cpu_flags
 from octavo.nn.kernels.build import TIERS
-from octavo.nn.kernels.library import Library, open_library
+from octavo.nn.kernels.library import Library, _Refused, open_library
 from octavo.nn.packed import (
     GroupedWeight,
     PackedMatrix,
@@ -131,6 +131,19 @@ def test_a_rotation_changes_nothing_but_the_rounding(tier: str, kind: str, input
         assert rounded[rotation_of(inputs)] < 0.7 * rounded[0]
 
 
+def test_without_the_systems_leave_for_tiles_the_next_best_kernels_run(monkeypatch: pytest.MonkeyPatch):
+    def refused(tier: str) -> str:
+        if tier == "amx":
+            raise _Refused("no leave")
+        return tier
+
+    monkeypatch.setattr("octavo.nn.kernels.library.Library", refused)
+    monkeypatch.setattr("octavo.nn.kernels.library.cpu_flags", lambda: frozenset(TIERS["amx"].needs))
+    open_library.cache_clear()
+    assert open_library() == "avx512-bf16"
+    open_library.cache_clear()
+
+
 @every_tier
 @pytest.mark.parametrize("kind", ["bf16", "w8", "w4", "g8", "g4", "g4m"])
 def test_a_row_does_not_depend_on_its_neighbours(tier: str, kind: str):
@@ -218,8 +231,14 @@ def test_a_sanitizer_finds_nothing(sanitizer: str):
 
 
 def sanitized(sanitizer: str) -> None:
-    """Every kernel once, on a library that watches itself."""
-    library, rng = Library(HERE[0], extra_flags=SANITIZERS[sanitizer]), np.random.default_rng(8)
+    """Every kernel once, on libraries that watch themselves: that of tiles is also checked without them."""
+    for tier in HERE[: 2 if HERE[0] == "amx" else 1]:
+        every_kernel(Library(tier, extra_flags=SANITIZERS[sanitizer]))
+    print("clean")
+
+
+def every_kernel(library: Library) -> None:
+    rng = np.random.default_rng(8)
     for kind in ("g8", "g4", "g4m"):
         library.linear(pack_grouped(random_grouped(kind, 70, 5, rng)), rng.standard_normal((9, 160)).astype(np.float32))
     for kind in ("bf16", "w8", "w4"):
@@ -229,7 +248,6 @@ def sanitized(sanitizer: str) -> None:
     for kind in ("bf16", "int8"):
         library.attend(q, k, v, group=1, kind=kind, scale=0.1)
     whole_steps(library)
-    print("clean")
 
 
 def whole_steps(library: Library) -> None:

@@ -77,6 +77,12 @@ struct Cache {
     }
 };
 
+// Keys and values of one head of a sequence: the numbers of its pages, `count` of them.
+struct Keys {
+    int layer, head, count;
+    const int32_t* pages;
+};
+
 // One query row: q and out have head_width numbers; it sees the keys at positions 0 .. position.
 struct Query {
     const float* q;
@@ -231,7 +237,7 @@ struct Span {  // R queries over up to 64 keys
 
 // Causal attention of R queries of one key/value head over the pages of their sequence.
 template <int R>
-void attend(const Cache& cache, int layer, int head, const int32_t* pages, const Query* queries, float scale) {
+void attend(const Cache& cache, const Keys& keys, const Query* queries, float scale) {
     const int width = cache.head_width;
     alignas(64) uint16_t q16[R][WIDEST];
     alignas(64) int8_t q8[R][WIDEST];
@@ -254,9 +260,9 @@ void attend(const Cache& cache, int layer, int head, const int32_t* pages, const
     for (int first = 0; first <= last; first += SPAN) {
         Span<R> span{cache, {}, 0};
         for (; span.pages < SPAN / PAGE && first + span.pages * PAGE <= last; span.pages++)
-            span.block[span.pages] = cache.block(layer, pages[first / PAGE + span.pages], head);
+            span.block[span.pages] = cache.block(keys.layer, keys.pages[first / PAGE + span.pages], keys.head);
         const bool more = first + SPAN <= last;
-        span.block[span.pages] = more ? cache.block(layer, pages[first / PAGE + span.pages], head) : span.block[0];
+        span.block[span.pages] = more ? cache.block(keys.layer, keys.pages[first / PAGE + span.pages], keys.head) : span.block[0];
         if (cache.kind == KEEP_BF16)
             span.scores_bf16(q16, scale * LOG2_E, scores);
         else

@@ -6,9 +6,9 @@
 #if OCTAVO_AMX
 class TiledAttention {
   public:
-    TiledAttention(const Cache& cache, int layer, int head, const int32_t* pages, const Query* queries, int count, float scale)
-        : cache(cache), layer(layer), head(head), pages(pages), queries(queries), count(count), width(cache.head_width),
-          halves(cache.kind == KEEP_BF16), key_lines(width / (halves ? 2 : 4)), inner(longest(key_lines)) {
+    TiledAttention(const Cache& cache, const Keys& keys, const Keys& soon, const Query* queries, int count, float scale)
+        : cache(cache), keys(keys), soon(soon), queries(queries), count(count), width(cache.head_width), halves(cache.kind == KEEP_BF16),
+          key_lines(width / (halves ? 2 : 4)), inner(longest(key_lines)) {
         for (int r = 0; r < count; r++) begin(r, scale);
     }
 
@@ -34,14 +34,13 @@ class TiledAttention {
     static constexpr int LINE = 64;
 
     const Cache& cache;
-    const int layer, head;
-    const int32_t* pages;
+    const Keys &keys, &soon;
     const Query* queries;
     const int count, width;
     const bool halves;
     const int key_lines, inner;  // lines of a page's keys, and of a tile of them
     int last = 0, here = 0;      // position of the last query; pages of this span
-    const uint8_t *block[ABREAST], *after[ABREAST];  // of this span; of the next one, or of this one again
+    const uint8_t *block[ABREAST], *after[ABREAST];  // of this span, of what is read next
     Softmax softmax[TILED];
     float q_scale[TILED], alpha[TILED], unit[TILED];
     int32_t q_sum[TILED];
@@ -85,8 +84,11 @@ class TiledAttention {
     void find(int first) {
         for (here = 0; here < ABREAST && first + here * PAGE <= last; here++) {
             const int page = first / PAGE + here, next = page + ABREAST;
-            block[here] = cache.block(layer, pages[page], head);
-            after[here] = next * PAGE <= last ? cache.block(layer, pages[next], head) : block[here];
+            block[here] = after[here] = cache.block(keys.layer, keys.pages[page], keys.head);
+            if (next * PAGE <= last)
+                after[here] = cache.block(keys.layer, keys.pages[next], keys.head);
+            else if (here < soon.count)
+                after[here] = cache.block(soon.layer, soon.pages[here], soon.head);
         }
     }
 
@@ -171,17 +173,20 @@ class TiledAttention {
 };
 #endif
 
-// Causal attention of any number of queries of one key/value head over the pages of their sequence.
-INLINE void attend_any(const Cache& cache, int layer, int head, const int32_t* pages, const Query* queries, int count,
-                       float scale) {
+// Causal attention of any number of queries of one key/value head over the pages of their sequence. soon: the keys that
+// will be asked for next, if that is known
+INLINE void attend_any(const Cache& cache, const Keys& keys, const Keys& soon, const Query* queries, int count, float scale) {
 #if OCTAVO_AMX
-    for (int i = 0; i < count; i += TILED)
-        TiledAttention(cache, layer, head, pages, queries + i, count - i < TILED ? count - i : TILED, scale).run();
+    for (int i = 0; i < count; i += TILED) {
+        const bool last = i + TILED >= count;
+        TiledAttention(cache, keys, last ? soon : keys, queries + i, last ? count - i : TILED, scale).run();
+    }
 #else
+    (void)soon;
     int i = 0;
-    for (; i + QUERIES <= count; i += QUERIES) attend<QUERIES>(cache, layer, head, pages, queries + i, scale);
-    if (i + 4 <= count) attend<4>(cache, layer, head, pages, queries + i, scale), i += 4;
-    if (i + 2 <= count) attend<2>(cache, layer, head, pages, queries + i, scale), i += 2;
-    if (i < count) attend<1>(cache, layer, head, pages, queries + i, scale);
+    for (; i + QUERIES <= count; i += QUERIES) attend<QUERIES>(cache, keys, queries + i, scale);
+    if (i + 4 <= count) attend<4>(cache, keys, queries + i, scale), i += 4;
+    if (i + 2 <= count) attend<2>(cache, keys, queries + i, scale), i += 2;
+    if (i < count) attend<1>(cache, keys, queries + i, scale);
 #endif
 }

@@ -83,12 +83,7 @@ struct Pick {  // an expert that a token goes through
     float weight;
 };
 
-INLINE F16 silu(F16 x) {
-    float bottom[LANES], top[LANES];
-    f_store(bottom, f_add(exp2_(f_mul(x, f_set(-LOG2_E))), f_set(1.0f))), f_store(top, x);
-    for (int i = 0; i < LANES; i++) top[i] /= bottom[i];
-    return f_load(top);
-}
+INLINE F16 silu(F16 x) { return f_div(x, f_add(exp2_(f_mul(x, f_set(-LOG2_E))), f_set(1.0f))); }
 
 // out = x / rms(x) * weight, `wide` numbers of which `width` count
 INLINE void norm_row(const float* x, const float* weight, int wide, int width, float eps, float* out) {
@@ -236,7 +231,11 @@ class Decoder {
         const int half = s.head_width / 2;
         if (norm) norm_row(head, norm, s.head_width, s.head_width, s.eps, head);
         const float *cosine = angles.data + (size_t)t * s.head_width, *sine = cosine + half;
-        for (int i = 0; i < half; i++) {
+        for (int i = 0; i + LANES <= half; i += LANES) {
+            const F16 a = f_load(head + i), b = f_load(head + i + half), c = f_load(cosine + i), d = f_load(sine + i);
+            f_store(head + i, f_sub(f_mul(a, c), f_mul(b, d))), f_store(head + i + half, f_add(f_mul(b, c), f_mul(a, d)));
+        }
+        for (int i = half / LANES * LANES; i < half; i++) {
             const float a = head[i], b = head[i + half];
             head[i] = a * cosine[i] - b * sine[i];
             head[i + half] = b * cosine[i] + a * sine[i];
@@ -257,17 +256,25 @@ class Decoder {
         }
     }
 
-    void attend_block(int number, const Block& block, int kv) {
+    // Items of attention: all blocks with the first key/value head, then with the next one.
+    Keys keys_of(int number, int item) const {
+        const Block& block = blocks[item % blocks.size()];
+        return {number, item / (int)blocks.size(), (block.position + block.count - 1) / PAGE + 1, block.pages};
+    }
+
+    void attend_item(int number, int item, int next) {
+        const Block& block = blocks[item % blocks.size()];
+        const Keys keys = keys_of(number, item);
         Query queries[std::max(QUERIES, 1) * 8];
         int count = 0;
         const float scale = 1.0f / std::sqrt((float)s.head_width);
         for (int i = 0; i < block.count; i++)
             for (int r = 0; r < group; r++) {
-                const size_t t = block.first + i, head = (size_t)kv * group + r;
+                const size_t t = block.first + i, head = (size_t)keys.head * group + r;
                 queries[count++] = {y.data + t * qkv_wide + head * s.head_width,
                                     att.data + t * att_wide + head * s.head_width, block.position + i};
             }
-        attend_any(cache, number, kv, block.pages, queries, count, scale);
+        attend_any(cache, keys, keys_of(number, next), queries, count, scale);
     }
 
     // Row r of the next matrix: token t, normed. router: of a sparse layer, which the token is sent through first. kept: given as it is.
@@ -314,9 +321,9 @@ class Decoder {
         pool.each((int)runs.size(), 1, [&](int first, int last) {
             for (int i = first; i < last; i++) keep(layer, number, runs[i]);
         });
-        const int kv = s.kv_heads, items = (int)blocks.size() * kv;
-        phase(items, 1, [&](int first, int last) {
-            for (int i = first; i < last; i++) attend_block(number, blocks[i % blocks.size()], i / (int)blocks.size());
+        const int items = (int)blocks.size() * s.kv_heads;
+        phase(items, std::max(1, items / (pool.threads * 8)), [&](int first, int last) {
+            for (int i = first; i < last; i++) attend_item(number, i, i + 1 < last ? i + 1 : i);
         }, tokens, [&](int r) { set_row(y_rows, layer.out, r, att.data + (size_t)r * att_wide, spare[thread].data); });
         const Matrix& next = layer.router ? *layer.expert_gate_up : layer.gate_up;
         linear(layer.out, y_rows, tokens, thread, [&](int at, int r, F16 y0, F16 y1) { add(at, r, y0, y1); }, tokens,

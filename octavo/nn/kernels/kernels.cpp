@@ -67,7 +67,8 @@ void octavo_attend(const Cache* cache, const float* q, const float* k, const flo
     std::vector<Query> all;
     for (int i = 0; i < queries; i++)
         all.push_back({q + (size_t)i * width, out + (size_t)i * width, tokens - queries / group + i / group});
-    attend_any(*cache, 0, 0, pages.data(), all.data(), queries, scale);
+    const Keys keys{0, 0, (int)pages.size(), pages.data()};
+    attend_any(*cache, keys, keys, all.data(), queries, scale);
 }
 
 // What a crew of `most` threads decides over `count` calls of so many tokens that take seconds[threads - 1] each and wait
@@ -102,6 +103,22 @@ double octavo_bandwidth(const uint8_t* data, size_t bytes, int threads) {
 
 // Multiply-adds per second of the instructions that the matrix kernels stand on, between registers.
 double octavo_matrix_rate(int kind, int threads) {
+#if OCTAVO_AMX
+    constexpr int TILES = 2000000, DEEP = 64;
+    const double tiles_took = seconds(threads, [=](int) {
+        shape_products(TILED);
+        for (int i = 0; i < TILES; i += 4) {
+            if (kind == BF16) {
+                tile_multiply<HALVES, 0, 4, 6>(), tile_multiply<HALVES, 1, 4, 7>();
+                tile_multiply<HALVES, 2, 5, 6>(), tile_multiply<HALVES, 3, 5, 7>();
+            } else {
+                tile_multiply<SIGNED_UNSIGNED, 0, 4, 6>(), tile_multiply<SIGNED_UNSIGNED, 1, 4, 7>();
+                tile_multiply<SIGNED_UNSIGNED, 2, 5, 6>(), tile_multiply<SIGNED_UNSIGNED, 3, 5, 7>();
+            }
+        }
+    });
+    return (double)threads * TILES * TILE * TILE * (kind == BF16 ? DEEP / 2 : DEEP) / tiles_took;
+#endif
     constexpr int CHAINS = 12, ROUNDS = 4000000;
     const double took = seconds(threads, [=](int) {
         const int32_t ones = 0x01010101, halves = 0x3f803f80;

@@ -71,6 +71,10 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {  # name -> result, arguments
 }
 
 
+class _Refused(KernelError):
+    """The CPU has instructions that the system keeps from this process."""
+
+
 class Library:
     """One compiled library. tier: the instruction set it was made for."""
 
@@ -88,7 +92,7 @@ class Library:
             call.restype, call.argtypes = result, arguments
             self.calls[name] = call
         if not self.calls["octavo_ready"]():
-            raise KernelError(f"the system does not let this process use the instructions of {tier!r}.")
+            raise _Refused(f"the system does not let this process use the instructions of {tier!r}.")
 
     def linear(self, matrix: PackedMatrix, x_RK: NDArray[np.float32]) -> NDArray[np.float32]:
         """x times a packed matrix on one thread: (R, outputs), fp32."""
@@ -138,8 +142,13 @@ class Library:
 
 @cache
 def open_library(tier: str | None = None) -> Library:
-    """The library for this CPU, or for another instruction set that it has. Raises KernelError."""
-    return Library(best_tier(cpu_flags()) if tier is None else tier)
+    """The best library that this CPU and system can run, or that of another instruction set. Raises KernelError."""
+    if tier is not None:
+        return Library(tier)
+    try:
+        return Library(best_tier(cpu_flags()))
+    except _Refused:  # tiles need the system's leave; all else needs none
+        return Library(best_tier(cpu_flags() - {"amx_tile"}))
 
 
 def pointer(array: NDArray[Any]) -> int:

@@ -68,14 +68,22 @@ struct Rows {
 
 // Numbers as int8 (to nearest, ties to even); returns their scale, which is NaN where one of them is not finite.
 INLINE float to_int8(const float* values, int count, int8_t* out) {
-    F16 most = f_zero(), nothing = f_zero();
-    for (int i = 0; i < count; i += LANES) {
+    constexpr int ABREAST = 4 * LANES;
+    F16 most[4] = {f_zero(), f_zero(), f_zero(), f_zero()}, nothing[4] = {f_zero(), f_zero(), f_zero(), f_zero()};
+    int done = 0;
+    for (; done + ABREAST <= count; done += ABREAST)
+        for (int j = 0; j < 4; j++) {
+            const F16 x = f_load(values + done + j * LANES);
+            most[j] = f_max(most[j], f_abs(x)), nothing[j] = f_fma(x, f_zero(), nothing[j]);
+        }
+    for (int i = done; i < count; i += LANES) {
         const F16 x = f_load(values + i);
-        most = f_max(most, f_abs(x)), nothing = f_fma(x, f_zero(), nothing);
+        most[0] = f_max(most[0], f_abs(x)), nothing[0] = f_fma(x, f_zero(), nothing[0]);
     }
-    const float largest = f_most(most), inverse = largest < TINY ? 0.0f : 127.0f / largest;
+    for (int j = 1; j < 4; j++) most[0] = f_max(most[0], most[j]), nothing[0] = f_add(nothing[0], nothing[j]);
+    const float largest = f_most(most[0]), inverse = largest < TINY ? 0.0f : 127.0f / largest;
     for (int i = 0; i < count; i += LANES) to_s8(out + i, f_mul(f_load(values + i), f_set(inverse)));
-    return (largest < TINY ? 0.0f : largest / 127.0f) + f_sum(nothing);
+    return (largest < TINY ? 0.0f : largest / 127.0f) + f_sum(nothing[0]);
 }
 
 // values, already padded with zeros, become row r as matrix m wants it; they are lost where m is rotated.
@@ -92,12 +100,15 @@ INLINE void set_row(Rows& rows, const Matrix& m, int r, float* values, float* sp
         rows.scale[r] = to_int8(values, wide, (int8_t*)out);
     else
         for (int i = 0; i < wide; i += 32) rows.group_scales(r)[i / 32] = to_int8(values + i, 32, (int8_t*)out + i);
+    const uint32_t each = 0x01010101;
+    const Bytes ones = b_set4(&each);
     int32_t total = 0;
-    for (int g = 0; g < wide / 32; g++) {
-        int32_t sum = 0;
-        for (int i = 0; i < 32; i++) sum += (int8_t)out[32 * g + i];
-        rows.group_sums(r)[g] = -8 * sum;
-        total += sum;
+    for (int i = 0; i < wide; i += 64) {
+        int32_t fours[LANES], halves[2] = {0, 0};
+        i_store(fours, dot4(i_zero(), ones, b_load(out + i)));
+        for (int j = 0; j < LANES; j++) halves[j / 8] += fours[j];
+        rows.group_sums(r)[i / 32] = -8 * halves[0], rows.group_sums(r)[i / 32 + 1] = -8 * halves[1];
+        total += halves[0] + halves[1];
     }
     rows.sum[r] = 128 * total;
 }
@@ -227,22 +238,23 @@ __attribute__((noinline)) void products_groups(const uint8_t* w, const uint16_t*
     for (int r = 0; r < R; r++) f_store(out + r * PAIR, acc[r][0]), f_store(out + r * PAIR + LANES, acc[r][1]);
 }
 
-// A pair of W4 panels as W8: exact, since factor * weight fits int8.
-INLINE void widen_pair(const uint8_t* w, const uint8_t* groups, int inputs, uint8_t* out) {
-    for (int i = 0; i < inputs; i += 64, groups += 32) {
-        const I16 both0 = from_u8(groups), both1 = from_u8(groups + 16);
-        for (int half = 0; half < 2; half++) {
-            const I16 f0 = half ? odd_nibble(both0) : even_nibble(both0);
-            const I16 f1 = half ? odd_nibble(both1) : even_nibble(both1);
-            for (int j = 0; j < 4; j++, w += 128, out += 256) {
-                __builtin_prefetch(w + AHEAD), __builtin_prefetch(w + AHEAD + 64);
-                const Bytes w0 = b_load(w), w1 = b_load(w + 64);
-                const Bytes wide[4] = {widen4(low_nibbles(w0), f0), widen4(low_nibbles(w1), f1),
-                                       widen4(high_nibbles(w0), f0), widen4(high_nibbles(w1), f1)};
-                std::memcpy(out, wide, 256);
-            }
+// 64 inputs of a pair of W4 panels as W8, 2 KiB: exact, since factor * weight fits int8.
+INLINE void widen_step(const uint8_t* w, const uint8_t* groups, uint8_t* out) {
+    const I16 both0 = from_u8(groups), both1 = from_u8(groups + 16);
+    for (int half = 0; half < 2; half++) {
+        const I16 f0 = half ? odd_nibble(both0) : even_nibble(both0);
+        const I16 f1 = half ? odd_nibble(both1) : even_nibble(both1);
+        for (int j = 0; j < 4; j++, w += 128, out += 256) {
+            __builtin_prefetch(w + AHEAD), __builtin_prefetch(w + AHEAD + 64);
+            const Bytes w0 = b_load(w), w1 = b_load(w + 64);
+            const Bytes wide[4] = {widen4(low_nibbles(w0), f0), widen4(low_nibbles(w1), f1),
+                                   widen4(high_nibbles(w0), f0), widen4(high_nibbles(w1), f1)};
+            std::memcpy(out, wide, 256);
         }
     }
+}
+INLINE void widen_pair(const uint8_t* w, const uint8_t* groups, int inputs, uint8_t* out) {
+    for (int i = 0; i < inputs; i += 64, w += 1024, groups += 32, out += 2048) widen_step(w, groups, out);
 }
 
 // Scales of one pair of panels, and what is added to it.
@@ -268,26 +280,46 @@ struct Finish {
 };
 
 #if OCTAVO_AMX
-// All rows times one pair of panels of BF16 or W8. cold: the panels come from memory.
+// Pairs of panels of W4, widened step by step.
+struct Widened {
+    const uint8_t *w, *groups;
+    alignas(64) uint8_t made[2][STEP_BYTES];
+
+    INLINE_MEMBER const uint8_t* step(int i) {
+        widen_step(w + (ptrdiff_t)i * 1024, groups + (ptrdiff_t)i * 32, made[i % 2]);
+        return made[i % 2];
+    }
+};
+
+// All rows times one pair of panels. scratch: 32 * padded(inputs) bytes
 template <class Give>
-INLINE void tiles_of_pair(const Matrix& m, const uint8_t* w, const Rows& rows, int first, int last, int pair, bool cold,
-                          Give give) {
+INLINE void tiles_of_pair(const Matrix& m, const uint8_t* w, const uint8_t* groups, const Rows& rows, int first, int last,
+                          int pair, uint8_t* scratch, Give give) {
     const Finish finish(m, pair);
-    const ptrdiff_t stride = rows.stride(m.kind), wide = padded(rows.inputs);
+    const int wide = padded(rows.inputs), steps = wide / (m.kind == BF16 ? 32 : 64);
+    const ptrdiff_t stride = rows.stride(m.kind);
+    const bool widened = m.kind == W4 && last - first <= TILED;
+    if (m.kind == W4 && !widened) widen_pair(w, groups, wide, scratch);
     union {
         alignas(64) float f[TILED][PAIR];
         int32_t i[TILED][PAIR];
     } sums;
     for (int r = first; r < last; r += TILED) {
         const int some = last - r < TILED ? last - r : TILED;
-        const ptrdiff_t ahead = cold && r == first ? 2 * AHEAD : 0;
+        Stored stored{m.kind == W4 ? scratch : w, m.kind != W4 && r == first ? 2 * AHEAD : 0};
         if (m.kind == BF16) {
-            tile_products<HALVES>(w, rows.row(BF16, r), stride, some, (int)wide / 32, sums.f, ahead);
+            tile_products<HALVES>(stored, rows.row(BF16, r), stride, some, steps, sums.f);
             for (int i = 0; i < some; i++) finish.floats(r + i, sums.f[i], give);
-        } else {
-            tile_products<SIGNED_UNSIGNED>(w, rows.row(W8, r), stride, some, (int)wide / 64, sums.i, ahead);
-            for (int i = 0; i < some; i++) finish.integers(r + i, sums.i[i], rows.scale[r + i], rows.sum[r + i], give);
+            continue;
         }
+        if (widened) {
+            Widened panels;
+            panels.w = w, panels.groups = groups;
+            tile_products<SIGNED_UNSIGNED>(panels, rows.row(W8, r), stride, some, steps, sums.i);
+        } else {
+            tile_products<SIGNED_UNSIGNED>(stored, rows.row(W8, r), stride, some, steps, sums.i);
+        }
+        for (int i = 0; i < some; i++) finish.integers(r + i, sums.i[i], rows.scale[r + i], rows.sum[r + i], give);
     }
 }
 #endif
@@ -337,13 +369,14 @@ INLINE void pair_of_panels(const Matrix& m, const Rows& rows, int first, int las
     const uint8_t *w = m.data + pair * bytes, *groups = m.groups + pair * group_bytes(m.kind, wide);
     const uint8_t* soon = w + (m.kind == W4 ? bytes : AHEAD);
     int kind = m.kind, r = first;
+#if OCTAVO_AMX
+    if (kind == BF16 || kind == W8 || (kind == W4 && last - first > FEW))
+        return tiles_of_pair(m, w, groups, rows, first, last, pair, scratch, give);
+#endif
     if (kind == W4 && last - first > FEW) {
         widen_pair(w, groups, (int)wide, scratch);
         w = scratch, kind = W8;
     }
-#if OCTAVO_AMX
-    if (kind == W8 || kind == BF16) return tiles_of_pair(m, w, rows, first, last, pair, m.kind != W4, give);
-#endif
     for (; kind < G8 && r + MOST <= last; r += MOST) rows_of_pair<MOST>(m, w, groups, kind, rows, r, pair, soon, give);
 #if OCTAVO_AVX512
     if (kind < G8 && r + 8 <= last) rows_of_pair<8>(m, w, groups, kind, rows, r, pair, soon, give), r += 8;

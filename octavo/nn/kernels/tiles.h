@@ -74,30 +74,49 @@ inline void shape_products(int rows) {
     configure(shapes);
 }
 
+constexpr int STEP_BYTES = TILE * 128;  // of a pair of panels of bytes or halves, for 64 bytes of a row
+
+// Pairs of panels as they lie. ahead: bytes that they are fetched ahead, or 0
+struct Stored {
+    const uint8_t* w;
+    ptrdiff_t ahead;
+
+    INLINE_MEMBER const uint8_t* step(int i) {
+        const uint8_t* here = w + (ptrdiff_t)i * STEP_BYTES;
+        for (int line = 0; ahead && line < STEP_BYTES; line += 64) __builtin_prefetch(here + ahead + line);
+        return here;
+    }
+};
+
 // Sums of up to 32 rows times a pair of panels, inputs = 64 bytes * steps: to out[32][2][16] of fp32 or int32.
-// a: int8 or bf16, rows `stride` bytes apart; w: uint8 or bf16. ahead: bytes that w is fetched ahead, or 0.
-template <TileKind KIND>
-__attribute__((noinline)) void tile_products(const uint8_t* w, const uint8_t* a, ptrdiff_t stride, int rows, int steps,
-                                             void* out, ptrdiff_t ahead) {
+// a: int8 or bf16, rows `stride` bytes apart; panels.step(i): the panels of step i, asked for in order
+template <TileKind KIND, class Panels>
+__attribute__((noinline)) void tile_products(Panels& panels, const uint8_t* a, ptrdiff_t stride, int rows, int steps,
+                                             void* out) {
     constexpr int PANELS = 128;
-    const uint8_t* others = a + TILE * stride;
+    const uint8_t *others = a + TILE * stride, *w = panels.step(0);
     uint8_t *to = (uint8_t*)out, *to_others = to + TILE * PANELS;
     const bool both = rows > TILE;
     shape_products(rows);
     tile_zero<0>(), tile_zero<1>();
-    if (both) tile_zero<2>(), tile_zero<3>();
-    for (int i = 0; i < steps; i++, a += 64, others += 64, w += TILE * PANELS) {
-        for (int line = 0; ahead && line < TILE * PANELS; line += 64) __builtin_prefetch(w + ahead + line);
-        if (both) {  // the nearest cache keeps the panels
-            tile_load_past<4>(a, stride), tile_load<6>(w, PANELS);
-            tile_load_past<5>(others, stride), tile_load<7>(w + 64, PANELS);
-            tile_multiply<KIND, 0, 4, 6>(), tile_multiply<KIND, 1, 4, 7>();
-            tile_multiply<KIND, 2, 5, 6>(), tile_multiply<KIND, 3, 5, 7>();
-        } else {
-            tile_load<4>(a, stride), tile_load<6>(w, PANELS), tile_load<7>(w + 64, PANELS);
-            tile_multiply<KIND, 0, 4, 6>(), tile_multiply<KIND, 1, 4, 7>();
+    tile_load_past<4>(a, stride), tile_load<6>(w, PANELS), tile_load<7>(w + 64, PANELS);
+    if (both) {  // each tile is loaded as soon as it is used up; the nearest cache keeps the panels
+        tile_zero<2>(), tile_zero<3>(), tile_load_past<5>(others, stride);
+        for (int i = 1; i < steps; i++) {
+            a += 64, others += 64, w = panels.step(i);
+            tile_multiply<KIND, 0, 4, 6>(), tile_multiply<KIND, 1, 4, 7>(), tile_load_past<4>(a, stride);
+            tile_multiply<KIND, 2, 5, 6>(), tile_load<6>(w, PANELS);
+            tile_multiply<KIND, 3, 5, 7>(), tile_load_past<5>(others, stride), tile_load<7>(w + 64, PANELS);
+        }
+        tile_multiply<KIND, 2, 5, 6>(), tile_multiply<KIND, 3, 5, 7>();
+    } else {
+        for (int i = 1; i < steps; i++) {
+            a += 64, w = panels.step(i);
+            tile_multiply<KIND, 0, 4, 6>(), tile_load<6>(w, PANELS);
+            tile_multiply<KIND, 1, 4, 7>(), tile_load_past<4>(a, stride), tile_load<7>(w + 64, PANELS);
         }
     }
+    tile_multiply<KIND, 0, 4, 6>(), tile_multiply<KIND, 1, 4, 7>();
     tile_store<0>(to, PANELS), tile_store<1>(to + 64, PANELS);
     if (both) tile_store<2>(to_others, PANELS), tile_store<3>(to_others + 64, PANELS);
 }

@@ -372,14 +372,25 @@ struct Hartley {  // factor[n][i] = (cos + sin)(2 pi i / n) / sqrt(n)
 INLINE void rotate_blocks(float* x, int count, int block, float* spare) {
     const F16 size = f_set(1.0f / std::sqrt((float)block));
     for (float* one = x; one < x + count; one += block) {
-        for (int i = 0; i < block; i += LANES)
-            f_store(one + i, f_mul(butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(f_load(one + i))))), size));
-        for (int apart = LANES; apart < block; apart *= 2)
-            for (int i = 0; i < block; i += LANES) {
-                if (i & apart) continue;
-                const F16 a = f_load(one + i), b = f_load(one + i + apart);
-                f_store(one + i, f_add(a, b)), f_store(one + i + apart, f_sub(a, b));
-            }
+        const int vectors = block / LANES;
+        for (int i = 0; i < vectors; i++) {
+            const F16 v = f_load(one + i * LANES);
+            f_store(one + i * LANES, f_mul(butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(v)))), size));
+        }
+        int apart = LANES;
+        for (; 4 * apart <= block; apart *= 4)  // two steps at once
+            for (int first = 0; first < block; first += 4 * apart)
+                for (int i = first; i < first + apart; i += LANES) {
+                    const F16 a = f_load(one + i), b = f_load(one + i + apart);
+                    const F16 c = f_load(one + i + 2 * apart), d = f_load(one + i + 3 * apart);
+                    const F16 ab = f_add(a, b), a_b = f_sub(a, b), cd = f_add(c, d), c_d = f_sub(c, d);
+                    f_store(one + i, f_add(ab, cd)), f_store(one + i + apart, f_add(a_b, c_d));
+                    f_store(one + i + 2 * apart, f_sub(ab, cd)), f_store(one + i + 3 * apart, f_sub(a_b, c_d));
+                }
+        for (int i = 0; apart < block && i < apart; i += LANES) {
+            const F16 a = f_load(one + i), b = f_load(one + i + apart);
+            f_store(one + i, f_add(a, b)), f_store(one + i + apart, f_sub(a, b));
+        }
     }
     const int blocks = count / block;
     if (blocks == 1) return;
