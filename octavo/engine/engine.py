@@ -225,7 +225,7 @@ class Engine:
                 ready.append((sequence, chunk, rows))
             except RequestError as cause:
                 sequence.end("error", error=str(cause))
-        choices = choose_many(np.concatenate([rows for _, _, rows in ready]), asks) if ready else []
+        choices = choose_many([rows for _, _, rows in ready], asks)
         for (sequence, chunk, rows), choice in zip(ready, choices, strict=True):
             if choice is None:
                 self._follow(sequence, chunk, rows)

@@ -86,14 +86,18 @@ def is_plain(sampling: Sampling) -> bool:
     return not (penalised or s.top_k or s.top_p < 1 or s.min_p or s.logprobs)
 
 
-def choose_many(logits_NV: NDArray[np.float32], asks: Sequence[Ask]) -> list[Choice | None]:
-    """As `choose` for N rows whose sampling `is_plain`, in a few passes over all of them.
+def choose_many(rows_1V: Sequence[NDArray[np.float32]], asks: Sequence[Ask]) -> list[Choice | None]:
+    """As `choose` for rows whose sampling `is_plain`, in a few passes over all of them.
 
     None for a row that needs a closer look by `choose`: not finite, or allowed nothing that is likely at all.
     """
-    step = max(1, TOGETHER // logits_NV.shape[1])
+    step = max(1, TOGETHER // rows_1V[0].shape[1]) if asks else 1
     parts = [slice(first, first + step) for first in range(0, len(asks), step)]
-    return [choice for part in parts for choice in _choose_part(logits_NV[part], asks[part])]
+    return [choice for part in parts for choice in _choose_part(_joined(rows_1V[part]), asks[part])]
+
+
+def _joined(rows_1V: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return rows_1V[0] if len(rows_1V) == 1 else np.concatenate(rows_1V)
 
 
 def _choose_part(logits_NV: NDArray[np.float32], asks: Sequence[Ask]) -> list[Choice | None]:

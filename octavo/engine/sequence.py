@@ -89,7 +89,7 @@ class Sequence:
 
     def sample(self, logits_V: NDArray[np.float32]) -> None:
         """Append the next token, and what it entails: to the last digit as among other rows."""
-        if self.plain and (common := choose_many(logits_V[None], [self.ask()])[0]):
+        if self.plain and (common := choose_many([logits_V[None]], [self.ask()])[0]):
             return self.take(common)
         choice = choose(logits_V, self.request.sampling, history=self.history, mask=self.rules.allowed(),
                         draw=(self.seed, self.index, self.replied))  # fmt: skip

@@ -24,14 +24,14 @@ class Retrieval(Worked):
         return tuple((name, draw.choice(THINGS)) for name in names), draw.randrange(len(names))
 
     def wordings(self, instance: Asked, language: str) -> list[str]:
-        """The list, then a question."""
-        listed, who = ", ".join(f"{name}: {thing}" for name, thing in instance[0]), instance[0][instance[1]][0]
-        return [f"{listed}. What has {who}?", f"{listed}. {who}?", f"Look up {who}: {listed}"]
+        """The list, a line each, then a question; or the question first. A name stands right before its thing."""
+        listed, who = "\n".join(f"{name} {thing}" for name, thing in instance[0]), instance[0][instance[1]][0]
+        return [f"{listed}\nWhat has {who}?", f"{listed}\n{who}?", f"Look up {who}:\n{listed}"]
 
     def solve(self, instance: Asked, language: str) -> tuple[str, str]:
         """The line that it is in."""
         name, thing = instance[0][instance[1]]
-        return f"{name}: {thing}", thing
+        return f"{name} {thing}", thing
 
     def near(self, answer: str) -> list[str]:
         """Other things."""

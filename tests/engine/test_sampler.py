@@ -146,7 +146,7 @@ def test_rows_sampled_together_are_each_sampled_as_if_alone(seed: int, size: int
     forbid(mask, int(rng.integers(size)))
     masks = [mask if rng.random() < 0.5 else None for _ in range(rows)]
     asks = [Ask(s, uniform((seed, i, 5)), m) for i, (s, m) in enumerate(zip(settings, masks, strict=True))]
-    for i, found in enumerate(choose_many(logits_NV, asks)):
+    for i, found in enumerate(choose_many([row[None] for row in logits_NV], asks)):
         wanted = choose(logits_NV[i], settings[i], history=History([]), mask=masks[i], draw=(seed, i, 5))
         if found is None:  # a closer look is due: at a tiny temperature, where what is likely is forbidden
             assert settings[i].temperature == 1e-6 and masks[i] is not None
@@ -159,7 +159,7 @@ def test_rows_that_are_not_finite_are_left_for_a_closer_look():
     logits_NV = np.zeros((3, 9), dtype=np.float32)
     logits_NV[0, 3], logits_NV[1] = np.nan, -np.inf
     with np.errstate(invalid="ignore"):
-        found = choose_many(logits_NV, [Ask(Sampling(), 0.5, None)] * 3)
+        found = choose_many([row[None] for row in logits_NV], [Ask(Sampling(), 0.5, None)] * 3)
     assert [choice is None for choice in found] == [True, True, False]
 
 

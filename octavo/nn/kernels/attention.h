@@ -105,8 +105,8 @@ struct Softmax {  // of one row, as far as it has come
             f_store(scores + i, weight);
             sum = f_add(sum, weight);
         }
-        float alpha[LANES];
-        f_store(alpha, exp2_(f_set(before - top)));
+        float alpha[LANES] = {1.0f};  // what the line below makes of 0
+        if (before != top) f_store(alpha, exp2_(f_set(before - top)));
         total = std::fma(total, alpha[0], f_sum(sum));
         return alpha[0];
     }

@@ -16,12 +16,10 @@ class TiledAttention {
         shape();
         for (int first = 0; first <= last; first += SPAN) {
             find(first);
-            for (int g = 0; g < count; g += TILE) {
-                const int end = g + TILE < count ? g + TILE : count;
-                halves ? scores<HALVES>(g) : scores<SIGNED_UNSIGNED>(g);
-                for (int r = g; r < end; r++) weigh(r, first);
-                halves ? values<HALVES>(g, end) : values<UNSIGNED_SIGNED>(g, end);
-            }
+            // One after the other for all rows: what is stored has left the core before tiles are loaded of it.
+            for (int g = 0; g < count; g += TILE) halves ? scores<HALVES>(g) : scores<SIGNED_UNSIGNED>(g);
+            for (int r = 0; r < count; r++) weigh(r, first);
+            for (int g = 0; g < count; g += TILE) halves ? values<HALVES>(g) : values<UNSIGNED_SIGNED>(g);
         }
         for (int r = 0; r < count; r++)
             for (int i = 0; i < width; i += LANES)
@@ -93,9 +91,9 @@ class TiledAttention {
     }
 
     template <TileKind KIND, int SUMS>
-    INLINE_MEMBER void score(int offset) {
+    INLINE_MEMBER void score(int offset, bool fetch) {
         if (SUMS >= here) return;
-        for (int line = 0; line < inner; line++) __builtin_prefetch(after[SUMS] + offset + line * LINE);
+        for (int line = 0; fetch && line < inner; line++) __builtin_prefetch(after[SUMS] + offset + line * LINE);
         tile_load<5>(block[SUMS] + offset, LINE);
         tile_multiply<KIND, SUMS, 4, 5>();
     }
@@ -105,8 +103,8 @@ class TiledAttention {
         clear();
         for (int line = 0; line < key_lines; line += inner) {
             tile_load<4>(q[g] + line * 4, STRIDE);
-            score<KIND, 0>(line * LINE), score<KIND, 1>(line * LINE), score<KIND, 2>(line * LINE);
-            score<KIND, 3>(line * LINE);
+            score<KIND, 0>(line * LINE, g == 0), score<KIND, 1>(line * LINE, g == 0);
+            score<KIND, 2>(line * LINE, g == 0), score<KIND, 3>(line * LINE, g == 0);
         }
         keep((uint8_t*)scored[g]);
     }
@@ -137,22 +135,24 @@ class TiledAttention {
     }
 
     template <TileKind KIND, int SUMS>
-    INLINE_MEMBER void value(int p, int panel) {
+    INLINE_MEMBER void value(int p, int panel, bool fetch) {
         constexpr int LINES = PAGE / (KIND == HALVES ? 2 : 4), BYTES = LINES * LINE;
         if ((panel + SUMS) * LANES >= width) return;
         const size_t offset = cache.values_at() + (size_t)(panel + SUMS) * BYTES;
-        for (int line = 0; line < LINES; line++) __builtin_prefetch(after[p] + offset + line * LINE);
+        for (int line = 0; fetch && line < LINES; line++) __builtin_prefetch(after[p] + offset + line * LINE);
         tile_load<7>(block[p] + offset, LINE);
         tile_multiply<KIND, SUMS, 6, 7>();
     }
 
     template <TileKind KIND>
-    void values(int g, int end) {
+    void values(int g) {
+        const int end = g + TILE < count ? g + TILE : count;
         for (int panel = 0; panel * LANES < width; panel += ABREAST) {
             clear();
             for (int p = 0; p < here; p++) {
                 tile_load<6>(weight[g] + p * PAGE * (KIND == HALVES ? 2 : 1), sizeof weight[g]);
-                value<KIND, 0>(p, panel), value<KIND, 1>(p, panel), value<KIND, 2>(p, panel), value<KIND, 3>(p, panel);
+                value<KIND, 0>(p, panel, g == 0), value<KIND, 1>(p, panel, g == 0);
+                value<KIND, 2>(p, panel, g == 0), value<KIND, 3>(p, panel, g == 0);
             }
             keep((uint8_t*)sums[0]);
             for (int r = g; r < end; r++)

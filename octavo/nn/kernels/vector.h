@@ -108,6 +108,10 @@ INLINE void to_s8(int8_t* out, F16 x) {
     _mm_storeu_si128((__m128i*)out, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
 }
 INLINE void to_bf16(uint16_t* out, F16 x) {  // to nearest, ties to even; NaN stays NaN
+#if defined(__AVX512BF16__)
+    _mm256_storeu_si256((__m256i*)out, (__m256i)_mm512_cvtneps_pbh(x));
+    return;
+#endif
     const I16 bits = (I16)x;
     const I16 odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     I16 near = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);

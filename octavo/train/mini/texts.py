@@ -11,12 +11,12 @@ from msgspec import Struct
 from octavo.core.messages import Message
 from octavo.core.task import Problem
 from octavo.tasks import TASKS
+from octavo.tasks.retrieval import NAMES, THINGS
 from octavo.text.chat.base import EARLY_STOP
 from octavo.text.chat.qwen3 import Qwen3
 from octavo.train.lessons import problem_of
 
 PEOPLE = ("Mia", "Tom", "Ana", "Ben", "Kai", "Eva", "Leo", "Zoe")
-THINGS = ("boat", "book", "lamp", "cup", "ball", "key", "hat", "map")
 COLOURS = ("red", "blue", "green", "black", "white")
 PLACES = ("garden", "house", "shop", "park", "school")
 TOWNS = ("Rome", "Oslo", "Lima", "Bonn", "Kyiv")
@@ -96,18 +96,18 @@ def prose(draw: random.Random) -> str:
 
 
 def things(draw: random.Random) -> str:
-    """Who has what, as a list and then, in another order, in words."""
-    has = [(who, draw.choice(THINGS)) for who in draw.sample(PEOPLE, draw.randint(3, len(PEOPLE)))]
-    words = draw.choice(("{} has the {}.", "{}? {}.", "{}: {}."))
+    """Who has what, a line each, and then, in another order, as lines or in words."""
+    has = [(who, draw.choice(THINGS)) for who in draw.sample(NAMES, draw.randint(3, len(NAMES)))]
+    words = draw.choice(("{} {}", "{} {}", "{} has the {}.", "{}? {}."))
     again = (words.format(*one) for one in draw.sample(has, len(has)))
-    return f"{', '.join(f'{who}: {thing}' for who, thing in has)}. {' '.join(again)}"
+    return "\n".join([*(f"{who} {thing}" for who, thing in has), *again])
 
 
 def rows(draw: random.Random) -> str:
     """Lines of who, where and how many, then the same lines in another order."""
     lines = [
         f"{who} {draw.choice(TOWNS)} {draw.randrange(1, 20)}"
-        for who in draw.sample(PEOPLE, draw.randint(3, len(PEOPLE)))
+        for who in draw.sample(NAMES, draw.randint(3, len(NAMES)))
     ]
     return "\n".join([*lines, *draw.sample(lines, len(lines))])
 
