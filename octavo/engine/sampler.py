@@ -104,7 +104,10 @@ def _choose_part(logits_NV: NDArray[np.float32], asks: Sequence[Ask]) -> list[Ch
     if any(ask.sampling.temperature or ask.mask is not None or ask.sampling.logprobs is not None for ask in asks):
         return _choose_block(logits_NV, asks)
     tokens = np.argmax(logits_NV, axis=1).tolist()  # a NaN counts as the largest
-    return [Choice(token, None, ()) if np.isfinite(row[token]) else None for token, row in zip(tokens, logits_NV, strict=True)]
+    return [
+        Choice(token, None, ()) if np.isfinite(row[token]) else None
+        for token, row in zip(tokens, logits_NV, strict=True)
+    ]
 
 
 def _choose_block(logits_NV: NDArray[np.float32], asks: Sequence[Ask]) -> list[Choice | None]:

@@ -8,7 +8,7 @@ import pytest
 
 from octavo.cli.doctor import CHECKS, Finding, cpu_features, existing
 from octavo.cli.models import table
-from octavo.nn.kernels import best_tier, cpu_flags
+from octavo.nn.kernels import cpu_flags, open_library
 from tests.cli.terminal import ROOT
 
 
@@ -22,7 +22,7 @@ def test_the_report_has_a_line_for_each_thing_and_says_what_to_do(tmp_path: Path
                      "octavo chat", "terminal"}  # fmt: skip
     assert all(line.startswith(("ok   ", "warn ")) for line in lines)
     assert all(": " in line for line in lines if line.startswith("warn"))
-    assert f"kernels     {best_tier(cpu_flags())}" in done.stdout
+    assert f"kernels     {open_library().tier}" in done.stdout
 
 
 def test_nothing_in_the_cache_is_a_warning_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from octavo.core.errors import KernelError
 from octavo.nn.kernels import cpu_flags
 from octavo.nn.kernels.build import TIERS
-from octavo.nn.kernels.library import Library, _Refused, open_library
+from octavo.nn.kernels.library import Library, open_library
 from octavo.nn.packed import (
     GroupedWeight,
     PackedMatrix,
@@ -134,7 +135,7 @@ def test_a_rotation_changes_nothing_but_the_rounding(tier: str, kind: str, input
 def test_without_the_systems_leave_for_tiles_the_next_best_kernels_run(monkeypatch: pytest.MonkeyPatch):
     def refused(tier: str) -> str:
         if tier == "amx":
-            raise _Refused("no leave")
+            raise KernelError("no leave")
         return tier
 
     monkeypatch.setattr("octavo.nn.kernels.library.Library", refused)

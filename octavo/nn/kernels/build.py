@@ -18,9 +18,10 @@ from octavo.core.errors import KernelError
 
 HERE = Path(__file__).parent
 SOURCES = {  # what is compiled -> what it includes
-    "kernels.cpp": ("vector.h", "crew.h", "pool.h", "tiles.h", "linear.h", "attention.h", "attention_tiles.h", "decoder.h"),
+    "kernels.cpp": ("vector.h", "rotate.h", "crew.h", "pool.h", "tiles.h", "linear.h", "attention.h",
+                    "attention_tiles.h", "buffers.h", "decoder.h"),
     "training.cpp": ("vector.h", "rows.h", "documents.h"),
-}
+}  # fmt: skip
 # No contraction: whether a product and a sum are rounded once or twice must not depend on what surrounds them.
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-shared",
          "-pthread")  # fmt: skip
@@ -38,9 +39,9 @@ class Tier(NamedTuple):
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
 _AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mfma", "-mf16c")
 _BF16, _BF16_FLAGS = (*_AVX512, "avx512_bf16"), (*_AVX512_FLAGS, "-mavx512bf16")
+_TILES = ("amx_tile", "amx_int8", "amx_bf16")
 TIERS: dict[str, Tier] = {  # best first; the last runs everywhere
-    "amx": Tier((*_BF16, "amx_tile", "amx_int8", "amx_bf16"),
-                (*_BF16_FLAGS, "-mamx-tile", "-mamx-int8", "-mamx-bf16")),  # fmt: skip
+    "amx": Tier((*_BF16, *_TILES), (*_BF16_FLAGS, "-mamx-tile", "-mamx-int8", "-mamx-bf16")),
     "avx512-bf16": Tier(_BF16, _BF16_FLAGS),
     "avx512": Tier(_AVX512, _AVX512_FLAGS),
     "avx2": Tier(("avx2", "fma", "f16c"), ("-mavx2", "-mfma", "-mf16c")),

@@ -71,10 +71,6 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {  # name -> result, arguments
 }
 
 
-class _Refused(KernelError):
-    """The CPU has instructions that the system keeps from this process."""
-
-
 class Library:
     """One compiled library. tier: the instruction set it was made for."""
 
@@ -92,7 +88,7 @@ class Library:
             call.restype, call.argtypes = result, arguments
             self.calls[name] = call
         if not self.calls["octavo_ready"]():
-            raise _Refused(f"the system does not let this process use the instructions of {tier!r}.")
+            raise KernelError(f"the system does not let this process use the instructions of {tier!r}.")
 
     def linear(self, matrix: PackedMatrix, x_RK: NDArray[np.float32]) -> NDArray[np.float32]:
         """x times a packed matrix on one thread: (R, outputs), fp32."""
@@ -145,10 +141,14 @@ def open_library(tier: str | None = None) -> Library:
     """The best library that this CPU and system can run, or that of another instruction set. Raises KernelError."""
     if tier is not None:
         return Library(tier)
+    flags = cpu_flags()
+    best, without_tiles = best_tier(flags), best_tier(flags - {"amx_tile"})
     try:
-        return Library(best_tier(cpu_flags()))
-    except _Refused:  # tiles need the system's leave; all else needs none
-        return Library(best_tier(cpu_flags() - {"amx_tile"}))
+        return Library(best)
+    except KernelError:  # a system may keep tiles from a process, and an older compiler does not know them
+        if best == without_tiles:
+            raise
+        return Library(without_tiles)
 
 
 def pointer(array: NDArray[Any]) -> int:

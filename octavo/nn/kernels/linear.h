@@ -17,6 +17,7 @@
 //   G4M    data as W4, nibble = weight; groups: pair [K/32][2 of scales, 2 of minima][16]   (Q4_1)
 #pragma once
 #include "pool.h"
+#include "rotate.h"
 #include "tiles.h"
 
 enum Kind : int32_t { BF16 = 0, W8 = 1, W4 = 2, G8 = 3, G4 = 4, G4M = 5 };

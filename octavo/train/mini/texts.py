@@ -106,8 +106,7 @@ def things(draw: random.Random) -> str:
 def rows(draw: random.Random) -> str:
     """Lines of who, where and how many, then the same lines in another order."""
     lines = [
-        f"{who} {draw.choice(TOWNS)} {draw.randrange(1, 20)}"
-        for who in draw.sample(NAMES, draw.randint(3, len(NAMES)))
+        f"{who} {draw.choice(TOWNS)} {draw.randrange(1, 20)}" for who in draw.sample(NAMES, draw.randint(3, len(NAMES)))
     ]
     return "\n".join([*lines, *draw.sample(lines, len(lines))])
 
