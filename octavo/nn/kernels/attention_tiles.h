@@ -7,8 +7,8 @@
 class TiledAttention {
   public:
     TiledAttention(const Cache& cache, const Keys& keys, const Keys& soon, const Query* queries, int count, float scale)
-        : cache(cache), keys(keys), soon(soon), queries(queries), count(count), width(cache.head_width), halves(cache.kind == KEEP_BF16),
-          key_lines(width / (halves ? 2 : 4)), inner(longest(key_lines)) {
+        : cache(cache), keys(keys), soon(soon), queries(queries), count(count), width(cache.head_width),
+          halves(cache.kind == KEEP_BF16), key_lines(width / (halves ? 2 : 4)), inner(longest(key_lines)) {
         for (int r = 0; r < count; r++) begin(r, scale);
     }
 
