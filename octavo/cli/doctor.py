@@ -134,14 +134,18 @@ def terminal() -> Iterator[Finding]:
 def runs_on() -> str:
     """What computes here, in one line: the GPU, or the CPU with its threads and instruction set."""
     from octavo.chat.loading import has_nvidia
-    from octavo.nn.kernels import best_tier, cpu_flags, usable_cores
+    from octavo.nn.kernels import open_library, usable_cores
 
     if has_nvidia():
         import torch
 
         if torch.cuda.is_available():
             return f"It runs on the GPU: {torch.cuda.get_device_name(0)}."
-    return f"It runs on the CPU: {usable_cores()} threads, {best_tier(cpu_flags())} kernels."
+    try:
+        kernels = f"{open_library().tier} kernels"
+    except KernelError:
+        kernels = "PyTorch"  # `octavo doctor` says why
+    return f"It runs on the CPU: {usable_cores()} threads, {kernels}."
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (python, processor, graphics, room, models, terminal)

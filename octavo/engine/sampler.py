@@ -87,7 +87,7 @@ def is_plain(sampling: Sampling) -> bool:
 
 
 def choose_many(rows_1V: Sequence[NDArray[np.float32]], asks: Sequence[Ask]) -> list[Choice | None]:
-    """As `choose` for rows whose sampling `is_plain`, in a few passes over all of them.
+    """As `choose` for rows, (1, V) each, whose sampling `is_plain`, in a few passes over as many as the cache holds.
 
     None for a row that needs a closer look by `choose`: not finite, or allowed nothing that is likely at all.
     """

@@ -31,7 +31,7 @@ struct RowBuffer {
     Rows need(int rows, int inputs) {
         const size_t wide = padded(inputs);
         Rows r;
-        r.data = data.need(rows * (wide * 2 + 64)), r.scale = scale.need(rows), r.sum = sum.need(rows);
+        r.data = data.need(rows * (wide * 2 + GAP)), r.scale = scale.need(rows), r.sum = sum.need(rows);
         r.sums = sums.need(rows * wide / 32), r.scales = scales.need(rows * wide / 32), r.inputs = inputs;
         return r;
     }

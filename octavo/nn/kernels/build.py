@@ -65,9 +65,10 @@ def usable_cores() -> int:
     return max(1, min(cores, int(named))) if named.isdecimal() else cores
 
 
-def best_tier(flags: frozenset[str]) -> str:
-    """The best instruction set of a CPU with these flags."""
-    return next(name for name, tier in TIERS.items() if flags.issuperset(tier.needs))
+def best_tier(flags: frozenset[str], *, tiles: bool = True) -> str:
+    """The best instruction set of a CPU with these flags. tiles: False leaves AMX out, as training does, which has no
+    use for it beside torch's own."""
+    return next(name for name, tier in TIERS.items() if flags.issuperset(tier.needs) and (tiles or name != "amx"))
 
 
 def library_path(tier: str, *, source: str = "kernels.cpp", extra_flags: tuple[str, ...] = ()) -> Path:
@@ -122,6 +123,8 @@ def prebuild() -> list[Path]:
     (HERE / "prebuilt").mkdir(exist_ok=True)
     made: list[Path] = []
     for tier, source in product(TIERS, SOURCES):
+        if (tier, source) == ("amx", "training.cpp"):
+            continue
         path = library_path(tier, source=source)
         made.append(Path(shutil.copy(path, HERE / "prebuilt")) if path.parent != HERE / "prebuilt" else path)
     return made

@@ -105,7 +105,7 @@ double octavo_bandwidth(const uint8_t* data, size_t bytes, int threads) {
 double octavo_matrix_rate(int kind, int threads) {
 #if OCTAVO_AMX
     constexpr int TILES = 2000000, DEEP = 64;
-    const double tiles_took = seconds(threads, [=](int) {
+    const auto tiles = [=](int) {
         shape_products(TILED);
         for (int i = 0; i < TILES; i += 4) {
             if (kind == BF16) {
@@ -116,8 +116,8 @@ double octavo_matrix_rate(int kind, int threads) {
                 tile_multiply<SIGNED_UNSIGNED, 2, 5, 6>(), tile_multiply<SIGNED_UNSIGNED, 3, 5, 7>();
             }
         }
-    });
-    return (double)threads * TILES * TILE * TILE * (kind == BF16 ? DEEP / 2 : DEEP) / tiles_took;
+    };
+    if (kind <= W4) return (double)threads * TILES * TILE * TILE * (kind == BF16 ? DEEP / 2 : DEEP) / seconds(threads, tiles);
 #endif
     constexpr int CHAINS = 12, ROUNDS = 4000000;
     const double took = seconds(threads, [=](int) {

@@ -142,7 +142,7 @@ def open_library(tier: str | None = None) -> Library:
     if tier is not None:
         return Library(tier)
     flags = cpu_flags()
-    best, without_tiles = best_tier(flags), best_tier(flags - {"amx_tile"})
+    best, without_tiles = best_tier(flags), best_tier(flags, tiles=False)
     try:
         return Library(best)
     except KernelError:  # a system may keep tiles from a process, and an older compiler does not know them

@@ -26,6 +26,7 @@ constexpr int PAIR = 2 * LANES;    // outputs of a pair of panels
 constexpr int PAD = 64;            // inputs are padded to a multiple of this
 constexpr float TINY = 1e-30f;     // a row whose largest number is below this is zero
 constexpr int FEW = 8;             // rows up to which W4 is multiplied without being widened first
+constexpr int GAP = 64;            // bytes between rows: those of a tile must not all fall into a few places of a cache
 constexpr int AHEAD = 2048;        // bytes that a stream of weights is fetched ahead
 #if OCTAVO_AVX512
 constexpr int MOST = 12;           // rows whose sums fit the registers
@@ -60,8 +61,7 @@ struct Rows {
     float* scales = nullptr;   // of each group of 32 of a row, for G8, G4 and G4M
     int inputs = 0;
 
-    // A line more than the values take: rows of a tile must not all fall into the same few places of a cache.
-    ptrdiff_t stride(int kind) const { return (ptrdiff_t)padded(inputs) * (kind == BF16 ? 2 : 1) + 64; }
+    ptrdiff_t stride(int kind) const { return (ptrdiff_t)padded(inputs) * (kind == BF16 ? 2 : 1) + GAP; }
     const uint8_t* row(int kind, int r) const { return data + r * stride(kind); }
     float* group_scales(int r) const { return scales + (ptrdiff_t)r * (padded(inputs) / 32); }
     int32_t* group_sums(int r) const { return sums + (ptrdiff_t)r * (padded(inputs) / 32); }
@@ -255,7 +255,8 @@ INLINE void widen_step(const uint8_t* w, const uint8_t* groups, uint8_t* out) {
     }
 }
 INLINE void widen_pair(const uint8_t* w, const uint8_t* groups, int inputs, uint8_t* out) {
-    for (int i = 0; i < inputs; i += 64, w += 1024, groups += 32, out += 2048) widen_step(w, groups, out);
+    for (int i = 0; i < inputs; i += 64, w += pair_bytes(W4, 64), groups += group_bytes(W4, 64), out += pair_bytes(W8, 64))
+        widen_step(w, groups, out);
 }
 
 // Scales of one pair of panels, and what is added to it.
@@ -287,7 +288,7 @@ struct Widened {
     alignas(64) uint8_t made[2][STEP_BYTES];
 
     INLINE_MEMBER const uint8_t* step(int i) {
-        widen_step(w + (ptrdiff_t)i * 1024, groups + (ptrdiff_t)i * 32, made[i % 2]);
+        widen_step(w + i * pair_bytes(W4, 64), groups + i * group_bytes(W4, 64), made[i % 2]);
         return made[i % 2];
     }
 };

@@ -166,4 +166,4 @@ def at(tensor: Tensor | None) -> int | None:
 @cache
 def training_kernels(tier: str | None = None, *, threads: int = 1) -> TrainingKernels:
     """The kernels for this CPU, or for another instruction set that it has. Raises KernelError."""
-    return TrainingKernels(best_tier(cpu_flags()) if tier is None else tier, threads=threads)
+    return TrainingKernels(best_tier(cpu_flags(), tiles=False) if tier is None else tier, threads=threads)

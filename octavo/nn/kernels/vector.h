@@ -100,12 +100,10 @@ INLINE F16 dot2(F16 acc, Bytes w, Bytes a) {
     return f_fma((F16)_mm512_slli_epi32(w, 16), (F16)_mm512_slli_epi32(a, 16), acc);
 #endif
 }
-INLINE void to_u8(uint8_t* out, F16 x) {
-    _mm_storeu_si128((__m128i*)out, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
-}
 INLINE void to_s8(int8_t* out, F16 x) {
     _mm_storeu_si128((__m128i*)out, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
 }
+INLINE void to_u8(uint8_t* out, F16 x) { to_s8((int8_t*)out, x); }  // the lowest byte, either way
 INLINE void to_bf16(uint16_t* out, F16 x) {  // to nearest, ties to even; NaN stays NaN
 #if defined(__AVX512BF16__)
     _mm256_storeu_si256((__m256i*)out, (__m256i)_mm512_cvtneps_pbh(x));
