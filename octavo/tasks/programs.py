@@ -40,11 +40,12 @@ class Programs(Worked):
         return [f"{text}\nprint({asked})", f"Run:\n{text}\n{asked}=?", f"{text}\nWhat is {asked}?"]
 
     def solve(self, instance: tuple[Any, ...], language: str) -> tuple[str, str]:
-        """Each line that is run, with the values in the place of names."""
+        """Each line as it stands, the same with values in the place of names, and all values after it."""
         start, lines, asked = instance
         values, shown = dict(start), list[str]()
         for line in lines:
-            shown += _run(line, values)
+            done = " ".join(_run(line, values))
+            shown.append(f"{_text(line)}: {done}, {' '.join(f'{name}={value}' for name, value in values.items())}")
         return "\n".join(shown), str(values[asked])
 
 
@@ -85,4 +86,4 @@ def _change(change: list[str], values: dict[str, int]) -> str:
     target, left, sign, right = change
     x, y = values[left], values[right] if right in values else int(right)
     values[target] = x + y if sign == "+" else x - y
-    return f"{target}={x}{sign}{y}={values[target]}"
+    return f"{x}{sign}{y}={values[target]}"

@@ -22,6 +22,8 @@ class Reading(Struct, frozen=True, kw_only=True):
     """A stage of pre-training.   documents: of one step;   theta: base of the rotary positions in this stage
 
     joined   so many documents stand one behind the other as one: the long-context stage
+    gate     share of names looked up in lists at which the stage ends, after `steps` at the latest, whatever share of
+             the steps a model gets; 0: steps alone count
     """
 
     name: str
@@ -34,6 +36,7 @@ class Reading(Struct, frozen=True, kw_only=True):
     least: float = 1.0
     theta: float = 1e4
     joined: int = 1
+    gate: float = 0.0
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -87,14 +90,25 @@ LEVELS: Mapping[str, Sequence[int]] = {
 }  # fmt: skip
 TOOLS: Mapping[str, Sequence[int]] = {"tools": range(1, 4)}
 # The tasks of the short run: of each kind one or more, none of those that are learnt late.
-SIX: Sequence[str] = ("chain", "stories", "letters", "countdown", "retrieval", "format")
+TEN: Sequence[str] = (
+    "chain",
+    "stories",
+    "letters",
+    "programs",
+    "table",
+    "arithmetic",
+    "countdown",
+    "unanswerable",
+    "retrieval",
+    "format",
+)
 
 
 def plan(scale: Scale) -> Plan:
     """The plan of a scale: smoke (a try of each stage), short (90 minutes on 2 cores), long (hours)."""
     if scale == "smoke":
         return _smoke()
-    names = LEVELS if scale == "long" else {name: LEVELS[name] for name in SIX}
+    names = LEVELS if scale == "long" else {name: LEVELS[name] for name in TEN}
     read, times = {**names, **TOOLS}, 4 if scale == "long" else 1
     easy = {name: tuple(levels)[: max(2, len(levels) // 2)] for name, levels in read.items()}
     return Plan(
@@ -102,10 +116,12 @@ def plan(scale: Scale) -> Plan:
         student=Size(width=128, layers=4, heads=4, inner=384),
         experts=Size(width=192, layers=6, heads=6, inner=576, experts=8),
         readings=(
-            Reading(name="general", steps=750 * times, warmup=40,
-                    blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.35)),
-            Reading(name="reasoning", steps=900 * times, decay=0.6, least=0.05,
-                    blend=Blend(levels=read, worked=0.7, slips=0.3, prose=0.2)),
+            Reading(name="lists", steps=2000, documents=32, warmup=40, gate=0.95,
+                    blend=Blend(levels=easy, prose=1, listed=1, lists=("things",))),
+            Reading(name="general", steps=1000 * times, documents=80, warmup=40,
+                    blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.2)),
+            Reading(name="reasoning", steps=1000 * times, documents=120, decay=0.6, least=0.05,
+                    blend=Blend(levels=read, worked=0.7, slips=0.3, prose=0.1)),
             Reading(name="long", steps=250 * times, blend=Blend(levels=read, worked=0.7, slips=0.3), rate=3e-3,
                     warmup=5, decay=0.7, least=0.05, theta=1e5, joined=8),
         ),

@@ -1,15 +1,21 @@
 """Pre-training of the suite: batches of documents, each a pure function of seed, stage and step."""
 
+import random
 from collections.abc import Callable, Sequence
 
+import torch
+
 from octavo.core.sample import Sample, sample
+from octavo.models.decoder import Decoder
+from octavo.nn.context import PackedContext
 from octavo.text.learn import END_OF_TEXT
 from octavo.text.tokenizer import Tokenizer
 from octavo.train.batch import Batch, filled, pack
 from octavo.train.mini.plan import Reading
-from octavo.train.mini.texts import document
+from octavo.train.mini.texts import document, things
 
 BATCH_TOKENS = 16384  # of one pass; a step may take several
+LOOKED = 200  # lists in which a name is looked up, to see whether looking up is learnt
 
 
 def documents(reading: Reading, tokenizer: Tokenizer, *, seed: int, step: int) -> list[Sample]:
@@ -33,3 +39,18 @@ def reader(reading: Reading, tokenizer: Tokenizer, *, seed: int) -> Callable[[in
         return [pack(group) for group in filled(read, tokens=BATCH_TOKENS)]
 
     return batches
+
+
+@torch.no_grad()
+def looked_up(model: Decoder, tokenizer: Tokenizer) -> float:
+    """Share of lists, of different lengths, after which the model knows what stands behind a name that is said again."""
+    right = list[bool]()
+    for number in range(LOOKED):
+        draw = random.Random(f"looked up {number}")
+        lines, _ = things(draw)
+        again = draw.choice(lines)
+        known = tokenizer.encode("\n".join([*lines, again.split()[0]]))
+        tokens = torch.tensor(tokenizer.encode("\n".join([*lines, again])))
+        logits = model.logits(model(tokens, PackedContext([len(tokens)]))[len(known) - 1 : -1])
+        right.append(torch.equal(logits.argmax(-1), tokens[len(known) :]))
+    return sum(right) / len(right)

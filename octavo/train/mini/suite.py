@@ -19,7 +19,7 @@ from octavo.text.tokenizer import Tokenizer
 from octavo.train.asked import CARD
 from octavo.train.mini.exam import Exam
 from octavo.train.mini.plan import Plan, Reading, muon
-from octavo.train.mini.reading import reader
+from octavo.train.mini.reading import looked_up, reader
 from octavo.train.mini.texts import document, fixed_texts
 from octavo.train.models import Size, fresh, read_model, reread, write_model
 from octavo.train.own import OwnChat
@@ -31,6 +31,7 @@ from octavo.train.trainer import Trainer
 from octavo.weights.save import write_json
 
 TOKENIZER_TEXTS = 6000
+LOOK = 50  # steps between two looks at whether a gate is reached
 BALANCE = 0.01  # coefficient of the loss that keeps experts in use
 
 
@@ -81,12 +82,12 @@ class Suite:
     def pretrain(self, name: str, size: Size, *, share: float = 1.0) -> Path:
         """The stages of pre-training one after the other, each with its own blend, rate and base of positions.
 
-        share: of the planned steps
+        share: of the planned steps, where a stage has no gate
         """
         path = Path()
         for number, reading in enumerate(self.plan.readings, 1):
             begin = self._fresh(size, reading) if number == 1 else self._from(path, reading)
-            steps = max(4, round(reading.steps * share))
+            steps = reading.steps if reading.gate else max(4, round(reading.steps * share))
 
             def read(stage: Stage, reading: Reading = reading, steps: int = steps) -> dict[str, Any]:
                 return self._read(stage, reading, steps=steps)
@@ -123,8 +124,15 @@ class Suite:
         balance = BALANCE if stage.model.config.moe else 0.0
         run = Run(stage.run, Trainer(stage.model, CrossEntropy(), muon(reading.rate), rate=rate, balance=balance),
                   settings={"steps": steps}, progress=self.progress)  # fmt: skip
-        run.go(reader(reading, self.tokenizer(), seed=self.seed), steps=steps)
-        return {"tokens": run.told[-1].tokens, "steps": steps, "loss": run.told[-1].loss}
+        words = self.tokenizer()
+
+        def reached(step: int) -> bool:
+            return reading.gate > 0 and step % LOOK == 0 < step and looked_up(stage.model, words) >= reading.gate
+
+        run.go(reader(reading, words, seed=self.seed), steps=steps, until=reached)
+        last = run.told[-1]
+        card = {"tokens": last.tokens, "steps": last.step, "loss": last.loss}
+        return {**card, "looked_up": looked_up(stage.model, words)}
 
     def teacher(self) -> Path:
         """Pre-training, then the four stages of post-training; the last one's folder."""

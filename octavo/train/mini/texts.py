@@ -5,6 +5,7 @@ Document i of a stream is a pure function of the stream's seed and i, so that tr
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from msgspec import Struct
 
@@ -21,7 +22,10 @@ COLOURS = ("red", "blue", "green", "black", "white")
 PLACES = ("garden", "house", "shop", "park", "school")
 TOWNS = ("Rome", "Oslo", "Lima", "Bonn", "Kyiv")
 LETTERS = "abcdefghijkl"
-LISTED = 0.8  # share of prose that is a list
+AGAIN = 3  # times that a list is gone through again: the more is looked up in it, the sooner looking up is learnt
+
+
+Kind = Literal["things", "owners", "rows", "values", "neighbours"]  # of lists
 
 
 class Blend(Struct, frozen=True, kw_only=True):
@@ -31,6 +35,7 @@ class Blend(Struct, frozen=True, kw_only=True):
     worked    share of problems that are worked out before the answer; the rest have bare answers
     slips     share of worked problems with one wrong sign in their working, as texts of the world have them
     prose     share of documents that are no problem at all
+    listed    share of them that are lists gone through again, of the kinds `lists`; the rest are plain sentences
     other     share of problems in another language than English, where a task has one
     direct_levels   task -> levels for the problems with bare answers; a task it lacks: those of `levels`
     """
@@ -39,6 +44,8 @@ class Blend(Struct, frozen=True, kw_only=True):
     worked: float = 0.5
     slips: float = 0.0
     prose: float = 0.05
+    listed: float = 0.8
+    lists: Sequence[Kind] = ("things", "owners", "rows", "values", "neighbours")
     other: float = 0.15
     direct_levels: Mapping[str, Sequence[int]] = {}
 
@@ -47,7 +54,7 @@ def document(blend: Blend, *, seed: int | str, number: int) -> str:
     """The text of document `number`."""
     draw = random.Random(f"{seed} {number}")
     if draw.random() < blend.prose:
-        return prose(draw)
+        return listed(draw, kinds=blend.lists) if draw.random() < blend.listed else prose(draw)
     if draw.random() >= blend.worked:
         return bare(problem_of(draw, {**blend.levels, **blend.direct_levels}, other=blend.other))
     return worked(problem_of(draw, blend.levels, other=blend.other), draw, slips=blend.slips)
@@ -81,9 +88,7 @@ def slipped(trace: str, draw: random.Random) -> str:
 
 
 def prose(draw: random.Random) -> str:
-    """Some plain sentences that hang together, or, most often, a list gone through again: so is looking up learnt."""
-    if draw.random() < LISTED:
-        return draw.choice((things, rows, values, neighbours))(draw)
+    """Some plain sentences that hang together."""
     who, friend = draw.sample(PEOPLE, 2)
     thing, colour, place, next_place = draw.choice(THINGS), draw.choice(COLOURS), *draw.sample(PLACES, 2)
     told = [
@@ -95,37 +100,51 @@ def prose(draw: random.Random) -> str:
     return " ".join(draw.sample(told, draw.randint(1, len(told))))
 
 
-def things(draw: random.Random) -> str:
-    """Who has what, a line each, and then, in another order, as lines or in words."""
-    has = [(who, draw.choice(THINGS)) for who in draw.sample(NAMES, draw.randint(3, len(NAMES)))]
-    words = draw.choice(("{} {}", "{} {}", "{} has the {}.", "{}? {}."))
-    again = (words.format(*one) for one in draw.sample(has, len(has)))
-    return "\n".join([*(f"{who} {thing}" for who, thing in has), *again])
+def listed(draw: random.Random, *, kinds: Sequence[Kind]) -> str:
+    """A list, then the same again and again, each time in another order: so is looking up learnt."""
+    makers = {"things": things, "owners": owners, "rows": rows, "values": values, "neighbours": neighbours}
+    lines, again = makers[draw.choice(kinds)](draw)
+    return "\n".join([*lines, *(line for _ in range(AGAIN) for line in draw.sample(again, len(again)))])
 
 
-def rows(draw: random.Random) -> str:
-    """Lines of who, where and how many, then the same lines in another order."""
-    lines = [
-        f"{who} {draw.choice(TOWNS)} {draw.randrange(1, 20)}" for who in draw.sample(NAMES, draw.randint(3, len(NAMES)))
-    ]
-    return "\n".join([*lines, *draw.sample(lines, len(lines))])
+Lines = tuple[list[str], list[str]]  # what is told, and how it is told again
 
 
-def values(draw: random.Random) -> str:
-    """Names and numbers, then the same in another order."""
-    said = [f"{name}={draw.randrange(1, 10)}" for name in draw.sample(LETTERS, draw.randint(3, len(LETTERS)))]
-    return f"{', '.join(said)}. {', '.join(draw.sample(said, len(said)))}"
+def things(draw: random.Random) -> Lines:
+    """Who has what: the shortest of lists, a name and a thing in a line."""
+    lines = [f"{who} {draw.choice(THINGS)}" for who in draw.sample(NAMES, draw.randint(3, len(NAMES)))]
+    return lines, lines
 
 
-def neighbours(draw: random.Random) -> str:
-    """Pairs, then of each name those that it stands beside."""
+def owners(draw: random.Random) -> Lines:
+    """The same, again in words."""
+    lines, _ = things(draw)
+    words = draw.choice(("{} has the {}.", "{}? {}."))
+    return lines, [words.format(*line.split()) for line in lines]
+
+
+def rows(draw: random.Random) -> Lines:
+    """Who, where and how many."""
+    names = draw.sample(NAMES, draw.randint(3, len(NAMES)))
+    lines = [f"{who} {draw.choice(TOWNS)} {draw.randrange(1, 20)}" for who in names]
+    return lines, lines
+
+
+def values(draw: random.Random) -> Lines:
+    """Letters that stand for numbers."""
+    lines = [f"{name}={draw.randrange(1, 10)}" for name in draw.sample(LETTERS, draw.randint(3, len(LETTERS)))]
+    return lines, lines
+
+
+def neighbours(draw: random.Random) -> Lines:
+    """Pairs; again as each name and those that it stands beside."""
     names = draw.sample(LETTERS, draw.randint(4, len(LETTERS)))
     pairs = draw.sample([(one, other) for one in names for other in names if one < other], len(names))
     beside = {
         name: sorted({*(b for a, b in pairs if a == name), *(a for a, b in pairs if b == name)}) for name in names
     }
-    again = [f"{name}: {' '.join(beside[name])}" for name in draw.sample(names, len(names)) if beside[name]]
-    return "\n".join([" ".join("-".join(draw.sample(pair, 2)) for pair in pairs), *again])
+    told = [" ".join("-".join(draw.sample(pair, 2)) for pair in pairs)]
+    return told, [f"{name}: {' '.join(beside[name])}" for name in names if beside[name]]
 
 
 def fixed_texts() -> list[str]:
