@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -17,10 +18,11 @@ from octavo.core.sampling import Thinking
 from octavo.train.mini.card import CURVES, NAMES
 from octavo.train.mini.evidence import Claim, Evidence, table
 from octavo.train.mini.exam import MODES, problems_of
-from octavo.train.mini.plan import LEVELS, plan
-from octavo.train.mini.suite import Suite
-from octavo.train.mini.texts import Blend, document, prose, slipped
-from octavo.train.models import read_model
+from octavo.train.mini.plan import LEVELS, Reading, plan
+from octavo.train.mini.reading import looked_up
+from octavo.train.mini.suite import LOOK, Suite
+from octavo.train.mini.texts import AGAIN, Blend, document, prose, slipped
+from octavo.train.models import fresh, read_model
 
 STAGES = ("teacher-1-general", "teacher-2-reasoning", "teacher-3-long", "teacher-cold", "teacher-rl", "teacher-fused",
           "teacher", "student-1-general", "student-2-reasoning", "student-3-long", "student-off", "student-rl",
@@ -129,6 +131,47 @@ def test_a_slip_changes_one_sign_into_another_of_its_kind():
         apart = [(a, b) for a, b in zip("7+5=2", changed, strict=True) if a != b]
         assert len(apart) <= 1 and all(b.isdigit() for _, b in apart)
     assert prose(random.Random(0)) != prose(random.Random(1))
+
+
+@pytest.mark.parametrize("kind", ["things", "owners", "rows", "values", "neighbours"])
+def test_a_list_says_everything_again_as_often_as_it_should(kind):
+    blend = Blend(levels={}, prose=1, listed=1, lists=(kind,))
+    for number in range(20):
+        lines = Counter(document(blend, seed=0, number=number).split("\n"))
+        told = AGAIN + (kind in ("things", "rows", "values"))  # the others are told in other words at first
+        assert Counter(lines.values())[told] >= 3 and set(lines.values()) <= {1, told}
+
+
+class Copier:
+    """In the place of a model: says what came after the longest run of tokens that ends alike, or nothing right."""
+
+    def __init__(self, *, right: bool) -> None:
+        self.right = right
+
+    def __call__(self, tokens, ctx):
+        known, said = tokens.tolist(), [0]
+        for at in range(1, len(known)):
+            alike = [next((n for n in range(i + 1) if known[i - n] != known[at - n]), i + 1) for i in range(at)]
+            said.append(known[max(range(at), key=alike.__getitem__) + 1] if self.right else 0)
+        return torch.tensor(said)
+
+    def logits(self, said):
+        return torch.nn.functional.one_hot(said, 400).float()
+
+
+def test_looking_up_is_seen_where_it_is_learnt_and_only_there(tmp_path):
+    words = Suite(tmp_path, plan("smoke")).tokenizer()
+    assert looked_up(Copier(right=True), words) > 0.9 and looked_up(Copier(right=False), words) == 0  # type: ignore
+
+
+def test_a_gate_ends_a_stage_and_only_where_it_is_reached(tmp_path):
+    for gate, steps in ((1e-9, LOOK), (1.0, LOOK + 5)):
+        blend = Blend(levels={}, prose=1, listed=1, lists=("things",))
+        reading = Reading(name="lists", steps=LOOK + 5, documents=16, rate=8e-3, blend=blend, gate=gate)
+        small = replace(plan("smoke"), readings=(reading,))
+        made = Suite(tmp_path / str(gate), small).pretrain("teacher", small.teacher, share=0.1)
+        card = json.loads((made / "stage.json").read_text())
+        assert card["steps"] == steps and 0 < card["looked_up"] < 0.9, card
 
 
 def test_problems_of_an_exam_are_different_and_held_out():

@@ -43,7 +43,7 @@ def reader(reading: Reading, tokenizer: Tokenizer, *, seed: int) -> Callable[[in
 
 @torch.no_grad()
 def looked_up(model: Decoder, tokenizer: Tokenizer) -> float:
-    """Share of lists, of different lengths, after which the model knows what stands behind a name that is said again."""
+    """Share of lists of different lengths of which the model knows what stands behind a name that is said again."""
     right = list[bool]()
     for number in range(LOOKED):
         draw = random.Random(f"looked up {number}")
