@@ -22,7 +22,7 @@ from octavo.train.mini.plan import LEVELS, Reading, plan
 from octavo.train.mini.reading import looked_up
 from octavo.train.mini.suite import LOOK, Suite
 from octavo.train.mini.texts import AGAIN, Blend, document, prose, slipped
-from octavo.train.models import fresh, read_model
+from octavo.train.models import read_model
 
 STAGES = ("teacher-1-general", "teacher-2-reasoning", "teacher-3-long", "teacher-cold", "teacher-rl", "teacher-fused",
           "teacher", "student-1-general", "student-2-reasoning", "student-3-long", "student-off", "student-rl",
