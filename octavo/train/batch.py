@@ -18,7 +18,7 @@ class Batch:
     tokens_T       int64;   lengths   tokens of each sample, their sum is T
     rows_N         int64: the rows of the T axis that predict something to learn, in order
     targets_N      int64: what row rows_N[i] should predict: the token after it
-    weights_N      float32: how much it counts, never 0
+    weights_N      float32: how much it counts, never 0 but in a batch that is `idle`
     logprobs_N     float32: nats under the weights that sampled the target; NaN where it was not sampled
     advantages_N   float32: of the target; 0 where there is none
     samples_N      int64: which of the B samples a target belongs to
@@ -82,6 +82,14 @@ def filled(samples: Iterable[Sample], *, tokens: int) -> Iterator[list[Sample]]:
         yield group
 
 
-def batches_of(samples: Iterable[Sample], *, tokens: int) -> list[Batch]:
+def batches_of(samples: Iterable[Sample], *, tokens: int, device: torch.device | str = "cpu") -> list[Batch]:
     """All samples, in as few passes of at most `tokens` tokens as their order allows."""
-    return [pack(group) for group in filled(samples, tokens=tokens)]
+    return [pack(group).to(device) for group in filled(samples, tokens=tokens)]
+
+
+def idle() -> Batch:
+    """Nothing to learn: what a process passes through the model while others have a batch more."""
+    zero = torch.zeros(1, dtype=torch.int64)
+    nothing = torch.zeros(1)
+    return Batch(tokens_T=torch.zeros(2, dtype=torch.int64), lengths=(2,), rows_N=zero, targets_N=zero,
+                 weights_N=nothing, logprobs_N=nothing, advantages_N=nothing, samples_N=zero)  # fmt: skip

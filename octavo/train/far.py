@@ -27,7 +27,8 @@ from octavo.models.decoder import Decoder
 from octavo.text.chat.base import Format
 from octavo.text.tokenizer import Tokenizer
 from octavo.train.models import write_model
-from octavo.train.own import OwnChat
+from octavo.train.own import OwnChat, Whole
+from octavo.train.ranks import Ranks
 
 AT_ONCE = 32  # requests to one server
 
@@ -154,9 +155,10 @@ class FarChat:
     """
 
     def __init__(self, model: Decoder, *, tokenizer: Tokenizer, form: Format, config: Mapping[str, Any], folder: Path,
-                 servers: Sequence[str], reload: Reload = Reload()) -> None:  # fmt: skip
+                 servers: Sequence[str], reload: Reload = Reload(), ranks: Ranks = Ranks()) -> None:  # fmt: skip
         """servers   addresses that end in /v1#NAME. Raises HubError for one that is none."""
-        self.model, self.tokenizer, self.config = model, tokenizer, dict(config)
+        self.whole = Whole(model, ranks)
+        self.model, self.tokenizer, self.config = self.whole.model, tokenizer, dict(config)
         self.folder, self.how = folder, reload
         self.servers = [TokenServer(address) for address in servers]
         longest, rows = model.config.context_tokens, model.config.vocab_size
@@ -177,9 +179,12 @@ class FarChat:
     def refresh(self) -> LocalChat:
         """The chat with the weights as they are now. Raises HubError or RequestError where a server does not take them:
         they are in the folder then."""
-        self.publish()
-        for server in self.servers:
-            server.reload(self.how.path, self.how.body, folder=self.folder)
+        self.whole.refresh()
+        if self.whole.ranks.rank == 0:
+            self.publish()
+            for server in self.servers:
+                server.reload(self.how.path, self.how.body, folder=self.folder)
+        self.whole.ranks.wait()
         return self.chat
 
 

@@ -1,5 +1,6 @@
 """The model that is being trained, as a chat: rollouts sample from the very weights that a step changes."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from octavo.models.packed import PackedModel, collect, pack
 from octavo.text.chat.base import Format
 from octavo.text.tokenizer import Tokenizer
 from octavo.train.lora import adapted
+from octavo.train.ranks import Ranks
 from octavo.weights.save import official_tensors
 
 CACHE_BYTES = 1 << 30  # of keys and values; taken only as they are written
@@ -40,18 +42,40 @@ class ModuleWeights:
         return None
 
 
+class Whole:
+    """All of a model that learns, though each rank has a part of it: a copy; where one learns alone, the model itself.
+
+    model   as it was at the last `refresh`
+    """
+
+    def __init__(self, model: Decoder, ranks: Ranks) -> None:
+        """Before the ranks divide it."""
+        self.learning, self.ranks = model, ranks
+        self.model = deepcopy(model) if ranks.size > 1 else model
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """All ranks ask together."""
+        if self.model is not self.learning:
+            for own, learnt in zip(self.model.parameters(), self.learning.parameters(), strict=True):
+                own.copy_(self.ranks.whole(learnt.detach()))
+
+
 class OwnChat:
     """A model in training as a `LocalChat`, which `refresh` makes say what the weights say now."""
 
     def __init__(self, model: Decoder, *, tokenizer: Tokenizer, form: Format, exact: bool = False,
-                 cache_bytes: int = CACHE_BYTES) -> None:  # fmt: skip
+                 cache_bytes: int = CACHE_BYTES, ranks: Ranks = Ranks()) -> None:  # fmt: skip
         """exact   sample with torch from the module itself, in its own precision; else, on a CPU, with our kernels from
         a copy in bf16, many times as fast
+
+        ranks   who learn together; they have not divided the model yet
         """
-        self.model, on_cpu = model, next(model.parameters()).device.type == "cpu"
+        self.whole = Whole(model, ranks)
+        self.model, on_cpu = self.whole.model, next(model.parameters()).device.type == "cpu"
         self.copy: PackedModel | None = None
         if exact or not on_cpu or unsupported(model.config):
-            backend: TorchBackend | CpuBackend = TorchBackend(model, cache_bytes=cache_bytes)
+            backend: TorchBackend | CpuBackend = TorchBackend(self.model, cache_bytes=cache_bytes)
         else:
             self.copy = self._packed()
             backend = CpuBackend(self.copy, cache_bytes=cache_bytes)
@@ -60,6 +84,7 @@ class OwnChat:
 
     def refresh(self) -> LocalChat:
         """The chat with the weights as they are now; what was computed with others is forgotten. Nothing may run."""
+        self.whole.refresh()
         if self.copy is not None:
             for name, array in self._packed().arrays.items():
                 np.copyto(self.copy.arrays[name], array)

@@ -6,6 +6,7 @@ parallel). On a CPU the processes talk by gloo, on GPUs by NCCL.
 
 import os
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from octavo.core.errors import ConfigError
 from octavo.models.config import DecoderConfig
-from octavo.train.ranks import Ranks
+from octavo.train.ranks import Ranks, T
 from octavo.train.step import Learner
 
 
@@ -74,6 +75,23 @@ class Together(Ranks):
     def total(self, values: Sequence[float]) -> list[float]:
         """The sums over all readers, in float64."""
         return self._sum(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+
+    def most(self, value: int) -> int:
+        """The largest over all readers."""
+        import torch.distributed as dist
+
+        x = torch.tensor(value, device=self.device)
+        dist.all_reduce(x, op=dist.ReduceOp.MAX, group=self.group)
+        return int(x)
+
+    def gather(self, mine: Sequence[T]) -> list[T]:
+        """What `share` gave the readers, in its order, with what each has made of its own."""
+        import torch.distributed as dist
+
+        parts: list[Any] = [None] * self.readers
+        dist.all_gather_object(parts, list(mine), group=self.group)
+        nothing = object()
+        return [one for row in zip_longest(*parts, fillvalue=nothing) for one in row if one is not nothing]
 
     def across(self, x: Tensor) -> Tensor:
         """The sum of a tensor over all readers."""

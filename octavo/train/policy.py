@@ -16,6 +16,7 @@ from octavo.train.batch import Batch, batches_of
 from octavo.train.curriculum import Curriculum, Level, figure
 from octavo.train.far import Sampled
 from octavo.train.measure import follows
+from octavo.train.ranks import Ranks
 from octavo.train.rollout import How, rollout, to_sample
 from octavo.train.run import Told as Line
 from octavo.train.step import Terms, known
@@ -58,10 +59,13 @@ class Policy:
     needs_told = True
 
     def __init__(self, own: Sampled, curriculum: Curriculum, *, clipping: str, asking: Asking,
-                 tasks: Mapping[str, Task], pose: Pose, reward: Reward) -> None:  # fmt: skip
-        """pose   a problem of a level;   reward   0..1 of a trajectory"""
+                 tasks: Mapping[str, Task], pose: Pose, reward: Reward, ranks: Ranks = Ranks()) -> None:  # fmt: skip
+        """pose   a problem of a level;   reward   0..1 of a trajectory;   ranks   share sampling and learning; each
+        knows all replies, so that all decide alike
+        """
         self.own, self.curriculum, self.asking = own, curriculum, asking
         self.tasks, self.pose, self.reward = tasks, pose, reward
+        self.ranks = ranks
         self.clipped, self.by_reply = CLIPPINGS[clipping]
         self.figures, self.parts = dict[str, float](), list[list[Batch]]()
 
@@ -94,7 +98,7 @@ class Policy:
                 problems = [self.pose(draw, level) for level in self.curriculum.choose(draw, missing)]
                 seed = (self.asking.how.seed << 40) + number * ROUNDS + turn
                 how = msgspec.structs.replace(self.asking.how, seed=seed)
-                done = rollout(chat, problems, tasks=self.tasks, how=how)
+                done = rollout(chat, problems, tasks=self.tasks, how=how, ranks=self.ranks)
                 groups = [done[i : i + how.replies] for i in range(0, len(done), how.replies)]
                 asked += groups
                 kept += [group for group in groups if pstdev(map(self.reward, group)) > TINY]
@@ -103,8 +107,8 @@ class Policy:
         return [self._batches(learnt[part::updates]) for part in range(updates)]
 
     def _batches(self, groups: Sequence[Sequence[Trajectory]]) -> list[Batch]:
-        samples = [one for group in groups for one in self._samples(group)]
-        batches = batches_of(samples, tokens=self.asking.tokens)
+        samples = [one for group in self.ranks.share(groups) for one in self._samples(group)]
+        batches = batches_of(samples, tokens=self.asking.tokens, device=self.ranks.device)
         asked = self.clipped.by_reply and self.asking.updates > 1
         return [known(self.own.model, one) for one in batches] if asked else batches
 

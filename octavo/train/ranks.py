@@ -1,13 +1,15 @@
 """The processes that learn together. Here: one alone; many are in `parallel.py`, which imports what they need."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from octavo.train.step import Learner
+
+T = TypeVar("T")
 
 
 class Ranks:
@@ -30,6 +32,18 @@ class Ranks:
     def total(self, values: Sequence[float]) -> list[float]:
         """The sums over all readers."""
         return list(values)
+
+    def most(self, value: int) -> int:
+        """The largest over all readers."""
+        return value
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """Every so many-th of what all readers have: this one's."""
+        return list(items[self.reader :: self.readers])
+
+    def gather(self, mine: Sequence[T]) -> list[T]:
+        """What `share` gave the readers, in its order, with what each has made of its own."""
+        return list(mine)
 
     def across(self, x: Tensor) -> Tensor:
         """The sum of a tensor over all readers."""

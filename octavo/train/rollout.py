@@ -21,6 +21,7 @@ from octavo.core.sampling import Sampling
 from octavo.core.task import Problem, Trajectory, Turn
 from octavo.engine.types import Request, Step
 from octavo.tasks.base import Task
+from octavo.train.ranks import Ranks
 
 
 class How(Struct, frozen=True, kw_only=True):
@@ -52,13 +53,16 @@ class Episode:
 
 
 def rollout(chat: LocalChat, problems: Sequence[Problem], *, tasks: Mapping[str, Task],
-            how: How = How()) -> list[Trajectory]:  # fmt: skip
+            how: How = How(), ranks: Ranks = Ranks()) -> list[Trajectory]:  # fmt: skip
     """All trajectories: of problem i, those from i * replies on. Both modes and any budgets may stand side by side.
 
+    ranks   who share the problems; each is given all trajectories
     Raises FormatError or RequestError for a problem that cannot be asked, before anything runs.
     """
     with chat.lock:
-        return _Rollout(chat, tasks, how).of(problems)
+        done = _Rollout(chat, tasks, how).of(ranks.share(problems))
+    each = [done[start : start + how.replies] for start in range(0, len(done), how.replies)]
+    return [one for replies in ranks.gather(each) for one in replies]
 
 
 class _Rollout:

@@ -10,13 +10,16 @@ import msgspec
 from msgspec import Meta, Struct
 
 from octavo.chat.loading import open_text
+from octavo.core.errors import ConfigError
 from octavo.core.sample import Sample
 from octavo.models.decoder import Decoder
 from octavo.train.asked import CARD
-from octavo.train.batch import filled, pack
+from octavo.train.batch import batches_of
 from octavo.train.lora import Lora, adapt, fold, save_lora
-from octavo.train.models import read_model, write_model
+from octavo.train.models import read_model
 from octavo.train.optimiser import Optimisation
+from octavo.train.parallel import open_ranks
+from octavo.train.ranks import Ranks
 from octavo.train.report import report
 from octavo.train.run import Progress, Run
 from octavo.train.schedule import Schedule, Shape
@@ -40,18 +43,21 @@ class Lesson(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def learn(model: Decoder, samples: Sequence[Sample], lesson: Lesson, *, run: Path, settings: Mapping[str, Any],
-          seed: int = 0, progress: Progress | None = None) -> Run:  # fmt: skip
-    """Train a model in place; each sample comes once before any comes again. Goes on where the run stands."""
+          seed: int = 0, progress: Progress | None = None, ranks: Ranks = Ranks()) -> Run:  # fmt: skip
+    """Train a model in place; each sample comes once before any comes again. Goes on where the run stands.
+
+    ranks: who share the samples of a step; each has all
+    """
     rate = Schedule(
         shape=lesson.shape, steps=lesson.steps, warmup=lesson.warmup, decay=lesson.decay, least=lesson.least
     )
-    trainer = Trainer(model, CrossEntropy(), lesson.how, rate=rate, bf16=lesson.bf16)
+    trainer = Trainer(model, CrossEntropy(), lesson.how, rate=rate, bf16=lesson.bf16, ranks=ranks)
     kept = {**settings, "lesson": msgspec.to_builtins(lesson), "seed": seed, "samples": len(samples)}
     going = Run(run, trainer, settings=kept, progress=progress)
 
     def batches(step: int) -> list[Any]:
         chosen = shuffled(samples, lesson.samples, step=step, seed=seed)
-        return [pack(some) for some in filled(chosen, tokens=lesson.tokens)]
+        return batches_of(ranks.share(chosen), tokens=lesson.tokens, device=ranks.device)
 
     going.go(batches, steps=lesson.steps)
     return going
@@ -66,18 +72,21 @@ def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, less
     """
     tokenizer, _ = open_text(open_checkpoint(before))
     model, config = read_model(before)
+    ranks = open_ranks()
     if lora.rank:
+        if ranks.size > 1:
+            raise ConfigError("lora.rank: changes of low rank are learnt in one process: leave torchrun out.")
         adapt(model, lora, seed=seed)
         settings = {**settings, "lora": msgspec.to_builtins(lora)}
     going = learn(model, samples, lesson, run=out.with_name(f"{out.name}.run"), settings=settings, seed=seed,
-                  progress=progress)  # fmt: skip
+                  progress=progress, ranks=ranks)  # fmt: skip
     told = report(going, recipe=recipe)
     adapter = going.folder / "adapter"
     if lora.rank:
         shutil.rmtree(adapter, ignore_errors=True)
         save_lora(adapter, model, lora, base=str(config.get("_name_or_path") or before.name))
         fold(model)
-    write_model(out, model, config=config, tokenizer=tokenizer, more={CARD: told})
+    going.trainer.write(out, config=config, tokenizer=tokenizer, more={CARD: told})
     if lora.rank:
         adapter.replace(out / "adapter")
     return out

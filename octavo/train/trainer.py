@@ -1,8 +1,9 @@
 """A model under training: one call learns from one step's batches. What it learns from is nobody's business here."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from octavo.core.errors import TrainingError
 from octavo.models.decoder import Decoder, without_memory
+from octavo.text.tokenizer import Tokenizer
 from octavo.train.balance import Balance
-from octavo.train.batch import Batch
+from octavo.train.batch import Batch, idle
+from octavo.train.models import write_model
 from octavo.train.optimiser import Optimisation, optimisers
 from octavo.train.ranks import Ranks
 from octavo.train.speed import step_flops
@@ -64,7 +67,7 @@ class Trainer:
         return self.learner.model
 
     def learn(self, batches: Sequence[Batch]) -> Learnt:
-        """One step, from this rank's batches: each rank has as many. A token counts the same in whichever it lies.
+        """One step, from this rank's batches, however many each has. A token counts the same in whichever it lies.
 
         Raises TrainingError where the loss or a gradient is not finite; nothing has been changed then.
         """
@@ -73,7 +76,8 @@ class Trainer:
         if self.balance is not None:
             self.balance.begin(round(tokens))
         total, sums = 0.0, dict[str, tuple[float, float]]()
-        for batch in batches:
+        waits = self.ranks.most(len(batches)) - len(batches)  # all go through the model as often
+        for batch in (*batches, *(idle().to(self.ranks.device) for _ in range(waits))):
             with self._precision():
                 loss, terms = self.learner(batch, scale)
             loss.backward()
@@ -172,6 +176,14 @@ class Trainer:
             made = Decoder(self.model.config)
         made.load_state_dict(whole, assign=True)
         return made
+
+    def write(self, folder: Path, *, config: Mapping[str, Any], tokenizer: Tokenizer,
+              more: Mapping[str, Mapping[str, Any]] = {}) -> None:  # fmt: skip
+        """The model in the official layout, by one of the ranks; all go on when it is there."""
+        whole = self.whole_model()
+        if self.ranks.rank == 0:
+            write_model(folder, whole, config=config, tokenizer=tokenizer, more=more)
+        self.ranks.wait()
 
     def _precision(self) -> Any:
         device = self.model.model.norm.weight.device.type

@@ -10,11 +10,15 @@ import pytest
 import torch
 
 from octavo.core.errors import ConfigError
+from octavo.train.models import write_model
 from octavo.train.parallel import open_ranks
 from octavo.train.ranks import Ranks
+from octavo.train.recipes import recipe
 from octavo.train.run import read_log
 from octavo.train.state import load_state, save_state
-from tests.train import ranks_run
+from tests.serve.mini import config
+from tests.train import ranks_run, recipes_run
+from tests.train.guesses import guesser, words
 from tests.train.test_recipes import texts  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.slow
@@ -101,6 +105,33 @@ def test_the_recipe_under_torchrun_is_the_recipe_alone(texts, tmp_path):  # noqa
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) and a["tokens"] == b["tokens"]
         assert a["figures"] == pytest.approx(b["figures"], abs=1e-5)
     assert (tmp_path / "two" / "1-general" / "model.safetensors").stat().st_size > 0
+
+
+def test_recipes_that_sample_and_share_what_they_learn_learn_what_one_process_does(tmp_path):
+    """To the rounding of sums: each samples some of the replies, all know all of them, each learns from some."""
+    logs = dict[str, dict[str, list[dict[str, Any]]]]()
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        write_model(folder / "model", guesser(), config=config(), tokenizer=words()[0])
+        together("-m", "tests.train.recipes_run", str(folder)) if name == "two" else recipes_run.run(folder)
+        runs = {path.parent.name: read_log(path.parent) for path in folder.glob("*/log.jsonl")}
+        logs[name] = runs
+        assert all((folder / made / "model.safetensors").exists() for made in recipes_run.STEPS)
+    assert set(logs["one"]) == set(logs["two"]) == {"cold.run", "rl.run", "distill.on"}
+    assert all(lines[0]["norm"] > 0 for lines in logs["one"].values())
+    for run, lines in logs["one"].items():
+        for a, b in zip(lines, logs["two"][run], strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) and a["tokens"] == b["tokens"], run
+            assert a["figures"] == pytest.approx(b["figures"], abs=1e-4) and a["norm"] == pytest.approx(
+                b["norm"], rel=1e-3
+            )
+
+
+@pytest.mark.parametrize("name", ["dpo", "mini", "chatvector", "tokenizer"])
+def test_what_one_process_does_is_refused_to_two(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=f"{name} runs in one process"):
+        recipe(name)
 
 
 def test_processes_that_cannot_be_divided_are_refused(monkeypatch: pytest.MonkeyPatch):

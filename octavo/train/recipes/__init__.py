@@ -20,7 +20,8 @@ RECIPES: dict[str, str] = {
     "chatvector": "Add a multiple of the difference of two models to a third, tensor by tensor.",
     "mini": "All of that in miniature, from nothing: a hybrid teacher, and its student, with their exams.",
 }
-TOGETHER = ("pretrain",)  # those that divide their work among processes
+# those that divide their work among processes
+TOGETHER = ("pretrain", "sft", "coldstart", "rl", "fuse", "general_rl", "distill")
 
 
 def recipe(name: str) -> Any:

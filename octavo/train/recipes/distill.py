@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from octavo.chat.loading import open_text
+from octavo.chat.local import LocalChat
 from octavo.core.errors import TrainingError
 from octavo.core.sampling import Sampling, Thinking
 from octavo.core.task import Problem, Trajectory
@@ -25,6 +26,8 @@ from octavo.train.measure import follows
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
+from octavo.train.parallel import open_ranks
+from octavo.train.ranks import Ranks
 from octavo.train.recipes.rl import check_levels
 from octavo.train.report import report
 from octavo.train.rollout import How, rollout, to_sample
@@ -59,10 +62,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Pair(Struct, frozen=True):
-    """Both models, as they are asked."""
+    """Both models, as they are asked, and who learns together."""
 
     teacher: OwnChat
     student: OwnChat
+    ranks: Ranks
 
 
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
@@ -73,46 +77,45 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     if made(out, wanted):
         return out
     tokenizer, form = open_text(open_checkpoint(Path(settings.teacher)))
-    teacher, _ = read_model(Path(settings.teacher))
     student, config = read_model(Path(settings.model))
-    pair = Pair(*(OwnChat(model, tokenizer=tokenizer, form=form) for model in (teacher, student)))
+    ranks = open_ranks()
+    taught = OwnChat(read_model(Path(settings.teacher))[0].to(ranks.device), tokenizer=tokenizer, form=form)
     cards = list[dict[str, Any]]()
-    stages: list[tuple[str, Algorithm, int, float]] = [
-        ("off", CrossEntropy(), settings.off_steps, settings.off_rate),
-        ("on", TowardsTeacher(), settings.on_steps, settings.how.rate),
-    ]
-    for name, algorithm, steps, rate in stages:
+    on: tuple[str, Algorithm, int, float] = ("on", TowardsTeacher(), settings.on_steps, settings.how.rate)
+    for name, algorithm, steps, rate in ("off", CrossEntropy(), settings.off_steps, settings.off_rate), on:
         if steps:
+            pair = Pair(taught, OwnChat(student.to(ranks.device), tokenizer=tokenizer, form=form, ranks=ranks), ranks)
             trainer = learner(settings, pair, algorithm, rate=rate, steps=steps)
             going = Run(out.with_name(f"{out.name}.{name}"), trainer, settings={**wanted, "stage": name},
                         progress=progress)  # fmt: skip
             if trainer.step < steps:
                 going.go((off_policy if name == "off" else on_policy)(settings, pair), steps=steps)
             cards.append(report(going, recipe=f"distill {name}"))
-    told = {"settings": wanted, "stages": cards}
-    write_model(out, student, config=config, tokenizer=tokenizer, more={CARD: told})
+            student = trainer.whole_model()
+    if ranks.rank == 0:
+        card = {CARD: {"settings": wanted, "stages": cards}}
+        write_model(out, student, config=config, tokenizer=tokenizer, more=card)
+    ranks.wait()
     return out
 
 
 def learner(settings: Settings, pair: Pair, algorithm: Algorithm, *, rate: float, steps: int) -> Trainer:
     """The student's trainer."""
     scale = Schedule(shape="linear", steps=steps, warmup=settings.warmup, least=0.1)
-    return Trainer(pair.student.model, algorithm, replace(settings.how, rate=rate), rate=scale, bf16=settings.bf16,
-                   teacher=pair.teacher.model)  # fmt: skip
+    return Trainer(pair.student.whole.learning, algorithm, replace(settings.how, rate=rate), rate=scale,
+                   bf16=settings.bf16, teacher=pair.teacher.model, ranks=pair.ranks)  # fmt: skip
 
 
 def off_policy(settings: Settings, pair: Pair) -> Callable[[int], list[Batch]]:
     """step -> some of the teacher's right replies, all of them once before any comes again."""
     draw = random.Random(f"{settings.seed} off")
-    problems = [posed(settings, draw) for _ in range(settings.replies)]
-    how = How(sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
-    done = rollout(pair.teacher.chat, problems, tasks=TASKS, how=how)
+    done = replies(settings, pair.teacher.chat, draw, count=settings.replies, ranks=pair.ranks)
     if not (samples := [to_sample(one) for one in done if good(pair.teacher, one)]):
         raise TrainingError("the teacher gave no right reply: give it easier levels, or another teacher.")
 
     def batches(step: int) -> list[Batch]:
         chosen = shuffled(samples, settings.queries, step=step, seed=settings.seed)
-        return batches_of(chosen, tokens=settings.tokens)
+        return batches_of(pair.ranks.share(chosen), tokens=settings.tokens, device=pair.ranks.device)
 
     return batches
 
@@ -127,12 +130,17 @@ def on_policy(settings: Settings, pair: Pair) -> Callable[[int], list[Batch]]:
 
     def batches(step: int) -> list[Batch]:
         draw = random.Random(f"{settings.seed} on {step}")
-        problems = [posed(settings, draw) for _ in range(settings.queries)]
-        how = How(sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
-        done = rollout(pair.student.refresh(), problems, tasks=TASKS, how=how)
-        return batches_of([to_sample(one) for one in done], tokens=settings.tokens)
+        done = replies(settings, pair.student.refresh(), draw, count=settings.queries, ranks=pair.ranks)
+        mine = [to_sample(one) for one in pair.ranks.share(done)]
+        return batches_of(mine, tokens=settings.tokens, device=pair.ranks.device)
 
     return batches
+
+
+def replies(settings: Settings, chat: LocalChat, draw: random.Random, *, count: int, ranks: Ranks) -> list[Trajectory]:
+    """One to each of so many new problems; each rank is given all."""
+    how = How(sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
+    return rollout(chat, [posed(settings, draw) for _ in range(count)], tasks=TASKS, how=how, ranks=ranks)
 
 
 def posed(settings: Settings, draw: random.Random) -> Problem:

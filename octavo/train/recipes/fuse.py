@@ -26,6 +26,8 @@ from octavo.train.lessons import THINK, cut_short, flagged, problem_of, several_
 from octavo.train.measure import follows
 from octavo.train.models import read_model
 from octavo.train.own import OwnChat
+from octavo.train.parallel import open_ranks
+from octavo.train.ranks import Ranks
 from octavo.train.recipes.rl import check_levels
 from octavo.train.rollout import How, rollout
 from octavo.train.run import Progress
@@ -56,8 +58,9 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     if made(out, wanted):
         return out
     tokenizer, form = open_text(open_checkpoint(before))
-    own, draw = OwnChat(read_model(before)[0], tokenizer=tokenizer, form=form), random.Random(f"{settings.seed} fuse")
-    thought = right(own, [problem_of(draw, settings.tasks) for _ in range(settings.thought)], settings)
+    ranks, draw = open_ranks(), random.Random(f"{settings.seed} fuse")
+    own = OwnChat(read_model(before)[0].to(ranks.device), tokenizer=tokenizer, form=form)
+    thought = right(own, [problem_of(draw, settings.tasks) for _ in range(settings.thought)], settings, ranks=ranks)
     if not thought:
         raise TrainingError("the model gave no right reply with thinking: nothing of it can be kept. Train it further.")
     writer = Writer(form, tokenizer)
@@ -70,11 +73,11 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
                             seed=settings.seed, progress=progress)  # fmt: skip
 
 
-def right(own: OwnChat, problems: Sequence[Problem], settings: Settings) -> list[Trajectory]:
+def right(own: OwnChat, problems: Sequence[Problem], settings: Settings, *, ranks: Ranks) -> list[Trajectory]:
     """The model's own replies, thinking on: those that are right, ended, and thought."""
     how = How(sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
     posed = [replace(problem, thinking=Thinking(mode="on")) for problem in problems]
-    done = rollout(own.refresh(), posed, tasks=TASKS, how=how)
+    done = rollout(own.refresh(), posed, tasks=TASKS, how=how, ranks=ranks)
     return [one for one in done if one.score.value == 1 and not one.truncated and follows(own.chat, one)]
 
 

@@ -16,7 +16,7 @@ from octavo.models.decoder import Decoder
 from octavo.text.learn import END_OF_TEXT
 from octavo.text.tokenizer import Tokenizer
 from octavo.train.asked import CARD, asked, made
-from octavo.train.models import Size, fresh, reread, write_model
+from octavo.train.models import Size, fresh, reread
 from octavo.train.optimiser import Optimisation
 from octavo.train.parallel import open_ranks
 from octavo.train.ranks import Ranks
@@ -96,12 +96,10 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
             trainer, folder = _trainer(settings, stage, model, ranks=ranks), Path(settings.out) / "runs" / place.name
             going = Run(folder, trainer, settings=kept, save_s=settings.save_s, progress=progress, board=settings.board)
             told = _learn(settings, stage, tokenizer, going=going)
-            whole = trainer.whole_model()
+            trainer.write(place, config=config, tokenizer=tokenizer, more={CARD: told})
             if ranks.rank == 0:
-                write_model(place, whole, config=config, tokenizer=tokenizer, more={CARD: told})
                 for state in folder.glob("state-*"):
                     shutil.rmtree(state)
-        ranks.wait()  # for the first, which writes
     return place
 
 

@@ -20,9 +20,10 @@ from octavo.tasks import TASKS
 from octavo.train.asked import CARD, asked, made
 from octavo.train.curriculum import Curriculum, Level
 from octavo.train.far import FarChat, Reload, Sampled
-from octavo.train.models import read_model, write_model
+from octavo.train.models import read_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
+from octavo.train.parallel import open_ranks
 from octavo.train.policy import Asking, Policy, Pose, Reward
 from octavo.train.report import report
 from octavo.train.rollout import How
@@ -80,20 +81,22 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
         return out
     tokenizer, form = open_text(open_checkpoint(Path(settings.model)))
     model, config = read_model(Path(settings.model))
+    ranks = open_ranks()
+    model.to(ranks.device)
     own: Sampled
     if settings.servers:
         own = FarChat(model, tokenizer=tokenizer, form=form, config=config, servers=settings.servers,
-                      folder=out.with_name(f"{out.name}.served"), reload=settings.reload)  # fmt: skip
+                      folder=out.with_name(f"{out.name}.served"), reload=settings.reload, ranks=ranks)  # fmt: skip
     else:
-        own = OwnChat(model, tokenizer=tokenizer, form=form, exact=settings.exact)
+        own = OwnChat(model, tokenizer=tokenizer, form=form, exact=settings.exact, ranks=ranks)
     how = How(replies=settings.replies, sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
     updates = settings.updates
     asking = Asking(queries=settings.queries, how=how, tokens=settings.tokens, updates=updates)
     curriculum = Curriculum(settings.tasks)
     policy = Policy(own, curriculum, clipping=settings.clipping, asking=asking, tasks=TASKS, pose=pose,
-                    reward=reward(own))  # fmt: skip
+                    reward=reward(own), ranks=ranks)  # fmt: skip
     rate = Schedule(shape="constant", steps=settings.steps * updates, warmup=settings.warmup)
-    trainer = Trainer(model, policy, settings.how, bf16=settings.bf16, rate=rate)
+    trainer = Trainer(model, policy, settings.how, bf16=settings.bf16, rate=rate, ranks=ranks)
     going = Run(out.with_name(f"{out.name}.run"), trainer, settings=wanted, progress=progress)
 
     def reached(step: int) -> bool:
@@ -103,7 +106,7 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
     going.go(lambda step: policy.batches(step, going.told), steps=settings.steps * updates, until=reached,
              together=updates)  # fmt: skip
     told = report(going, recipe=recipe)
-    write_model(out, model, config=config, tokenizer=tokenizer, more={CARD: told})
+    trainer.write(out, config=config, tokenizer=tokenizer, more={CARD: told})
     return out
 
 
