@@ -42,7 +42,8 @@ class Reading(Struct, frozen=True, kw_only=True):
 class Plan(Struct, frozen=True, kw_only=True):
     """All that is decided about a run of the suite, but for its seed.
 
-    readings        stages of pre-training;   student_share, experts_share   of their steps, for these two
+    readings        stages of pre-training;   student_share, experts_share   of their steps, for these two; the student has
+                    that share of RL's samplings too
     experts         a third model: as much of it is active as of the teacher
     levels          task -> levels, of all stages and of the exam;   tools   those that the cold start and RL have too
     cold_samples    conversations of the cold start
@@ -120,16 +121,16 @@ def plan(scale: Scale) -> Plan:
                     blend=Blend(levels=easy, prose=1, listed=1, lists=("things",))),
             Reading(name="general", steps=1000 * times, documents=80, warmup=40,
                     blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.2)),
-            Reading(name="reasoning", steps=1000 * times, documents=120, decay=0.6, least=0.05,
+            Reading(name="reasoning", steps=1400 * times, documents=120, decay=0.6, least=0.05,
                     blend=Blend(levels=read, worked=0.7, slips=0.3, prose=0.1)),
-            Reading(name="long", steps=250 * times, blend=Blend(levels=read, worked=0.7, slips=0.3), rate=3e-3,
-                    warmup=5, decay=0.7, least=0.05, theta=1e5, joined=8),
+            Reading(name="long", steps=350 * times, blend=Blend(levels=read, worked=0.7, slips=0.3), rate=3e-3,
+                    warmup=5, decay=0.7, least=0.05, theta=3e4, joined=8),
         ),
-        levels=names, tools=TOOLS, student_share=0.5, experts_share=0.2, cold_samples=1000,
-        cold=Lesson(steps=65, how=muon(2e-3)),
-        rl_steps=120 * times, rl_queries=48, rl_replies=12, rl_updates=1, fuse_thought=5000 * times,
+        levels=names, tools=TOOLS, student_share=0.5, experts_share=0.2, cold_samples=1200,
+        cold=Lesson(steps=130, how=muon(2e-3)),
+        rl_steps=150 * times, rl_queries=48, rl_replies=12, rl_updates=1, fuse_thought=5000 * times,
         fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=1500 * times,
-        fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=60 * times, off_replies=6000,
+        fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=70 * times, off_replies=6000,
         off_steps=200 * times, distill_steps=40 * times, longest=320, tested=200,
     )  # fmt: skip
 
