@@ -155,6 +155,9 @@ class Copier:
             said.append(known[max(range(at), key=alike.__getitem__) + 1] if self.right else 0)
         return torch.tensor(said)
 
+    def parameters(self):
+        return [torch.zeros(1)]
+
     def logits(self, said):
         return torch.nn.functional.one_hot(said, 400).float()
 

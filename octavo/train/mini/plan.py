@@ -42,8 +42,8 @@ class Reading(Struct, frozen=True, kw_only=True):
 class Plan(Struct, frozen=True, kw_only=True):
     """All that is decided about a run of the suite, but for its seed.
 
-    readings        stages of pre-training;   student_share, experts_share   of their steps, for these two; the student has
-                    that share of RL's samplings too
+    readings        stages of pre-training;   student_share, experts_share   of their steps, for these two; and of RL's
+                    samplings, for the student
     experts         a third model: as much of it is active as of the teacher
     levels          task -> levels, of all stages and of the exam;   tools   those that the cold start and RL have too
     cold_samples    conversations of the cold start

@@ -10,7 +10,7 @@ from octavo.models.decoder import Decoder
 from octavo.nn.context import PackedContext
 from octavo.text.learn import END_OF_TEXT
 from octavo.text.tokenizer import Tokenizer
-from octavo.train.batch import Batch, filled, pack
+from octavo.train.batch import Batch, batches_of
 from octavo.train.mini.plan import Reading
 from octavo.train.mini.texts import document, things
 
@@ -31,12 +31,13 @@ def documents(reading: Reading, tokenizer: Tokenizer, *, seed: int, step: int) -
     return found
 
 
-def reader(reading: Reading, tokenizer: Tokenizer, *, seed: int) -> Callable[[int], Sequence[Batch]]:
+def reader(reading: Reading, tokenizer: Tokenizer, *, seed: int,
+           device: torch.device | str = "cpu") -> Callable[[int], Sequence[Batch]]:  # fmt: skip
     """step -> its batches."""
 
     def batches(step: int) -> list[Batch]:
         read = documents(reading, tokenizer, seed=seed, step=step)
-        return [pack(group) for group in filled(read, tokens=BATCH_TOKENS)]
+        return batches_of(read, tokens=BATCH_TOKENS, device=device)
 
     return batches
 
@@ -44,13 +45,13 @@ def reader(reading: Reading, tokenizer: Tokenizer, *, seed: int) -> Callable[[in
 @torch.no_grad()
 def looked_up(model: Decoder, tokenizer: Tokenizer) -> float:
     """Share of lists of different lengths of which the model knows what stands behind a name that is said again."""
-    right = list[bool]()
+    right, device = list[bool](), next(iter(model.parameters())).device
     for number in range(LOOKED):
         draw = random.Random(f"looked up {number}")
         lines, _ = things(draw)
         again = draw.choice(lines)
         known = tokenizer.encode("\n".join([*lines, again.split()[0]]))
-        tokens = torch.tensor(tokenizer.encode("\n".join([*lines, again])))
-        logits = model.logits(model(tokens, PackedContext([len(tokens)]))[len(known) - 1 : -1])
+        tokens = torch.tensor(tokenizer.encode("\n".join([*lines, again])), device=device)
+        logits = model.logits(model(tokens, PackedContext([len(tokens)], device=device))[len(known) - 1 : -1])
         right.append(torch.equal(logits.argmax(-1), tokens[len(known) :]))
     return sum(right) / len(right)

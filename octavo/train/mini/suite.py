@@ -23,6 +23,7 @@ from octavo.train.mini.reading import looked_up, reader
 from octavo.train.mini.texts import document, fixed_texts
 from octavo.train.models import Size, fresh, read_model, reread, write_model
 from octavo.train.own import OwnChat
+from octavo.train.parallel import open_ranks
 from octavo.train.recipes import coldstart, distill, fuse, general_rl, rl
 from octavo.train.run import Progress, Run, cpu_time_s
 from octavo.train.schedule import Schedule
@@ -58,7 +59,7 @@ class Suite:
         if (found := {name: about.get(name) for name in asked}) != asked:
             raise TrainingError(f"{folder} has a suite with {found}, asked for is {asked}: name another folder.")
         self.folder, self.plan, self.seed, self.progress = folder, plan, seed, progress
-        self.about, self.since_s = about, time.perf_counter()
+        self.about, self.since_s, self.ranks = about, time.perf_counter(), open_ranks()
         self.mark()
 
     def mark(self) -> None:
@@ -123,14 +124,14 @@ class Suite:
     def _read(self, stage: Stage, reading: Reading, *, steps: int) -> dict[str, Any]:
         rate = Schedule(shape="wsd", steps=steps, warmup=reading.warmup, decay=reading.decay, least=reading.least)
         balance = BALANCE if stage.model.config.moe else 0.0
-        run = Run(stage.run, Trainer(stage.model, CrossEntropy(), muon(reading.rate), rate=rate, balance=balance),
-                  settings={"steps": steps}, progress=self.progress)  # fmt: skip
+        trainer = Trainer(stage.model, CrossEntropy(), muon(reading.rate), rate=rate, balance=balance, ranks=self.ranks)
+        run = Run(stage.run, trainer, settings={"steps": steps}, progress=self.progress)
         words = self.tokenizer()
 
         def reached(step: int) -> bool:
             return reading.gate > 0 and step % LOOK == 0 < step and looked_up(stage.model, words) >= reading.gate
 
-        run.go(reader(reading, words, seed=self.seed), steps=steps, until=reached)
+        run.go(reader(reading, words, seed=self.seed, device=self.ranks.device), steps=steps, until=reached)
         last = run.told[-1]
         card = {"tokens": last.tokens, "steps": last.step, "loss": last.loss}
         return {**card, "looked_up": looked_up(stage.model, words)}
