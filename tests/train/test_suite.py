@@ -69,8 +69,6 @@ def test_a_folder_with_another_suite_is_refused(tmp_path):
     Suite(tmp_path / "a", plan("smoke"), seed=1)
     with pytest.raises(TrainingError, match="another folder"):
         Suite(tmp_path / "a", plan("smoke"), seed=2)
-    with pytest.raises(TrainingError, match="plan"):
-        Suite(tmp_path / "a", replace(plan("smoke"), longest=49), seed=1)
 
 
 @pytest.mark.slow
@@ -140,6 +138,21 @@ def test_a_list_says_everything_again_as_often_as_it_should(kind):
         lines = Counter(document(blend, seed=0, number=number).split("\n"))
         told = AGAIN + (kind in ("things", "rows", "values"))  # the others are told in other words at first
         assert Counter(lines.values())[told] >= 3 and set(lines.values()) <= {1, told}
+
+
+def test_a_plan_may_change_for_what_is_not_made_yet_and_only_there(tmp_path):
+    first, *others = plan("smoke").readings
+    tiny = replace(plan("smoke"), readings=(replace(first, steps=4),))
+    path = Suite(tmp_path, tiny).pretrain("teacher", tiny.teacher)
+    before = (path / "model.safetensors").stat().st_mtime_ns
+    longer = replace(tiny, longest=49, readings=(*tiny.readings, replace(others[0], steps=4, blend=first.blend)))
+    assert Suite(tmp_path, longer).pretrain("teacher", tiny.teacher) == tmp_path / "teacher-2-reasoning"
+    assert (path / "model.safetensors").stat().st_mtime_ns == before
+    for changed in (replace(tiny, readings=(replace(first, steps=5),)), replace(tiny, vocabulary=361)):
+        with pytest.raises(TrainingError, match="another plan"):
+            Suite(tmp_path, changed).pretrain("teacher", tiny.teacher)
+    with pytest.raises(TrainingError, match="let `octavo train mini"):
+        Evidence.of(tmp_path)
 
 
 class Copier:

@@ -62,7 +62,10 @@ class Evidence:
         if missing := STAGES.keys() - (exams.keys() & cards.keys()):
             raise TrainingError(f"{folder} has no exam or no card of {', '.join(sorted(missing))}: let "
                                 f"`octavo train mini out={folder}` end first.")  # fmt: skip
-        return Evidence(about=_json(folder / "mini.json"), exams=exams, cards=cards)
+        if "plan" not in (about := _json(folder / "mini.json")):
+            raise TrainingError(f"{folder} has not been compared with the whole plan: let `octavo train mini "
+                                f"out={folder}` end first, it makes only what is missing.")  # fmt: skip
+        return Evidence(about=about, exams=exams, cards=cards)
 
     def showing(self, *kinds: str) -> list[str]:
         """The families that show one of these."""

@@ -1,5 +1,6 @@
 """The suite's stages, in order. Each leaves a folder with a checkpoint in the official layout; a folder that is there
-is not made again, and one that was under way is gone on with: so the suite can be stopped at any moment.
+is not made again, and one that was under way is gone on with: so the suite can be stopped at any moment. A plan may
+change for stages that are not made yet; what was made as it is no longer planned is refused.
 """
 
 import hashlib
@@ -38,21 +39,22 @@ BALANCE = 0.01  # coefficient of the loss that keeps experts in use
 
 
 class Stage(NamedTuple):
-    """What a stage is given: the model to go on with, and where its run may leave what it needs to be gone on with."""
+    """What a stage is given: the model to go on with, where its run may leave what it needs to be gone on with, and a
+    digest of what is asked of it."""
 
     model: Decoder
     config: dict[str, Any]
     run: Path
+    asked: str
 
 
 class Suite:
     """One run of the suite in a folder."""
 
     def __init__(self, folder: Path, plan: Plan, *, seed: int = 0, progress: Progress | None = None) -> None:
-        """Raises TrainingError where the folder has a suite of another scale, seed or plan: its stages are not ours."""
+        """Raises TrainingError where the folder has a suite of another scale or seed."""
         folder.mkdir(parents=True, exist_ok=True)
-        planned = hashlib.sha256(repr(plan).encode()).hexdigest()[:16]
-        mine, asked = folder / "mini.json", {"scale": plan.scale, "seed": seed, "plan": planned}
+        mine, asked = folder / "mini.json", {"scale": plan.scale, "seed": seed}
         about: dict[str, Any] = (
             json.loads(mine.read_text(encoding="utf-8")) if mine.exists() else {**asked, "seconds": 0.0}
         )
@@ -60,6 +62,12 @@ class Suite:
             raise TrainingError(f"{folder} has a suite with {found}, asked for is {asked}: name another folder.")
         self.folder, self.plan, self.seed, self.progress = folder, plan, seed, progress
         self.about, self.since_s, self.ranks = about, time.perf_counter(), open_ranks()
+        self.about.pop("plan", None)
+        self.mark()
+
+    def end(self) -> None:
+        """All is made and examined as planned: say in mini.json by which plan."""
+        self.about["plan"] = _digest(self.plan)
         self.mark()
 
     def mark(self) -> None:
@@ -94,23 +102,31 @@ class Suite:
             def read(stage: Stage, reading: Reading = reading, steps: int = steps) -> dict[str, Any]:
                 return self._read(stage, reading, steps=steps)
 
-            path = self.stage(f"{name}-{number}-{reading.name}", begin, read)
+            words = (self.plan.vocabulary, self.plan.readings[-1].blend, self.plan.context_tokens, self.seed)
+            asked = _digest(words, size, share, self.plan.readings[:number])
+            path = self.stage(f"{name}-{number}-{reading.name}", begin, read, asked=asked)
         return path
 
     def stage(self, name: str, begin: Callable[[], tuple[Decoder, dict[str, Any]]],
-              learn: Callable[[Stage], Mapping[str, Any]]) -> Path:  # fmt: skip
+              learn: Callable[[Stage], Mapping[str, Any]], *, asked: str) -> Path:  # fmt: skip
         """A stage's folder, made where it is not there yet. learn: trains the model in place; what it returns is kept
-        in stage.json, with the time that the stage took."""
+        in stage.json, with the time that the stage took, and with `asked`, a digest of all that decides what comes out.
+
+        Raises TrainingError where the folder is there and something else was asked.
+        """
         place, run = self.folder / name, self.folder / "runs" / name
         if not place.is_dir():
             begun_s, cpu_s = time.perf_counter(), cpu_time_s()
             model, config = begin()
-            card = learn(Stage(model, config, run))
-            times = {"seconds": time.perf_counter() - begun_s, "cpu_s": cpu_time_s() - cpu_s}
+            card = learn(Stage(model, config, run, asked))
+            times = {"seconds": time.perf_counter() - begun_s, "cpu_s": cpu_time_s() - cpu_s, "asked": asked}
             write_model(place, model, config=config, tokenizer=self.tokenizer(), more={CARD: {**times, **card}})
             for state in run.glob("state-*"):
                 shutil.rmtree(state)
             self.mark()
+        elif json.loads((place / CARD).read_text(encoding="utf-8")).get("asked") != asked:
+            raise TrainingError(f"{place} was made by another plan: name another folder, or remove it, its run "
+                                f"{run}, and all stages after it.")  # fmt: skip
         return place
 
     def _fresh(self, size: Size, reading: Reading) -> Callable[[], tuple[Decoder, dict[str, Any]]]:
@@ -125,7 +141,7 @@ class Suite:
         rate = Schedule(shape="wsd", steps=steps, warmup=reading.warmup, decay=reading.decay, least=reading.least)
         balance = BALANCE if stage.model.config.moe else 0.0
         trainer = Trainer(stage.model, CrossEntropy(), muon(reading.rate), rate=rate, balance=balance, ranks=self.ranks)
-        run = Run(stage.run, trainer, settings={"steps": steps}, progress=self.progress)
+        run = Run(stage.run, trainer, settings={"steps": steps, "asked": stage.asked}, progress=self.progress)
         words = self.tokenizer()
 
         def reached(step: int) -> bool:
@@ -192,9 +208,11 @@ class Suite:
         return {name: list(some) for name, some in levels.items()}
 
     def examined(self, path: Path) -> dict[str, Any]:
-        """The exam of a stage's model, taken once."""
-        place = self.folder / "exams" / f"{path.name}.json"
-        if not place.exists():
+        """The exam of a stage's model, taken once; again where the model or what is asked is another one."""
+        place, plan = self.folder / "exams" / f"{path.name}.json", self.plan
+        weights = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+        asked = _digest(weights, plan.tested, plan.longest, plan.levels, plan.tools)
+        if not place.exists() or json.loads(place.read_text(encoding="utf-8")).get("asked") != asked:
             own = OwnChat(read_model(path)[0], tokenizer=self.tokenizer(), form=Qwen3())
             taken = Exam(own, count=self.plan.tested, longest=self.plan.longest)
             found = taken.families({**self.plan.levels, **self.plan.tools})
@@ -204,12 +222,16 @@ class Suite:
             if path.name.startswith("student"):
                 found["passes"] = taken.passes(self.plan.levels)
             place.parent.mkdir(exist_ok=True)
-            _keep(place, found)
+            _keep(place, {**found, "asked": asked})
             self.mark()
         return json.loads(place.read_text(encoding="utf-8"))
 
     def _at(self, name: str) -> str:
         return str(self.folder / name)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def _keep(path: Path, value: Mapping[str, Any]) -> None:

@@ -38,5 +38,6 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
         suite.examined(suite.folder / name)
     for path in others:
         suite.examined(path)
+    suite.end()
     ship(suite.folder)
     return suite.folder
