@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,9 @@ def ship(folder: Path) -> list[Path]:
     evidence, made = Evidence.of(folder), list[Path]()
     for stage, name in NAMES.items():
         place = folder / name
-        if not place.is_dir():
-            model, config = read_model(folder / stage)
-            write_model(place, model, config=config, tokenizer=Tokenizer.from_folder(folder / stage),
-                        dtype=torch.bfloat16)  # fmt: skip
+        shutil.rmtree(place, ignore_errors=True)  # it may be of a stage that was made anew
+        model, config = read_model(folder / stage)
+        write_model(place, model, config=config, tokenizer=Tokenizer.from_folder(folder / stage), dtype=torch.bfloat16)
         config = json.loads((place / "config.json").read_text(encoding="utf-8"))
         (place / "README.md").write_text(card(evidence, stage=stage, config=config), encoding="utf-8")
         (place / "exam.json").write_text(json.dumps(evidence.exams[stage]), encoding="utf-8")
