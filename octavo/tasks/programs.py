@@ -40,13 +40,13 @@ class Programs(Worked):
         return [f"{text}\nprint({asked})", f"Run:\n{text}\n{asked}=?", f"{text}\nWhat is {asked}?"]
 
     def solve(self, instance: tuple[Any, ...], language: str) -> tuple[str, str]:
-        """Each line as it stands, the same with values in the place of names, and all values after it."""
+        """Each line as it stands, the same with values in the place of names, and all values after it; what was asked."""
         start, lines, asked = instance
         values, shown = dict(start), list[str]()
         for line in lines:
             done = " ".join(_run(line, values))
             shown.append(f"{_text(line)}: {done}, {' '.join(f'{name}={value}' for name, value in values.items())}")
-        return "\n".join(shown), str(values[asked])
+        return "\n".join([*shown, f"{asked}={values[asked]}"]), str(values[asked])
 
 
 def _line(draw: random.Random, names: str, level: int) -> tuple[str, ...]:
