@@ -40,7 +40,7 @@ class Programs(Worked):
         return [f"{text}\nprint({asked})", f"Run:\n{text}\n{asked}=?", f"{text}\nWhat is {asked}?"]
 
     def solve(self, instance: tuple[Any, ...], language: str) -> tuple[str, str]:
-        """Each line as it stands, the same with values in the place of names, and all values after it; what was asked."""
+        """Each line as it stands, then with values in the place of names, and all values after it; what was asked."""
         start, lines, asked = instance
         values, shown = dict(start), list[str]()
         for line in lines:

@@ -50,6 +50,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     longest: Annotated[int, Meta(ge=1, description="tokens of a reply")] = 256
     steps: Annotated[int, Meta(ge=1, description="samplings, of `updates` updates each")] = 60
     warmup: Annotated[int, Meta(ge=0)] = 5
+    decay: Annotated[Share, Meta(description="last share of the steps, over which the rate falls to a tenth")] = 0.3
     goal: Annotated[Share, Meta(description="mean success over all levels at which it is done")] = 0.98
     tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
     how: Optimisation = Optimisation(rate=2e-4, clip=0.5, weight_decay=0.0, betas=(0.9, 0.98))
@@ -95,7 +96,9 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
     curriculum = Curriculum(settings.tasks)
     policy = Policy(own, curriculum, clipping=settings.clipping, asking=asking, tasks=TASKS, pose=pose,
                     reward=reward(own), ranks=ranks)  # fmt: skip
-    rate = Schedule(shape="constant", steps=settings.steps * updates, warmup=settings.warmup)
+    rate = Schedule(
+        shape="wsd", steps=settings.steps * updates, warmup=settings.warmup, decay=settings.decay, least=0.1
+    )
     trainer = Trainer(model, policy, settings.how, bf16=settings.bf16, rate=rate, ranks=ranks)
     going = Run(out.with_name(f"{out.name}.run"), trainer, settings=wanted, progress=progress)
 
