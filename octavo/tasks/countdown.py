@@ -47,7 +47,8 @@ class Countdown(Worked):
         return [f"Make {target} from {numbers}", f"{numbers} -> {target}?", f"Use {numbers} to get {target}"]
 
     def solve(self, instance: Asked, language: str) -> tuple[str, str]:
-        """What was tried, in a fixed order, each result with the target beside it, up to the first that is the same."""
+        """What was tried, in a fixed order, up to the first sum that is right; the target stands beside each result, so
+        that neighbours are compared, and `x` where they differ."""
         numbers, target = instance
         signs = "+-" if len(numbers) > 3 else "+-*"
         lines, answer = list[str](), ""
@@ -114,7 +115,7 @@ def _tried(pool: list[tuple[int, str, int]], target: int, signs: str) -> Iterato
                 text = f"{left}{sign}{right}"
                 if not rest:
                     found = value == target
-                    yield f"{a}{sign}{b}={value} {target}", text if found else ""
+                    yield f"{a}{sign}{b}={value} {target}" + ("" if found else " x"), text if found else ""
                     if found:
                         return
                     continue
