@@ -121,17 +121,17 @@ def plan(scale: Scale) -> Plan:
                     blend=Blend(levels=easy, prose=1, listed=1, lists=("things",))),
             Reading(name="general", steps=1000 * times, documents=80, warmup=40,
                     blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.2)),
-            Reading(name="reasoning", steps=1400 * times, documents=120, decay=0.6, least=0.05,
+            Reading(name="reasoning", steps=1300 * times, documents=120, decay=0.6, least=0.2,
                     blend=Blend(levels=read, worked=0.7, slips=0.3, prose=0.1)),
-            Reading(name="long", steps=350 * times, blend=Blend(levels=read, worked=0.7, slips=0.3), rate=3e-3,
-                    warmup=5, decay=0.7, least=0.05, theta=3e4, joined=8),
+            Reading(name="long", steps=450 * times, blend=Blend(levels=read, worked=0.7, slips=0.3), rate=3e-3,
+                    warmup=5, decay=0.8, least=0.05, theta=3e4, joined=8),
         ),
-        levels=names, tools=TOOLS, student_share=0.5, experts_share=0.2, cold_samples=1200,
-        cold=Lesson(steps=130, how=muon(2e-3)),
+        levels=names, tools=TOOLS, student_share=0.5, experts_share=0.2, cold_samples=4000,
+        cold=Lesson(steps=60, how=muon(2e-3)),
         rl_steps=150 * times, rl_queries=48, rl_replies=12, rl_updates=1, fuse_thought=5000 * times,
         fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=1500 * times,
         fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=70 * times, off_replies=6000,
-        off_steps=200 * times, distill_steps=40 * times, longest=320, tested=200,
+        off_steps=120 * times, distill_steps=60 * times, longest=384, tested=200,
     )  # fmt: skip
 
 

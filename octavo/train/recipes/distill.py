@@ -50,13 +50,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tasks: Annotated[dict[str, list[int]], Meta(min_length=1, description="JSON: task -> its levels")]
     replies: Annotated[int, Meta(ge=0, description="of the teacher's, right or wrong; 0: on-policy only")] = 4000
     off_steps: Annotated[int, Meta(ge=0, description="steps of learning the teacher's right replies")] = 200
-    off_rate: float = 2e-3
+    off_queries: Annotated[int, Meta(ge=1, description="of those replies, learnt at a step")] = 96
+    off_how: Optimisation = Optimisation(rate=2e-3, weight_decay=0.0, betas=(0.9, 0.98))
     on_steps: Annotated[int, Meta(ge=0, description="steps of on-policy distillation")] = 60
-    queries: Annotated[int, Meta(ge=1, description="problems of an on-policy step")] = 96
+    queries: Annotated[int, Meta(ge=1, description="of the student's replies, learnt at an on-policy step")] = 256
     longest: Annotated[int, Meta(ge=1, description="tokens of a reply")] = 256
     tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
     warmup: Annotated[int, Meta(ge=0)] = 5
-    how: Optimisation = Optimisation(rate=5e-4, weight_decay=0.0, betas=(0.9, 0.98))
+    how: Optimisation = Optimisation(method="muon", rate=2e-3, betas=(0.9, 0.98))
     bf16: Annotated[bool, Meta(description="products and activations in bfloat16")] = False
     seed: Annotated[int, Meta(ge=0)] = 0
 
@@ -81,11 +82,11 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     ranks = open_ranks()
     taught = OwnChat(read_model(Path(settings.teacher))[0].to(ranks.device), tokenizer=tokenizer, form=form)
     cards = list[dict[str, Any]]()
-    on: tuple[str, Algorithm, int, float] = ("on", TowardsTeacher(), settings.on_steps, settings.how.rate)
-    for name, algorithm, steps, rate in ("off", CrossEntropy(), settings.off_steps, settings.off_rate), on:
+    on: tuple[str, Algorithm, int, Optimisation] = ("on", TowardsTeacher(), settings.on_steps, settings.how)
+    for name, algorithm, steps, how in ("off", CrossEntropy(), settings.off_steps, settings.off_how), on:
         if steps:
             pair = Pair(taught, OwnChat(student.to(ranks.device), tokenizer=tokenizer, form=form, ranks=ranks), ranks)
-            trainer = learner(settings, pair, algorithm, rate=rate, steps=steps)
+            trainer = learner(settings, pair, algorithm, how, steps=steps)
             going = Run(out.with_name(f"{out.name}.{name}"), trainer, settings={**wanted, "stage": name},
                         progress=progress)  # fmt: skip
             if trainer.step < steps:
@@ -99,10 +100,10 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     return out
 
 
-def learner(settings: Settings, pair: Pair, algorithm: Algorithm, *, rate: float, steps: int) -> Trainer:
+def learner(settings: Settings, pair: Pair, algorithm: Algorithm, how: Optimisation, *, steps: int) -> Trainer:
     """The student's trainer."""
     scale = Schedule(shape="linear", steps=steps, warmup=settings.warmup, least=0.1)
-    return Trainer(pair.student.whole.learning, algorithm, replace(settings.how, rate=rate), rate=scale,
+    return Trainer(pair.student.whole.learning, algorithm, how, rate=scale,
                    bf16=settings.bf16, teacher=pair.teacher.model, ranks=pair.ranks)  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def off_policy(settings: Settings, pair: Pair) -> Callable[[int], list[Batch]]:
         raise TrainingError("the teacher gave no right reply: give it easier levels, or another teacher.")
 
     def batches(step: int) -> list[Batch]:
-        chosen = shuffled(samples, settings.queries, step=step, seed=settings.seed)
+        chosen = shuffled(samples, settings.off_queries, step=step, seed=settings.seed)
         return batches_of(pair.ranks.share(chosen), tokens=settings.tokens, device=pair.ranks.device)
 
     return batches
@@ -131,8 +132,7 @@ def on_policy(settings: Settings, pair: Pair) -> Callable[[int], list[Batch]]:
     def batches(step: int) -> list[Batch]:
         draw = random.Random(f"{settings.seed} on {step}")
         done = replies(settings, pair.student.refresh(), draw, count=settings.queries, ranks=pair.ranks)
-        mine = [to_sample(one) for one in pair.ranks.share(done)]
-        return batches_of(mine, tokens=settings.tokens, device=pair.ranks.device)
+        return batches_of(map(to_sample, pair.ranks.share(done)), tokens=settings.tokens, device=pair.ranks.device)
 
     return batches
 
