@@ -42,8 +42,7 @@ class Reading(Struct, frozen=True, kw_only=True):
 class Plan(Struct, frozen=True, kw_only=True):
     """All that is decided about a run of the suite, but for its seed.
 
-    readings        stages of pre-training;   student_share, experts_share   of their steps, for these two; and of RL's
-                    samplings, for the student
+    readings        stages of pre-training;   student_share, experts_share   of their steps, for these two
     experts         a third model: as much of it is active as of the teacher
     levels          task -> levels, of all stages and of the exam;   tools   those that the cold start and RL have too
     cold_samples    conversations of the cold start
@@ -131,7 +130,7 @@ def plan(scale: Scale) -> Plan:
         rl_steps=150 * times, rl_queries=48, rl_replies=12, rl_updates=1, fuse_thought=5000 * times,
         fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=1500 * times,
         fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=70 * times, off_replies=6000,
-        off_steps=120 * times, distill_steps=60 * times, longest=384, tested=200,
+        off_steps=120 * times, distill_steps=70 * times, longest=384, tested=200,
     )  # fmt: skip
 
 
