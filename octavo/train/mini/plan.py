@@ -89,19 +89,9 @@ LEVELS: Mapping[str, Sequence[int]] = {
     "format": range(1, 6),
 }  # fmt: skip
 TOOLS: Mapping[str, Sequence[int]] = {"tools": range(1, 4)}
-# The tasks of the short run: of each kind one or more, none of those that are learnt late.
-TEN: Sequence[str] = (
-    "chain",
-    "stories",
-    "letters",
-    "programs",
-    "table",
-    "arithmetic",
-    "countdown",
-    "unanswerable",
-    "retrieval",
-    "format",
-)
+# The tasks of the short run: of each kind one or more.
+TEN = ("chain", "stories", "letters", "programs", "table", "arithmetic", "countdown", "unanswerable", "retrieval",
+       "format")  # fmt: skip
 
 
 def plan(scale: Scale) -> Plan:
