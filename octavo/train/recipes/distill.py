@@ -86,7 +86,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     for name, algorithm, steps, how in ("off", CrossEntropy(), settings.off_steps, settings.off_how), on:
         if steps:
             pair = Pair(taught, OwnChat(student.to(ranks.device), tokenizer=tokenizer, form=form, ranks=ranks), ranks)
-            trainer = learner(settings, pair, algorithm, how, steps=steps)
+            trainer = learner(settings, pair, algorithm, how=how, steps=steps)
             going = Run(out.with_name(f"{out.name}.{name}"), trainer, settings={**wanted, "stage": name},
                         progress=progress)  # fmt: skip
             if trainer.step < steps:
@@ -100,7 +100,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     return out
 
 
-def learner(settings: Settings, pair: Pair, algorithm: Algorithm, how: Optimisation, *, steps: int) -> Trainer:
+def learner(settings: Settings, pair: Pair, algorithm: Algorithm, *, how: Optimisation, steps: int) -> Trainer:
     """The student's trainer."""
     scale = Schedule(shape="linear", steps=steps, warmup=settings.warmup, least=0.1)
     return Trainer(pair.student.whole.learning, algorithm, how, rate=scale,
