@@ -57,7 +57,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     longest: Annotated[int, Meta(ge=1, description="tokens of a reply")] = 256
     tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
     warmup: Annotated[int, Meta(ge=0)] = 5
-    how: Optimisation = Optimisation(method="muon", rate=2e-3, betas=(0.9, 0.98))
+    how: Optimisation = Optimisation(method="muon", rate=2e-3, betas=(0.9, 0.98), weight_decay=0.05)
     bf16: Annotated[bool, Meta(description="products and activations in bfloat16")] = False
     seed: Annotated[int, Meta(ge=0)] = 0
 
