@@ -1,5 +1,6 @@
 """`octavo train`: one recipe with its settings, key=value."""
 
+import os
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ def train(
     from octavo.train.settings import read_settings
 
     done = module.run(read_settings(module.Settings, given, recipe=recipe), progress=Bars())
-    if done is not None:
+    if done is not None and os.environ.get("RANK", "0") == "0":  # of torchrun's processes, the one that writes
         print(clean(str(done)))
         sys.stdout.flush()
 
