@@ -37,7 +37,8 @@ class Optimisation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def optimisers(model: nn.Module, how: Optimisation) -> list[Optimizer]:
-    """One or two optimisers that together move each trainable parameter. Raises ConfigError where there is none."""
+    """Optimisers that together move each trainable parameter, and may step at the same time: Muon's are two, each with
+    half of the matrices. Raises ConfigError where there is nothing to move."""
     matrices, others = list[nn.Parameter](), list[nn.Parameter]()
     heads = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, parameter in model.named_parameters():
@@ -49,8 +50,11 @@ def optimisers(model: nn.Module, how: Optimisation) -> list[Optimizer]:
     groups = [{"params": others, "weight_decay": 0.0}]
     made = list[Optimizer]()
     if how.method == "muon" and matrices:
-        made.append(torch.optim.Muon(matrices, lr=how.rate, weight_decay=how.weight_decay, momentum=how.momentum,
-                                     adjust_lr_fn="match_rms_adamw"))  # fmt: skip
+        made += [
+            torch.optim.Muon(half, lr=how.rate, weight_decay=how.weight_decay, momentum=how.momentum,
+                             adjust_lr_fn="match_rms_adamw")
+            for half in (matrices[::2], matrices[1::2]) if half
+        ]  # fmt: skip
     else:
         groups.append({"params": matrices, "weight_decay": how.weight_decay})
     groups = [group for group in groups if group["params"]]

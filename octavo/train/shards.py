@@ -23,8 +23,8 @@ from octavo.nn.head import Slopes, Told, surprise_and_slopes, tell
 from octavo.nn.kernels import usable_cores
 from octavo.train.batch import Batch
 
-SHARD_TOKENS = 2048  # of a piece, about: enough for fast products of matrices, few enough for caches
-LEAST_TOKENS = 1024  # of a piece where a batch is cut so that two threads have work: each piece has gradients to add
+SHARD_TOKENS = 2048  # of a piece, at most, about: enough for fast products of matrices, few enough for caches
+LEAST_TOKENS = 1024  # of a piece where a batch is cut in two only: each piece has gradients to add
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENAS = -1, -3, -8  # names of options in glibc's malloc.h
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
@@ -45,9 +45,9 @@ class Pull(NamedTuple):
 
 
 def cut(batch: Batch) -> list[Shard]:
-    """About equal pieces of whole documents."""
+    """About equal pieces of whole documents, an even number: with three, one of two threads waits for a piece."""
     ends = [0, *accumulate(batch.lengths)]
-    count = max(-(-ends[-1] // SHARD_TOKENS), min(2, ends[-1] // LEAST_TOKENS), 1)
+    count = 2 * -(-ends[-1] // (2 * SHARD_TOKENS)) if ends[-1] >= 2 * LEAST_TOKENS else 1
     borders = [bisect_left(ends, ends[-1] * piece / count) for piece in range(count + 1)]
     rows = torch.searchsorted(batch.rows_N, torch.tensor(ends)).tolist()
     return [

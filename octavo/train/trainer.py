@@ -18,6 +18,7 @@ from octavo.train.batch import Batch, idle
 from octavo.train.models import write_model
 from octavo.train.optimiser import Optimisation, optimisers
 from octavo.train.ranks import Ranks
+from octavo.train.shards import workers
 from octavo.train.speed import step_flops
 from octavo.train.step import Algorithm, Learner
 
@@ -95,10 +96,9 @@ class Trainer:
                 f"learning rate ({self.how.rate}), clip more ({self.how.clip}), or look at the step's samples."
             )
         factor = self.rate(self.step)
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = self.how.rate * factor
-            optimiser.step()
+        for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
+            group["lr"] = self.how.rate * factor
+        self._move()
         self._forget()
         self.step += 1
         trained, flops = self.ranks.total([
@@ -184,6 +184,17 @@ class Trainer:
         if self.ranks.rank == 0:
             write_model(folder, whole, config=config, tokenizer=tokenizer, more=more)
         self.ranks.wait()
+
+    def _move(self) -> None:
+        """The optimisers' steps, at the same time where this process alone has the cores: Muon's is a tenth of a step
+        of a small model and more."""
+        if self.ranks.size > 1 or self.learner.plain is not None:
+            for optimiser in self.optimisers:
+                optimiser.step()
+            return
+        with workers(len(self.optimisers), threads=self.learner.threads) as each:
+            for _ in each(lambda optimiser: optimiser.step(), self.optimisers):
+                pass
 
     def _precision(self) -> Any:
         device = self.model.model.norm.weight.device.type

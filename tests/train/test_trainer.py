@@ -141,9 +141,11 @@ def lines(folder):
 
 def test_matrices_of_layers_take_muon_and_all_else_adamw_without_decay():
     model = tiny(tie_word_embeddings=False)
-    muon, adamw = optimisers(model, Optimisation(method="muon"))
-    assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
-    inside = {id(p) for group in muon.param_groups for p in group["params"]}
+    *muons, adamw = optimisers(model, Optimisation(method="muon"))
+    assert all(isinstance(muon, torch.optim.Muon) for muon in muons) and isinstance(adamw, torch.optim.AdamW)
+    halves = [{id(p) for group in muon.param_groups for p in group["params"]} for muon in muons]
+    assert len(halves) == 2 and not halves[0] & halves[1] and abs(len(halves[0]) - len(halves[1])) < 2
+    inside = halves[0] | halves[1]
     outside = {id(p) for group in adamw.param_groups for p in group["params"]}
     assert inside | outside == {id(p) for p in model.parameters()} and not inside & outside
     assert id(model.model.embed_tokens.weight) in outside and id(model.lm_head.weight) in outside

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
@@ -33,11 +34,18 @@ def documents(reading: Reading, tokenizer: Tokenizer, *, seed: int, step: int) -
 
 def reader(reading: Reading, tokenizer: Tokenizer, *, seed: int,
            device: torch.device | str = "cpu") -> Callable[[int], Sequence[Batch]]:  # fmt: skip
-    """step -> its batches."""
+    """step -> its batches. Those of the next step are made while this one is learnt from."""
+    ahead, coming = ThreadPoolExecutor(1, "octavo-reading"), dict[int, Future[list[Batch]]]()
 
-    def batches(step: int) -> list[Batch]:
+    def made(step: int) -> list[Batch]:
         read = documents(reading, tokenizer, seed=seed, step=step)
         return batches_of(read, tokens=BATCH_TOKENS, device=device)
+
+    def batches(step: int) -> list[Batch]:
+        asked = coming.pop(step, None)
+        coming.clear()
+        coming[step + 1] = ahead.submit(made, step + 1)
+        return made(step) if asked is None else asked.result()
 
     return batches
 
