@@ -14,7 +14,8 @@ class Optimisation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How parameters are moved.
 
     method         of the layers' matrices; embeddings, norms, biases, a head and experts (three axes) take AdamW
-    rate           learning rate of all of them: Muon's steps are scaled to have the size of AdamW's
+    rate           learning rate of the layers' matrices: Muon's steps are scaled to have the size of AdamW's
+    others         times that rate for all else: tokens that were never read have far to go, in few steps
     weight_decay   of the layers' matrices; nothing else decays
     clip           largest norm of all gradients together; inf: not clipped
     Source: AdamW, arXiv:1711.05101; Muon with its step's size, arXiv:2502.16982.
@@ -22,6 +23,7 @@ class Optimisation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     method: Literal["adamw", "muon"] = "adamw"
     rate: float = 1e-3
+    others: float = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
     momentum: float = 0.95
     weight_decay: float = 0.1
@@ -29,11 +31,17 @@ class Optimisation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a rate, clip or decay that cannot be."""
-        for field in ("rate", "clip"):
+        for field in ("rate", "others", "clip"):
             if not getattr(self, field) > 0:
                 raise ConfigError(f"{field}={getattr(self, field)} must be more than 0.")
         if not self.weight_decay >= 0:
             raise ConfigError(f"weight_decay={self.weight_decay} must be 0 or more.")
+
+
+def adjust(optimiser: Optimizer, rate: float) -> None:
+    """Let it go on at this rate, each group with its share of it."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group.get("share", 1.0)
 
 
 def optimisers(model: nn.Module, how: Optimisation) -> list[Optimizer]:
@@ -47,7 +55,7 @@ def optimisers(model: nn.Module, how: Optimisation) -> list[Optimizer]:
             (matrices if inside else others).append(parameter)
     if not matrices and not others:
         raise ConfigError("there is nothing to train: all parameters are frozen.")
-    groups = [{"params": others, "weight_decay": 0.0}]
+    groups = [{"params": others, "weight_decay": 0.0, "share": how.others}]
     made = list[Optimizer]()
     if how.method == "muon" and matrices:
         made += [

@@ -16,7 +16,7 @@ from octavo.text.tokenizer import Tokenizer
 from octavo.train.balance import Balance
 from octavo.train.batch import Batch, idle
 from octavo.train.models import write_model
-from octavo.train.optimiser import Optimisation, optimisers
+from octavo.train.optimiser import Optimisation, adjust, optimisers
 from octavo.train.ranks import Ranks
 from octavo.train.shards import workers
 from octavo.train.speed import step_flops
@@ -96,8 +96,8 @@ class Trainer:
                 f"learning rate ({self.how.rate}), clip more ({self.how.clip}), or look at the step's samples."
             )
         factor = self.rate(self.step)
-        for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
-            group["lr"] = self.how.rate * factor
+        for optimiser in self.optimisers:
+            adjust(optimiser, self.how.rate * factor)
         self._move()
         self._forget()
         self.step += 1

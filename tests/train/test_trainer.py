@@ -152,10 +152,18 @@ def test_matrices_of_layers_take_muon_and_all_else_adamw_without_decay():
     assert all(group["weight_decay"] == 0 for group in adamw.param_groups)
 
 
+def test_all_but_the_matrices_take_their_own_share_of_the_rate():
+    trainer = Trainer(tiny(), CrossEntropy(), Optimisation(method="muon", rate=1e-3, others=6), rate=lambda step: 0.5)
+    trainer.learn([batch(1)])
+    *muons, adamw = trainer.optimisers
+    assert [group["lr"] for muon in muons for group in muon.param_groups] == [5e-4, 5e-4]
+    assert [group["lr"] for group in adamw.param_groups] == [pytest.approx(3e-3)]
+
+
 def test_frozen_models_and_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="frozen"):
         optimisers(tiny().requires_grad_(False), Optimisation())
-    for wrong in ({"rate": 0}, {"clip": -1}, {"weight_decay": -1}, {"rate": math.nan}):
+    for wrong in ({"rate": 0}, {"others": 0}, {"clip": -1}, {"weight_decay": -1}, {"rate": math.nan}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             Optimisation(**wrong)
 

@@ -13,9 +13,9 @@ from octavo.train.supervised import Lesson
 Scale = Literal["smoke", "short", "long"]
 
 
-def muon(rate: float) -> Optimisation:
+def muon(rate: float, *, others: float = 1.0) -> Optimisation:
     """What all supervised stages are optimised with."""
-    return Optimisation(method="muon", rate=rate, betas=(0.9, 0.98), weight_decay=0.05)
+    return Optimisation(method="muon", rate=rate, others=others, betas=(0.9, 0.98), weight_decay=0.05)
 
 
 class Reading(Struct, frozen=True, kw_only=True):
@@ -115,8 +115,8 @@ def plan(scale: Scale) -> Plan:
             Reading(name="long", steps=450 * times, blend=Blend(levels=read, worked=0.7, slips=0.3), rate=3e-3,
                     warmup=5, decay=0.8, least=0.05, theta=3e4, joined=8),
         ),
-        levels=names, tools=TOOLS, student_share=0.5, experts_share=0.2, cold_samples=4000,
-        cold=Lesson(steps=60, how=muon(2e-3)),
+        levels=names, tools=TOOLS, student_share=0.5, experts_share=0.2, cold_samples=6000,
+        cold=Lesson(steps=90, how=muon(1e-3, others=6)),
         rl_steps=150 * times, rl_queries=48, rl_replies=12, rl_updates=1, fuse_thought=5000 * times,
         fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=1500 * times,
         fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=70 * times, off_replies=6000,
