@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 
 from octavo.core.errors import TrainingError
 from octavo.core.sampling import Thinking
-from octavo.train.mini.card import CURVES, NAMES
+from octavo.train.mini.card import CURVES, NAMES, ship
 from octavo.train.mini.evidence import Claim, Evidence, table
 from octavo.train.mini.exam import MODES, problems_of
 from octavo.train.mini.plan import LEVELS, Reading, plan
@@ -213,6 +214,22 @@ def test_cards_are_made_from_the_exams(made):
         assert read_model(out / name)[1]["dtype"] == "bfloat16"
     assert "<svg" in (out / NAMES["teacher"] / CURVES).read_text()
     assert "| NO |" in table([evidence])  # a smoke run meets few of them
+
+
+@pytest.mark.slow
+def test_a_plan_may_be_without_the_experts(made, tmp_path):
+    out, _ = made
+    few = tmp_path / "mini"
+    shutil.copytree(out, few, ignore=lambda _, names: [name for name in names if name.startswith("experts")])
+    suite = Suite(few, plan("smoke", experts=False))
+    assert suite.experts(few / "teacher") == []
+    with pytest.raises(TrainingError, match="whole plan"):
+        Evidence.of(few)
+    suite.end()
+    assert [path.name for path in ship(few)] == list(NAMES.values())
+    with_them, without = ((folder / NAMES["teacher"] / "README.md").read_text() for folder in (out, few))
+    assert "experts: both" in with_them and "experts: both" not in without
+    assert [claim.what for claim in Evidence.of(few).claims()] == [claim.what for claim in Evidence.of(out).claims()]
 
 
 def test_a_claim_is_met_within_its_bounds_only():

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from octavo.text.tokenizer import Tokenizer
-from octavo.train.mini.evidence import STAGES, Evidence, table
+from octavo.train.mini.evidence import Evidence, table
 from octavo.train.mini.evidence import markdown_row as row
 from octavo.train.mini.exam import MODES, WAYS
 from octavo.train.models import read_model, write_model
@@ -111,7 +111,7 @@ def _stages(evidence: Evidence) -> str:
     for name, told in sorted(evidence.cards.items()):
         if READ.fullmatch(name):
             lines.append(row(f"pre-training, {name}", "", "", "", f"{told['tokens']:,}", f"{told['cpu_s']:.0f}"))
-    for stage, what in STAGES.items():
+    for stage, what in evidence.stages.items():
         tokens = sum(part["tokens"] for part in evidence.parts(stage))
         figures = (evidence.mean(stage, mode) for mode in MODES)
         lines.append(row(what, *(f"{x:.1f}" for x in figures), f"{evidence.followed(stage):.1f}", f"{tokens:,}",

@@ -15,10 +15,11 @@ from octavo.core.errors import TrainingError
 from octavo.train.mini.exam import MODES, WAYS
 
 THOUGHT = ("steps", "search")  # what a family shows where thinking has to help
+EXPERTS = "experts"
 STAGES = {
     "teacher-cold": "cold start", "teacher-rl": "reasoning RL", "teacher-fused": "fusion of both modes",
     "teacher": "general RL", "student-off": "student: off-policy distillation", "student-rl": "student: then RL",
-    "student": "student: then on-policy distillation", "experts": "experts: both distillations",
+    "student": "student: then on-policy distillation", EXPERTS: "experts: both distillations",
 }  # fmt: skip
 Exam = Mapping[str, Any]
 
@@ -56,16 +57,24 @@ class Evidence:
 
     @staticmethod
     def of(folder: Path) -> "Evidence":
-        """What a folder of the suite shows. Raises TrainingError where the suite is unfinished."""
+        """What a folder of the suite shows. Raises TrainingError where the suite is unfinished.
+
+        A plan may be without the experts; that all is made that was planned is what `plan` in mini.json says.
+        """
         exams = {path.stem: _json(path) for path in sorted(folder.glob("exams/*.json"))}
         cards = {path.parent.name: _json(path) for path in sorted(folder.glob("*/stage.json"))}
-        if missing := STAGES.keys() - (exams.keys() & cards.keys()):
+        if missing := STAGES.keys() - {EXPERTS} - (exams.keys() & cards.keys()):
             raise TrainingError(f"{folder} has no exam or no card of {', '.join(sorted(missing))}: let "
                                 f"`octavo train mini out={folder}` end first.")  # fmt: skip
         if "plan" not in (about := _json(folder / "mini.json")):
             raise TrainingError(f"{folder} has not been compared with the whole plan: let `octavo train mini "
                                 f"out={folder}` end first, it makes only what is missing.")  # fmt: skip
         return Evidence(about=about, exams=exams, cards=cards)
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """Those that were examined, in order, in words."""
+        return {name: what for name, what in STAGES.items() if name in self.exams}
 
     def showing(self, *kinds: str) -> list[str]:
         """The families that show one of these."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from octavo.train.mini.texts import Blend
 from octavo.train.models import Size
@@ -43,7 +44,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     """All that is decided about a run of the suite, but for its seed.
 
     readings        stages of pre-training;   student_share, experts_share   of their steps, for these two
-    experts         a third model: as much of it is active as of the teacher
+    experts         a third model, as much of it active as of the teacher; None: there is none
     levels          task -> levels, of all stages and of the exam;   tools   those that the cold start and RL have too
     cold_samples    conversations of the cold start
     fuse_thought    replies with thinking that are sampled for the fusion, beside fuse_direct conversations without,
@@ -55,7 +56,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     scale: Scale
     teacher: Size
     student: Size
-    experts: Size
+    experts: Size | None
     vocabulary: int
     context_tokens: int
     readings: Sequence[Reading]
@@ -94,10 +95,16 @@ TEN = ("chain", "stories", "letters", "programs", "table", "arithmetic", "countd
        "format")  # fmt: skip
 
 
-def plan(scale: Scale) -> Plan:
-    """The plan of a scale: smoke (a try of each stage), short (90 minutes on 2 cores), long (hours)."""
-    if scale == "smoke":
-        return _smoke()
+def plan(scale: Scale, *, experts: bool = True) -> Plan:
+    """The plan of a scale: smoke (a try of each stage), short (90 minutes on 2 cores), long (hours).
+
+    experts: with the third model, a sixth of the time
+    """
+    found = _smoke() if scale == "smoke" else _whole(scale)
+    return found if experts else replace(found, experts=None)
+
+
+def _whole(scale: Scale) -> Plan:
     names = LEVELS if scale == "long" else {name: LEVELS[name] for name in TEN}
     read, times = {**names, **TOOLS}, 4 if scale == "long" else 1
     easy = {name: tuple(levels)[: max(2, len(levels) // 2)] for name, levels in read.items()}
@@ -115,9 +122,9 @@ def plan(scale: Scale) -> Plan:
             Reading(name="long", steps=450 * times, blend=Blend(levels=read, worked=0.7, slips=0.3), rate=3e-3,
                     warmup=5, decay=0.8, least=0.05, theta=3e4, joined=8),
         ),
-        levels=names, tools=TOOLS, student_share=0.5, experts_share=0.2, cold_samples=6000,
-        cold=Lesson(steps=90, how=muon(1e-3, others=6)),
-        rl_steps=150 * times, rl_queries=48, rl_replies=12, rl_updates=1, fuse_thought=5000 * times,
+        levels=names, tools=TOOLS, student_share=0.5, experts_share=0.2, cold_samples=10_000,
+        cold=Lesson(steps=160, how=muon(1e-3, others=6)),
+        rl_steps=100 * times, rl_queries=48, rl_replies=12, rl_updates=1, fuse_thought=5000 * times,
         fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=1500 * times,
         fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=70 * times, off_replies=6000,
         off_steps=120 * times, distill_steps=70 * times, longest=384, tested=200,

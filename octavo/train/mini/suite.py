@@ -183,11 +183,13 @@ class Suite:
         return {"off": begun, "rl": beside,
                 "on": self._distilled("student", teacher, begun, off=0, on=plan.distill_steps)}  # fmt: skip
 
-    def experts(self, teacher: Path) -> Path:
-        """A sparse model, pre-trained, then distilled both ways."""
+    def experts(self, teacher: Path) -> list[Path]:
+        """A sparse model, pre-trained, then distilled both ways; none where none is planned."""
         plan = self.plan
+        if plan.experts is None:
+            return []
         base = self.pretrain("experts", plan.experts, share=plan.experts_share)
-        return self._distilled("experts", teacher, base, off=plan.off_steps, on=plan.distill_steps)
+        return [self._distilled("experts", teacher, base, off=plan.off_steps, on=plan.distill_steps)]
 
     def _distilled(self, name: str, teacher: Path, before: Path, *, off: int, on: int) -> Path:
         plan = self.plan

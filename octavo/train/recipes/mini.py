@@ -1,7 +1,7 @@
 """The whole recipe in miniature, from nothing.
 
 Tokenizer, three stages of pre-training, cold start, reasoning RL, fusion of both modes, general RL; then a student by
-off-policy and on-policy distillation, and by RL beside it; a third model of experts;
+off-policy and on-policy distillation, and by RL beside it; a third model of experts, unless experts=false;
 their exams; and teacher and student in bf16 with their cards.
 
 Every stage leaves its model in a folder of its own. What is there is not made again, so a run that was stopped at any
@@ -26,14 +26,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scale: Annotated[Scale, Meta(description="smoke: seconds; short: within 90 minutes on 2 cores; long: hours")] = (
         "short"
     )
+    experts: Annotated[bool, Meta(description="make the sparse model too: a sixth of the time")] = True
     seed: Annotated[int, Meta(ge=0)] = 0
 
 
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the folder."""
-    suite = Suite(Path(settings.out), plan(settings.scale), seed=settings.seed, progress=progress)
+    planned = plan(settings.scale, experts=settings.experts)
+    suite = Suite(Path(settings.out), planned, seed=settings.seed, progress=progress)
     teacher = suite.teacher()
-    others = [*suite.student(teacher).values(), suite.experts(teacher)]
+    others = [*suite.student(teacher).values(), *suite.experts(teacher)]
     for name in ("teacher-cold", "teacher-rl", "teacher-fused", "teacher"):
         suite.examined(suite.folder / name)
     for path in others:
