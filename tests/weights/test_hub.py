@@ -54,11 +54,12 @@ def files_of(folder: Path, *, layers: int = 2, shard_bytes: int = 1 << 40) -> di
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache, the network switched on, and no package that brings a model."""
+    """An empty hub cache, the network switched on, and nothing that came with the install."""
     folder = tmp_path / "cache"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "PACKAGED", "no_such_package")
+    monkeypatch.setattr(hub, "SHIPPED", tmp_path / "shipped")
     monkeypatch.setattr(transfer.time, "sleep", lambda _s: None)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     return folder
@@ -309,6 +310,6 @@ def test_a_path_is_itself_and_the_packaged_model_has_a_name(tmp_path: Path, monk
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "none"))
     packaged = default_model()
     assert packaged.name == "SmolLM2-135M-Instruct.Q4_1.gguf"
-    assert [find_model(model.name, offline=True) for model in list_models()] == [packaged]
+    assert [find_model(model.name, offline=True) for model in list_models()] == [packaged, *sorted(hub.SHIPPED.iterdir())]
     with pytest.raises(CheckpointError):
         open_checkpoint(tmp_path)

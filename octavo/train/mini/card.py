@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from octavo.tasks import TASKS
 from octavo.text.tokenizer import Tokenizer
-from octavo.train.mini.evidence import Evidence, table
+from octavo.train.mini.evidence import EXPERTS, Evidence, table
 from octavo.train.mini.evidence import markdown_row as row
 from octavo.train.mini.exam import MODES, WAYS
 from octavo.train.models import read_model, write_model
@@ -43,6 +44,9 @@ def card(evidence: Evidence, *, stage: str, config: Mapping[str, Any]) -> str:
     name = NAMES[stage]
     parameters = next(p["parameters"] for p in evidence.parts(stage))
     about = evidence.about
+    command = f"octavo train mini scale={about['scale']} seed={about['seed']}"
+    if EXPERTS not in evidence.stages:
+        command += " experts=false"
     text = f"""---
 license: apache-2.0
 library_name: octavo
@@ -51,12 +55,16 @@ pipeline_tag: text-generation
 # {name}
 
 A Qwen3 in miniature, {parameters:,} parameters ({config["num_hidden_layers"]} layers, width {config["hidden_size"]}),
-made from nothing by `octavo train mini scale={about["scale"]} seed={about["seed"]}`. It knows the task families below
+made from nothing by `{command}`. It knows the task families below
 and nothing else: it is there to show each part of the recipe, and to be tried without a download. It thinks, or does
 not (`/think`, `/no_think`, `enable_thinking`), keeps to a thinking budget, and calls tools.
 
 Every figure on this card was written by the run that made the model. Problems are held out by what they are;
 intervals are of 95 %.
+
+## What it can be asked
+
+{_questions(evidence)}
 
 ## Accuracy, per cent
 
@@ -92,6 +100,12 @@ def curves(evidence: Evidence) -> str:
         axes.legend(ncols=2, fontsize="small")
 
     return drawn(draw, height=5)
+
+
+def _questions(evidence: Evidence) -> str:
+    """A problem of each family, of its second level, as it is put."""
+    found = [(name, TASKS[name].problem(0, level=2, split="test")) for name in evidence.families]
+    return "\n\n".join(f"{name}:\n```\n{problem.messages[-1].text}\n```" for name, problem in found)
 
 
 def _families(evidence: Evidence, stage: str) -> str:

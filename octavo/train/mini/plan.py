@@ -46,7 +46,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     readings        stages of pre-training;   student_share, experts_share   of their steps, for these two
     experts         a third model, as much of it active as of the teacher; None: there is none
     levels          task -> levels, of all stages and of the exam;   tools   those that the cold start and RL have too
-    cold_samples    conversations of the cold start
+    cold_samples    conversations of the cold start;   cold.how   also moves a student that learns a teacher's replies:
+                    both meet tokens that they never read
     fuse_thought    replies with thinking that are sampled for the fusion, beside fuse_direct conversations without,
                     fuse_turns of several turns, and fuse_cut whose thinking a budget cut
     off_replies     of the teacher's, distilled off-policy
@@ -126,7 +127,7 @@ def _whole(scale: Scale) -> Plan:
         cold=Lesson(steps=160, how=muon(1e-3, others=6)),
         rl_steps=100 * times, rl_queries=48, rl_replies=12, rl_updates=1, fuse_thought=5000 * times,
         fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=1500 * times,
-        fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=70 * times, off_replies=6000,
+        fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=50 * times, off_replies=6000,
         off_steps=120 * times, distill_steps=70 * times, longest=384, tested=200,
     )  # fmt: skip
 

@@ -195,8 +195,8 @@ class Suite:
         plan = self.plan
         return distill.run(distill.Settings(
             teacher=str(teacher), model=str(before), out=self._at(name), tasks=self._tasks(plan.levels), off_steps=off,
-            on_steps=on, replies=plan.off_replies if off else 0, longest=plan.longest, bf16=True,
-            seed=self.seed), progress=self.progress)  # fmt: skip
+            off_how=plan.cold.how, on_steps=on, replies=plan.off_replies if off else 0, longest=plan.longest,
+            bf16=True, seed=self.seed), progress=self.progress)  # fmt: skip
 
     def _rl(self, before: Path, name: str, tasks: dict[str, list[int]]) -> rl.Settings:
         plan = self.plan
