@@ -310,6 +310,9 @@ def test_a_path_is_itself_and_the_packaged_model_has_a_name(tmp_path: Path, monk
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "none"))
     packaged = default_model()
     assert packaged.name == "SmolLM2-135M-Instruct.Q4_1.gguf"
-    assert [find_model(model.name, offline=True) for model in list_models()] == [packaged, *sorted(hub.SHIPPED.iterdir())]
+    assert [find_model(model.name, offline=True) for model in list_models()] == [
+        packaged,
+        *sorted(hub.SHIPPED.iterdir()),
+    ]
     with pytest.raises(CheckpointError):
         open_checkpoint(tmp_path)
