@@ -163,7 +163,7 @@ class Suite:
         cold = coldstart.run(coldstart.Settings(
             model=str(base), out=self._at("teacher-cold"), tasks=tasks, count=plan.cold_samples, lesson=plan.cold,
             seed=self.seed), progress=self.progress)  # fmt: skip
-        thinker = rl.run(self._rl(cold, "teacher-rl", tasks), progress=self.progress)
+        thinker = rl.run(self._rl(cold, "teacher-rl", tasks, steps=plan.rl_steps), progress=self.progress)
         fused = fuse.run(fuse.Settings(
             model=str(thinker), out=self._at("teacher-fused"), tasks=tasks, thought=plan.fuse_thought,
             direct=plan.fuse_direct, turns=plan.fuse_turns, cut=plan.fuse_cut, longest=plan.longest,
@@ -179,7 +179,8 @@ class Suite:
         plan = self.plan
         base = self.pretrain("student", plan.student, share=plan.student_share)
         begun = self._distilled("student-off", teacher, base, off=plan.off_steps, on=0)
-        beside = rl.run(self._rl(begun, "student-rl", self._tasks(plan.levels)), progress=self.progress)
+        alone = self._rl(begun, "student-rl", self._tasks(plan.levels), steps=plan.student_rl_steps)
+        beside = rl.run(alone, progress=self.progress)
         return {"off": begun, "rl": beside,
                 "on": self._distilled("student", teacher, begun, off=0, on=plan.distill_steps)}  # fmt: skip
 
@@ -198,9 +199,9 @@ class Suite:
             off_how=plan.cold.how, on_steps=on, replies=plan.off_replies if off else 0, longest=plan.longest,
             bf16=True, seed=self.seed), progress=self.progress)  # fmt: skip
 
-    def _rl(self, before: Path, name: str, tasks: dict[str, list[int]]) -> rl.Settings:
+    def _rl(self, before: Path, name: str, tasks: dict[str, list[int]], *, steps: int) -> rl.Settings:
         plan = self.plan
-        return rl.Settings(model=str(before), out=self._at(name), tasks=tasks, steps=plan.rl_steps, seed=self.seed,
+        return rl.Settings(model=str(before), out=self._at(name), tasks=tasks, steps=steps, seed=self.seed,
                            queries=plan.rl_queries, replies=plan.rl_replies, updates=plan.rl_updates,
                            longest=plan.longest, bf16=True)  # fmt: skip
 
