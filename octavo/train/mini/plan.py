@@ -126,8 +126,8 @@ def _whole(scale: Scale) -> Plan:
         ),
         levels=names, tools=TOOLS, student_share=0.5, experts_share=0.2, cold_samples=10_000,
         cold=Lesson(steps=160, how=muon(1e-3, others=6)),
-        rl_steps=100 * times, student_rl_steps=75 * times, rl_queries=48, rl_replies=12, rl_updates=1, fuse_thought=5000 * times,
-        fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=1500 * times,
+        rl_steps=100 * times, student_rl_steps=75 * times, rl_queries=48, rl_replies=12, rl_updates=1,
+        fuse_thought=5000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=1500 * times,
         fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=50 * times, off_replies=6000,
         off_steps=120 * times, distill_steps=70 * times, longest=384, tested=200,
     )  # fmt: skip
@@ -146,6 +146,7 @@ def _smoke() -> Plan:
             Reading(name="long", steps=4, documents=32, blend=blend, rate=1e-3, theta=1e5, joined=8),
         ),
         levels=levels, tools={}, student_share=0.5, experts_share=0.5, cold_samples=300, cold=lesson, rl_steps=3,
-        student_rl_steps=3, rl_queries=8, rl_replies=4, rl_updates=2, fuse_thought=200, fuse_direct=300, fuse_turns=100, fuse_cut=50,
+        student_rl_steps=3, rl_queries=8, rl_replies=4, rl_updates=2, fuse_thought=200, fuse_direct=300, fuse_turns=100,
+        fuse_cut=50,
         fuse=lesson, general_steps=3, off_replies=600, off_steps=20, distill_steps=3, longest=48, tested=10,
     )  # fmt: skip
