@@ -129,7 +129,7 @@ def _whole(scale: Scale) -> Plan:
         rl_steps=100 * times, student_rl_steps=75 * times, rl_queries=48, rl_replies=12, rl_updates=1,
         fuse_thought=5000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=1500 * times,
         fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=50 * times, off_replies=6000,
-        off_steps=120 * times, distill_steps=70 * times, longest=384, tested=200,
+        off_steps=120 * times, distill_steps=32 * times, longest=384, tested=200,
     )  # fmt: skip
 
 
