@@ -126,8 +126,9 @@ class Evidence:
     def claims(self) -> list[Claim]:
         """All of them, in order."""
         minutes = self.about.get("seconds", 0.0) / 60
+        whole = "minutes" if EXPERTS in self.exams else "minutes, without the experts"
         return [
-            Claim(bar=1, what="minutes", value=minutes, most=90),
+            Claim(bar=1, what=whole, value=minutes, most=90),
             *self._modes(),
             *self._budgets(),
             *self._stages(),
