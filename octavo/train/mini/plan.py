@@ -128,8 +128,8 @@ def _whole(scale: Scale) -> Plan:
         cold=Lesson(steps=160, how=muon(1e-3, others=6)),
         rl_steps=100 * times, student_rl_steps=75 * times, rl_queries=48, rl_replies=12, rl_updates=1,
         fuse_thought=5000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=1500 * times,
-        fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=50 * times, off_replies=6000,
-        off_steps=120 * times, distill_steps=32 * times, longest=384, tested=200,
+        fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=50 * times, off_replies=12_000,
+        off_steps=250 * times, distill_steps=32 * times, longest=384, tested=200,
     )  # fmt: skip
 
 
