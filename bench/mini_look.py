@@ -20,13 +20,13 @@ from octavo.tasks import TASKS
 from octavo.text.chat.qwen3 import Qwen3
 from octavo.text.tokenizer import Tokenizer
 from octavo.train.mini.exam import MODES, problems_of
-from octavo.train.mini.plan import LEVELS, TEN, TOOLS
+from octavo.train.mini.plan import LEVELS, TEN, TOOLS, plan
 from octavo.train.mini.texts import asked
 from octavo.train.models import read_model
 from octavo.train.own import OwnChat
 from octavo.train.rollout import How, rollout
 
-LONGEST = 384
+LONGEST = plan("short").longest
 PLAIN = {"worked": "\nWork:\n", "bare": "\nAnswer:"}
 
 

@@ -163,7 +163,13 @@ class Trainer:
             for name, value in tensors.items():
                 if name.startswith(prefix):
                     index, field = name.removeprefix(prefix).split(".", 1)
-                    state.setdefault(int(index), {})[field] = self.ranks.part(value, owners[f"{prefix}{index}"]).clone()
+                    owner = owners.get(f"{prefix}{index}")
+                    if owner is None or (value.dim() and value.shape != owner.shape):
+                        raise TrainingError(
+                            f"the saved state has {name} of shape {tuple(value.shape)}: it is of "
+                            "another optimiser or an older Octavo: begin a run in a folder of its own."
+                        )
+                    state.setdefault(int(index), {})[field] = self.ranks.part(value, owner).clone()
             optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         self.step = step
 

@@ -160,6 +160,13 @@ def test_all_but_the_matrices_take_their_own_share_of_the_rate():
     assert [group["lr"] for group in adamw.param_groups] == [pytest.approx(3e-3)]
 
 
+def test_a_state_of_another_optimiser_is_refused():
+    first, second = trainer("muon"), trainer("adamw")
+    first.learn([batch(1)])
+    with pytest.raises(TrainingError, match="another optimiser"):
+        second.restore(first.tensors(), step=1)
+
+
 def test_frozen_models_and_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="frozen"):
         optimisers(tiny().requires_grad_(False), Optimisation())

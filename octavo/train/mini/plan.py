@@ -100,7 +100,7 @@ TEN = ("chain", "stories", "letters", "programs", "table", "arithmetic", "countd
 def plan(scale: Scale, *, experts: bool = True) -> Plan:
     """The plan of a scale: smoke (a try of each stage), short (90 minutes on 2 cores), long (hours).
 
-    experts: with the third model, a sixth of the time
+    experts: with the third model, the mixture of experts
     """
     found = _smoke() if scale == "smoke" else _whole(scale)
     return found if experts else replace(found, experts=None)

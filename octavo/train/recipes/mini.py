@@ -26,7 +26,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scale: Annotated[Scale, Meta(description="smoke: seconds; short: within 90 minutes on 2 cores; long: hours")] = (
         "short"
     )
-    experts: Annotated[bool, Meta(description="make the sparse model too: a sixth of the time")] = True
+    experts: Annotated[bool, Meta(description="make the sparse model too")] = True
     seed: Annotated[int, Meta(ge=0)] = 0
 
 
