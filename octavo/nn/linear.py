@@ -79,12 +79,19 @@ def pack(weight_ND: Tensor, bias_N: Tensor | None, *, kind: Kind) -> nn.Module:
 
 
 @cache
+def multiplies_bf16() -> bool:
+    """Whether this CPU multiplies bf16 itself. Where it does not, torch does it by the way, a hundred times slower than
+    float32: nobody wants that."""
+    native: Callable[[], bool] = torch.ops.mkldnn._is_mkldnn_bf16_supported
+    return native()
+
+
+@cache
 def best_kind() -> Kind:
     """The fastest kind that this CPU runs, and runs right: each is tried on a small product first."""
     weight_ND, x_TD = torch.linspace(-1, 1, 64 * 96).view(64, 96), torch.linspace(-1, 1, 3 * 96).view(3, 96)
     wanted_TN = F.linear(x_TD, weight_ND)
-    native: Callable[[], bool] = torch.ops.mkldnn._is_mkldnn_bf16_supported
-    kinds: list[Kind] = ["bf16", "fp16"] if native() else ["fp16"]
+    kinds: list[Kind] = ["bf16", "fp16"] if multiplies_bf16() else ["fp16"]
     for kind in kinds:
         layer, dtype = KINDS[kind]
         try:

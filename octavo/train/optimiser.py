@@ -1,13 +1,16 @@
 """Which parameters are moved by what: matrices of the layers by Muon or AdamW, all others by AdamW."""
 
-from typing import Literal
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from msgspec import Struct
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from octavo.core.errors import ConfigError
+from octavo.nn.linear import multiplies_bf16
 
 
 class Optimisation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,6 +41,38 @@ class Optimisation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ConfigError(f"weight_decay={self.weight_decay} must be 0 or more.")
 
 
+class WideMuon(torch.optim.Muon):
+    """Torch's Muon with its products in float32, for CPUs that do not multiply bf16 themselves."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """As torch's, of one learning rate matched to AdamW's. Source: arXiv:2502.16982."""
+        assert closure is None, "nobody asks for a loss here"
+        for group in self.param_groups:
+            rate, decay, momentum = group["lr"], group["weight_decay"], group["momentum"]
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                state = self.state[matrix]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+                state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
+                update = orthogonal(matrix.grad.lerp(state["momentum_buffer"], momentum), group)
+                matrix.mul_(1 - rate * decay)
+                matrix.add_(update, alpha=-rate * 0.2 * math.sqrt(max(matrix.shape)))
+
+
+def orthogonal(x_MN: Tensor, group: Mapping[str, Any]) -> Tensor:
+    """Nearly the orthogonal matrix that is nearest, by Newton and Schulz's iteration with Muon's coefficients."""
+    a, b, c = group["ns_coefficients"]
+    wide = x_MN.T if x_MN.shape[0] > x_MN.shape[1] else x_MN
+    wide = wide / wide.norm().clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        square = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(square, square, square, beta=b, alpha=c), wide, beta=a)
+    return wide.T if x_MN.shape[0] > x_MN.shape[1] else wide
+
+
 def adjust(optimiser: Optimizer, rate: float) -> None:
     """Let it go on at this rate, each group with its share of it."""
     for group in optimiser.param_groups:
@@ -58,9 +93,10 @@ def optimisers(model: nn.Module, how: Optimisation) -> list[Optimizer]:
     groups = [{"params": others, "weight_decay": 0.0, "share": how.others}]
     made = list[Optimizer]()
     if how.method == "muon" and matrices:
+        low = matrices[0].device.type != "cpu" or multiplies_bf16()
         made += [
-            torch.optim.Muon(half, lr=how.rate, weight_decay=how.weight_decay, momentum=how.momentum,
-                             adjust_lr_fn="match_rms_adamw")
+            (torch.optim.Muon if low else WideMuon)(half, lr=how.rate, weight_decay=how.weight_decay, momentum=how.momentum,
+                                                    adjust_lr_fn="match_rms_adamw")
             for half in (matrices[::2], matrices[1::2]) if half
         ]  # fmt: skip
     else:

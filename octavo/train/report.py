@@ -28,6 +28,7 @@ def card(run: Run, *, recipe: str) -> dict[str, Any]:
     last = {name: value for line in told for name, value in line.figures.items()}
     return {
         "recipe": recipe, "settings": run.settings, "parameters": parameters,
+        "products": "bfloat16" if run.trainer.bf16 else "float32",
         "processes": run.trainer.ranks.size, "steps": len(told), "tokens": told[-1].tokens, "flops": told[-1].flops,
         "seconds": sum(line.seconds for line in told), "cpu_s": sum(line.cpu_s for line in told),
         "loss": told[-1].loss, "figures": last,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from octavo.core.errors import TrainingError
 from octavo.models.decoder import Decoder, without_memory
+from octavo.nn.linear import multiplies_bf16
 from octavo.text.tokenizer import Tokenizer
 from octavo.train.balance import Balance
 from octavo.train.batch import Batch, idle
@@ -50,12 +51,14 @@ class Trainer:
                  rate: Callable[[int], float] = lambda step: 1.0, bf16: bool = True,
                  checkpoint: bool = False, balance: float = 0.0, teacher: Decoder | None = None,
                  ranks: Ranks = Ranks()) -> None:  # fmt: skip
-        """bf16: of products and activations; parameters, gradients and sums stay float32.
+        """bf16: of products and activations, but on a CPU that does not multiply them itself, where all is float32 and
+        `bf16` says so; parameters, gradients and sums always are.
 
         balance: coefficient of the loss that keeps experts in use;   teacher: who an algorithm pulls towards
         ranks: who learns together
         """
-        self.how, self.rate, self.bf16, self.ranks = how, rate, bf16, ranks
+        self.how, self.rate, self.ranks = how, rate, ranks
+        self.bf16 = bf16 and (ranks.device.type != "cpu" or multiplies_bf16())
         self.balance = Balance(balance, across=ranks.across) if balance else None
         self.learner = Learner(model, algorithm, checkpoint=checkpoint, balance=self.balance, teacher=teacher)
         ranks.divide(self.learner)

@@ -11,7 +11,7 @@ from octavo.train.models import Size
 from octavo.train.optimiser import Optimisation
 from octavo.train.supervised import Lesson
 
-Scale = Literal["smoke", "short", "long"]
+Scale = Literal["smoke", "short", "wide", "long"]
 
 
 def muon(rate: float, *, others: float = 1.0) -> Optimisation:
@@ -92,13 +92,13 @@ LEVELS: Mapping[str, Sequence[int]] = {
     "format": range(1, 6),
 }  # fmt: skip
 TOOLS: Mapping[str, Sequence[int]] = {"tools": range(1, 4)}
-# The tasks of the short run: of each kind one or more.
-TEN = ("chain", "stories", "letters", "programs", "table", "arithmetic", "countdown", "unanswerable", "retrieval",
-       "format")  # fmt: skip
+# The tasks of the short run: of each kind one or more; and those of the wide one.
+SIX = ("chain", "stories", "letters", "countdown", "retrieval", "format")
+TEN = (*SIX, "programs", "table", "arithmetic", "unanswerable")
 
 
 def plan(scale: Scale, *, experts: bool = True) -> Plan:
-    """The plan of a scale: smoke (a try of each stage), short (90 minutes on 2 cores), long (hours).
+    """The plan of a scale: smoke (a try of each stage), short (90 minutes on 2 cores), wide (more families), long (hours).
 
     experts: with the third model, the mixture of experts
     """
@@ -107,8 +107,10 @@ def plan(scale: Scale, *, experts: bool = True) -> Plan:
 
 
 def _whole(scale: Scale) -> Plan:
-    names = LEVELS if scale == "long" else {name: LEVELS[name] for name in TEN}
+    names = LEVELS if scale == "long" else {name: LEVELS[name] for name in (SIX if scale == "short" else TEN)}
     read, times = {**names, **TOOLS}, 4 if scale == "long" else 1
+    general, reasoning, joined = (600, 800, 250) if scale == "short" else (1000 * times, 1300 * times, 450 * times)
+    seen = ("retrieval",)
     easy = {name: tuple(levels)[: max(2, len(levels) // 2)] for name, levels in read.items()}
     return Plan(
         scale=scale, teacher=Size(width=192, layers=6, heads=6, inner=576), vocabulary=480, context_tokens=1024,
@@ -117,11 +119,11 @@ def _whole(scale: Scale) -> Plan:
         readings=(
             Reading(name="lists", steps=2000, documents=32, warmup=40, gate=0.95,
                     blend=Blend(levels=easy, prose=1, listed=1, lists=("things",))),
-            Reading(name="general", steps=1000 * times, documents=80, warmup=40,
-                    blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.2)),
-            Reading(name="reasoning", steps=1300 * times, documents=120, decay=0.6, least=0.2,
-                    blend=Blend(levels=read, worked=0.7, slips=0.3, prose=0.1)),
-            Reading(name="long", steps=450 * times, blend=Blend(levels=read, worked=0.7, slips=0.3), rate=3e-3,
+            Reading(name="general", steps=general, documents=80, warmup=40,
+                    blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.2, seen=seen)),
+            Reading(name="reasoning", steps=reasoning, documents=120, decay=0.6, least=0.2,
+                    blend=Blend(levels=read, worked=0.7, slips=0.3, prose=0.1, seen=seen)),
+            Reading(name="long", steps=joined, blend=Blend(levels=read, worked=0.7, slips=0.3, seen=seen), rate=3e-3,
                     warmup=5, decay=0.8, least=0.05, theta=3e4, joined=8),
         ),
         levels=names, tools=TOOLS, student_share=0.5, experts_share=0.2, cold_samples=10_000,

@@ -37,7 +37,7 @@ class Blend(Struct, frozen=True, kw_only=True):
     prose     share of documents that are no problem at all
     listed    share of them that are lists gone through again, of the kinds `lists`; the rest are plain sentences
     other     share of problems in another language than English, where a task has one
-    direct_levels   task -> levels for the problems with bare answers; a task it lacks: those of `levels`
+    seen      tasks of which half of the problems with bare answers are: those whose answer stands in the text
     """
 
     levels: Mapping[str, Sequence[int]]
@@ -47,7 +47,7 @@ class Blend(Struct, frozen=True, kw_only=True):
     listed: float = 0.8
     lists: Sequence[Kind] = ("things", "owners", "rows", "values", "neighbours")
     other: float = 0.15
-    direct_levels: Mapping[str, Sequence[int]] = {}
+    seen: Sequence[str] = ()
 
 
 def document(blend: Blend, *, seed: int | str, number: int) -> str:
@@ -56,7 +56,8 @@ def document(blend: Blend, *, seed: int | str, number: int) -> str:
     if draw.random() < blend.prose:
         return listed(draw, kinds=blend.lists) if draw.random() < blend.listed else prose(draw)
     if draw.random() >= blend.worked:
-        return bare(problem_of(draw, {**blend.levels, **blend.direct_levels}, other=blend.other))
+        seen = blend.seen if draw.random() < 0.5 else ()
+        return bare(problem_of(draw, {name: blend.levels[name] for name in seen} or blend.levels, other=blend.other))
     return worked(problem_of(draw, blend.levels, other=blend.other), draw, slips=blend.slips)
 
 
