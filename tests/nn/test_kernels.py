@@ -53,7 +53,7 @@ def random_matrix(kind: str, outputs: int, inputs: int, rng: np.random.Generator
         bits = to_bf16(rng.standard_normal((outputs, inputs)))
         return pack_bf16(bits, bias_N=bias), from_bf16(bits)
     if kind == "w8":
-        q = rng.integers(-127, 128, (outputs, inputs), dtype=np.int8)
+        q = rng.integers(-128, 128, (outputs, inputs), dtype=np.int8)
         return pack_w8(q, scale, bias_N=bias), q.astype(np.int64)
     q = rng.integers(-8, 8, (outputs, inputs), dtype=np.int8)
     group = rng.integers(1, 16, (outputs, -(-inputs // 32)), dtype=np.uint8)
@@ -90,7 +90,7 @@ def test_a_linear_layer_equals_its_reference(tier: str, kind: str, rows: int, ou
 def random_grouped(kind: str, outputs: int, groups: int, rng: np.random.Generator) -> GroupedWeight:
     scale, minimum = (rng.uniform(-0.02, 0.02, (outputs, groups)).astype(np.float16) for _ in range(2))
     if kind == "g8":
-        return GroupedWeight("g8", rng.integers(-127, 128, (outputs, 32 * groups), dtype=np.int8), scale)
+        return GroupedWeight("g8", rng.integers(-128, 128, (outputs, 32 * groups), dtype=np.int8), scale)
     if kind == "g4":
         return GroupedWeight("g4", rng.integers(-8, 8, (outputs, 32 * groups), dtype=np.int8), scale)
     return GroupedWeight("g4m", rng.integers(0, 16, (outputs, 32 * groups), dtype=np.uint8), scale, minimum)
