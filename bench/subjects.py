@@ -1,7 +1,6 @@
 """What the engine's laws are tried on: random requests, alone or in a crowd; small models; a small vocabulary."""
 
 import random
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -42,7 +41,7 @@ def requests(rng: random.Random, count: int, *, budgets: bool = False) -> list[R
 
 def said(steps: list[Step], request: Request) -> list[list[Any]]:
     """All that a request's replies depend on themselves: nothing of how they were scheduled."""
-    own = [replace(step, cached_tokens=0) for step in steps if step.id == request.id]
+    own = [msgspec.structs.replace(step, cached_tokens=0) for step in steps if step.id == request.id]
     return [[step for step in own if step.index == i] for i in range(request.sampling.n)]
 
 

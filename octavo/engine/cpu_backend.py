@@ -88,7 +88,10 @@ class CpuBackend:
         rows, first = list[int](), 0
         for chunk, count in zip(plan.chunks, counts, strict=True):
             last = first + count
-            rows += {"none": [], "last": [last - 1], "all": list(range(first, last))}[chunk.rows]
+            if chunk.rows == "last":
+                rows.append(last - 1)
+            elif chunk.rows == "all":
+                rows += range(first, last)
             first = last
         sizes = [len(chunk.pages) for chunk in plan.chunks]
         arrays = [_ints(x) for x in (

@@ -4,7 +4,6 @@ import secrets
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from functools import cached_property
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +19,7 @@ from octavo.engine.sampler import Ask, History, choose_many
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence
 from octavo.engine.speculation import Speculation, Speculator
-from octavo.engine.types import Backend, Chunk, Plan, Request, Rule, Step, vocabulary_of
+from octavo.engine.types import Backend, Chunk, Plan, Request, Rule, Step, rows_of, vocabulary_of
 
 if TYPE_CHECKING:
     from octavo.engine.grammar import Grammars
@@ -165,16 +164,16 @@ class Engine:
                   sequences: Items[Sequence]) -> Iterator[tuple[Chunk, Sequence, NDArray[np.float32]]]:  # fmt: skip
         """The plan's chunks, each with its rows: logits, or of those that pool, what the head makes logits of."""
         both = [*zip(plan.chunks, sequences, strict=True)]
-        for pools in (False, True):
-            chosen = [(chunk, sequence) for chunk, sequence in both if sequence.request.pools is pools]
-            if not chosen:
-                continue
+        pooling = [pair for pair in both if pair[1].request.pools]
+        others = [pair for pair in both if not pair[1].request.pools] if pooling else both
+        for chosen in filter(None, (others, pooling)):
+            pools = chosen is pooling
             part = Plan(chunks=tuple(chunk for chunk, _ in chosen), copies=() if pools else plan.copies)
-            rows = self.backend.hidden(part) if pools else self.backend.forward(part)
+            rows, end = self.backend.hidden(part) if pools else self.backend.forward(part), 0
             self.forwards += 1
-            sizes = [{"none": 0, "last": 1, "all": len(chunk.tokens)}[chunk.rows] for chunk, _ in chosen]
-            for (chunk, sequence), end, size in zip(chosen, accumulate(sizes), sizes, strict=True):
-                yield chunk, sequence, rows[end - size : end]
+            for chunk, sequence in chosen:
+                first, end = end, end + rows_of(chunk)
+                yield chunk, sequence, rows[first:end]
 
     def forget(self) -> None:
         """Forget all that was computed: the backend's weights have changed. Nothing may run or wait."""

@@ -114,8 +114,9 @@ class BudgetRule:
 
     def forced(self, at: Channel) -> tuple[int, ...]:
         """What is left of the early-stop text, once it was begun or is due."""
-        due = self.closing > 0 or (self.over and at is Channel.THINKING)
-        return self.early_stop[self.closing :] if due else ()
+        if self.closing or (at is Channel.THINKING and self.over):
+            return self.early_stop[self.closing :]
+        return ()
 
     def allowed(self, at: Channel) -> NDArray[np.int32] | None:
         """All but the token that opens a thinking for which nothing is left."""
@@ -150,34 +151,37 @@ class BudgetRule:
 
 
 class Rules:
-    """The rules of one reply and its automaton, as one."""
+    """The rules of one reply and its automaton, as one.   binding   those that may force or forbid something"""
 
     def __init__(self, automaton: Automaton, budget: BudgetRule, others: Sequence[Rule]) -> None:
         self.automaton, self.budget, self.others = automaton, budget, list(others)
+        self.binding = [rule for rule in others if not isinstance(rule, EndRule | StopRule)]
 
     def forced(self) -> tuple[int, ...]:
         """What the first rule that forces anything forces."""
         at = self.automaton.at
         if tokens := self.budget.forced(at):
             return tokens
-        for rule in self.others:
+        for rule in self.binding:
             if tokens := rule.forced(at):
                 return tokens
         return ()
 
     def allowed(self) -> NDArray[np.int32] | None:
         """What every rule allows."""
-        at, found = self.automaton.at, self.budget.allowed(self.automaton.at)
-        for rule in self.others:
+        at = self.automaton.at
+        found = self.budget.allowed(at)
+        for rule in self.binding:
             mask = rule.allowed(at)
             found = mask if found is None else found if mask is None else found & mask
         return found
 
     def accept(self, token: int) -> Channel:
         """One token more; its channel: closing throughout a forced early stop, else what the automaton says."""
-        closing = bool(self.budget.forced(self.automaton.at))
+        closing = self.budget.forced(self.automaton.at)
         channel = self.automaton.step(token)
-        channel = Channel.CLOSING if closing else channel
+        if closing:
+            channel = Channel.CLOSING
         self.budget.accept(token, channel)
         for rule in self.others:
             rule.accept(token, channel)
@@ -185,7 +189,10 @@ class Rules:
 
     def finished(self) -> bool:
         """Whether any rule ends the reply."""
-        return any(rule.finished() for rule in self.others)  # the budget never does
+        for rule in self.others:  # the budget never does
+            if rule.finished():
+                return True
+        return False
 
     @property
     def keep_bytes(self) -> int | None:

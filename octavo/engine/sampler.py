@@ -115,16 +115,16 @@ def _choose_block(logits_NV: NDArray[np.float32], asks: Sequence[Ask]) -> list[C
     wide_NV -= wide_NV.max(axis=1, keepdims=True)
     weights_NV = np.exp(wide_NV)
     size_N = np.log(weights_NV.sum(axis=1))
-    heat_N = np.array([ask.sampling.temperature or 1.0 for ask in asks])
-    if (heat_N != 1).any():
+    heats = [ask.sampling.temperature for ask in asks]
+    if any(heat not in (0, 1) for heat in heats):
         with np.errstate(over="ignore"):
-            weights_NV = np.exp(wide_NV / heat_N[:, None])
+            weights_NV = np.exp(wide_NV / np.array([heat or 1.0 for heat in heats])[:, None])
     _forbid(weights_NV, asks)
     sums_NV = np.cumsum(weights_NV, axis=1)
     aim_N = np.array([ask.number for ask in asks]) * sums_NV[:, -1]
     tokens = np.count_nonzero(sums_NV <= aim_N[:, None], axis=1).tolist()
-    for i, ask in enumerate(asks):
-        if ask.sampling.temperature == 0:
+    for i, heat in enumerate(heats):
+        if heat == 0:
             tokens[i] = int(np.argmax(weights_NV[i]))
     fine_N = np.isfinite(size_N) & (sums_NV[:, -1] > 0)
     vocab = wide_NV.shape[1]

@@ -57,7 +57,7 @@ class Scheduler:
         if self.warming:
             self._release(self.warming[0])  # of a step that broke off
         patient = {s: None for s in self.running if s.patient and s.computed + 1 < len(s.tokens)}
-        for sequence in [s for s in self.running if s not in patient]:
+        for sequence in [s for s in self.running if s not in patient] if patient else list(self.running):
             left -= self._go_on(sequence, left, planned)
         begun = self._admitted(left)
         planned += begun
@@ -75,7 +75,13 @@ class Scheduler:
 
     def _go_on(self, sequence: Sequence, left: int, planned: list[tuple[Sequence, int]]) -> int:
         """Plan a running sequence's next tokens; how many. 0 where it was preempted, or is now."""
-        new = self._chunk_size(sequence, left) if left and sequence in self.running else 0
+        if not left or sequence not in self.running:
+            return 0
+        known = sequence.computed
+        if known + 1 == len(sequence.tokens) and known < len(sequence.pages) * self.pool.page_tokens:
+            planned.append((sequence, 1))  # the most common case, and the shortest way through it
+            return 1
+        new = self._chunk_size(sequence, left)
         if not new or not self._cover(sequence, new):
             return 0
         planned.append((sequence, new))
@@ -95,13 +101,15 @@ class Scheduler:
         """
         for chunk, sequence in zip(plan.chunks, sequences, strict=True):
             drafted = chunk.rows == "all"
-            sequence.computed = chunk.start + (sequence.agrees(chunk) if drafted else len(chunk.tokens))
+            sequence.computed = end = chunk.start + (sequence.agrees(chunk) if drafted else len(chunk.tokens))
             if sequence.part is not None:
                 self.pool.give([sequence.part.page])
                 sequence.part = None
-            full = self._known(sequence) // self.pool.page_tokens
-            if full > chunk.start // self.pool.page_tokens:
-                sequence.pages[:full] = self._publish(sequence, sequence.tokens, full)
+            before = chunk.start // self.pool.page_tokens
+            if end // self.pool.page_tokens > before:
+                full = self._known(sequence) // self.pool.page_tokens
+                if full > before:
+                    sequence.pages[:full] = self._publish(sequence, sequence.tokens, full)
             if sequence.warms:
                 if sequence.computed == len(sequence.tokens):
                     self.warming.remove(sequence)
@@ -115,6 +123,8 @@ class Scheduler:
 
     def _admitted(self, left: int) -> list[tuple[Sequence, int]]:
         """Those of the queue that begin now. Replies to one prompt wait until the first of them has computed it."""
+        if not left or not self.waiting:
+            return []
         begun, siblings = list[tuple[Sequence, int]](), list[Sequence]()
         computing = {id(s.request) for s in self.running if s.computed < len(s.request.tokens)}
         while left and self.waiting and len(self.running) < MOST_RUNNING:
@@ -209,6 +219,8 @@ class Scheduler:
 
     def _chunk(self, sequence: Sequence, new: int) -> Chunk:
         end = sequence.computed + new
+        if new == 1 and end == len(sequence.tokens) and not sequence.warms and not sequence.scores:
+            return Chunk(tokens=(sequence.tokens[-1],), start=end - 1, pages=self._pages(sequence, end))
         sampled = end == len(sequence.tokens) and not sequence.warms
         scored = sequence.scores and end > sequence.skips
         rows = "all" if scored else "last" if sampled and not sequence.scores else "none"

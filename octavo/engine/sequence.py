@@ -46,17 +46,14 @@ class Sequence:
     prompt_top: list[tuple[tuple[int, float], ...]] = field(default_factory=list[tuple[tuple[int, float], ...]])
     pooled_D: NDArray[np.float64] | None = None
     finish: EngineFinish | None = None
+    scores: bool = field(init=False)  # whether the prompt is scored and nothing generated
     plain: bool = field(init=False)  # whether its rows may be sampled beside others'
     draws: Draws = field(init=False)
 
     def __post_init__(self) -> None:
         """A stream of random numbers of its own."""
+        self.scores = self.request.sampling.max_tokens == 0
         self.plain, self.draws = is_plain(self.request.sampling), Draws(seed=self.seed, reply=self.index)
-
-    @property
-    def scores(self) -> bool:
-        """Whether the prompt is scored and nothing generated."""
-        return self.request.sampling.max_tokens == 0
 
     @property
     def skips(self) -> int:
@@ -131,7 +128,8 @@ class Sequence:
     def _append(self, choice: Choice, *, forced: bool) -> None:
         channel = self.rules.accept(choice.token)
         self.tokens.append(choice.token)
-        self.history.add(choice.token)
+        if not self.plain:
+            self.history.add(choice.token)  # nobody else asks for it
         if channel is Channel.THINKING and self.publishable is None:
             self.publishable = len(self.tokens) - 1
         if self.rules.finished():
@@ -142,14 +140,16 @@ class Sequence:
 
     def _step(self, choice: Choice | None, *, channel: Channel, finish: EngineFinish | None, forced: bool = False,
               error: str | None = None) -> Step:  # fmt: skip
+        sampled = choice if choice is not None and not forced else None
+        token, logprob = None if choice is None else choice.token, None if sampled is None else sampled.logprob
+        top, cached = () if sampled is None else sampled.top, self.cached or 0
+        if finish is None:
+            return Step(id=self.request.id, index=self.index, token=token, channel=channel, forced=forced,
+                        logprob=logprob, top=top, cached_tokens=cached, thinking_stop=self.rules.budget.stop)  # fmt: skip
         return Step(
-            id=self.request.id, index=self.index, channel=channel, forced=forced, finish=finish, error=error,
-            token=None if choice is None else choice.token,
-            logprob=None if choice is None or forced else choice.logprob,
-            top=() if choice is None or forced else choice.top,
-            keep_bytes=self.rules.keep_bytes if finish else None,
-            prompt_logprobs=tuple(self.prompt_logprobs) if finish else (),
-            prompt_top=tuple(self.prompt_top) if finish else (),
+            id=self.request.id, index=self.index, token=token, channel=channel, forced=forced, logprob=logprob, top=top,
+            finish=finish, error=error, keep_bytes=self.rules.keep_bytes, prompt_logprobs=tuple(self.prompt_logprobs),
+            prompt_top=tuple(self.prompt_top),
             pooled=() if self.pooled_D is None else tuple((self.pooled_D / len(self.tokens)).tolist()),
-            cached_tokens=self.cached or 0, thinking_stop=self.rules.budget.stop,
+            cached_tokens=cached, thinking_stop=self.rules.budget.stop,
         )  # fmt: skip

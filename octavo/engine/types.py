@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from octavo.core.channel import Channel, Markers
@@ -75,8 +76,7 @@ def vocabulary_of(request: Request) -> Vocabulary:
     return request.vocabulary
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class Step(Struct, frozen=True, kw_only=True):
     """One new token of one reply, or its end.
 
     token        the token; None in a last step that adds none (cancelled; stopped before any token)
@@ -110,8 +110,7 @@ class Step:
     error: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chunk:
+class Chunk(Struct, frozen=True, kw_only=True):
     """New tokens of one sequence in one forward pass.
 
     tokens   token ids, at least one;   start   position of the first one = number of tokens already in the pages
@@ -124,6 +123,11 @@ class Chunk:
     start: int
     pages: tuple[int, ...]
     rows: Literal["none", "last", "all"] = "last"
+
+
+def rows_of(chunk: Chunk) -> int:
+    """How many rows of logits it gives."""
+    return 1 if chunk.rows == "last" else 0 if chunk.rows == "none" else len(chunk.tokens)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
