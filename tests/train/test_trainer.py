@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 import torch
 
 from octavo.core.errors import ConfigError, TrainingError
 from octavo.train.batch import pack
-from octavo.train.optimiser import Optimisation, optimisers
+from octavo.train.optimiser import Optimisation, WideMuon, optimisers
 from octavo.train.schedule import Schedule
 from octavo.train.state import load_state, save_state
 from octavo.train.step import CrossEntropy, Learner
@@ -150,6 +151,31 @@ def test_matrices_of_layers_take_muon_and_all_else_adamw_without_decay():
     assert inside | outside == {id(p) for p in model.parameters()} and not inside & outside
     assert id(model.model.embed_tokens.weight) in outside and id(model.lm_head.weight) in outside
     assert all(group["weight_decay"] == 0 for group in adamw.param_groups)
+
+
+@pytest.mark.parametrize("shape", [(48, 32), (32, 96), (40, 40)])
+def test_muon_in_float32_goes_where_torchs_goes(shape):
+    torch.manual_seed(1)
+    begin = torch.randn(shape)
+    wide, low = torch.nn.Parameter(begin.clone()), torch.nn.Parameter(begin.clone())
+    how: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.05, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
+    ours, theirs = WideMuon([wide], **how), torch.optim.Muon([low], **how)
+    for _ in range(4):
+        wide.grad = torch.randn(shape)
+        low.grad = wide.grad.clone()
+        ours.step()
+        theirs.step()
+    torch.testing.assert_close(ours.state[wide]["momentum_buffer"], theirs.state[low]["momentum_buffer"])
+    assert (wide - low).norm() < 0.03 * (wide - begin).norm()  # five rounds of bf16 are a hundredth
+
+
+def test_a_cpu_that_does_not_multiply_bf16_learns_in_float32(monkeypatch):
+    for place in ("trainer", "optimiser"):
+        monkeypatch.setattr(f"octavo.train.{place}.multiplies_bf16", lambda: False)
+    how = Optimisation(method="muon", rate=3e-3)
+    asked, plain = Trainer(tiny(), CrossEntropy(), how, bf16=True), Trainer(tiny(), CrossEntropy(), how, bf16=False)
+    assert not asked.bf16 and isinstance(asked.optimisers[0], WideMuon)
+    assert [asked.learn([batch(i)]).loss for i in range(4)] == [plain.learn([batch(i)]).loss for i in range(4)]
 
 
 def test_all_but_the_matrices_take_their_own_share_of_the_rate():

@@ -66,7 +66,8 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     writer = Writer(form, tokenizer)
     samples = lessons(writer, thought, settings, draw=draw)
     whole = [one for one in thought if len(one.turns) == 1 and one.turns[0].reason == "stop"]
-    for one in draw.choices(whole, k=settings.cut) if whole else ():
+    lengths = [one.turns[0].usage.thinking_tokens for one in whole]  # the longer, the likelier a budget cuts it
+    for one in draw.choices(whole, lengths, k=settings.cut) if whole else ():
         samples.append(cut_short(form.markers(tokenizer), one, draw))
     kept = {**wanted, "kept": len(thought)}
     return learn_checkpoint(before, out, samples, lesson=settings.lesson, recipe="fuse", settings=kept,
