@@ -1,7 +1,7 @@
 """What runs of `octavo train mini` show, as the claims that they have to meet: python -m bench.mini [FOLDER ...]
 
-Writes bench/results/mini.json with the figures of every run named, beside those of other seeds that it has already from
-runs of the same plan; with no folder, prints the table of those that are there.
+Writes bench/results/mini_SCALE.json with the figures of every run named, beside those of other seeds that it has already
+from runs of the same plan; with no folder, prints the tables of those that are there.
 """
 
 import argparse
@@ -17,12 +17,22 @@ from octavo.core.errors import TrainingError
 from octavo.train.mini.card import ship
 from octavo.train.mini.evidence import Evidence, table
 
-RESULT = Path(__file__).with_name("results") / "mini.json"
+RESULTS = Path(__file__).with_name("results")
 
 
-def known() -> list[dict[str, Any]]:
-    """The runs of the file."""
-    return json.loads(RESULT.read_text(encoding="utf-8"))["runs"] if RESULT.exists() else []
+def result(scale: str) -> Path:
+    """Where the runs of a scale are kept."""
+    return RESULTS / f"mini_{scale}.json"
+
+
+def known(path: Path) -> list[dict[str, Any]]:
+    """The runs of a file."""
+    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+
+
+def show(runs: list[dict[str, Any]]) -> None:
+    """One table of all."""
+    print(table([Evidence(about=run["about"], exams=run["exams"], cards=run["cards"]) for run in runs]))
 
 
 def as_json(run: Evidence) -> dict[str, Any]:
@@ -42,19 +52,21 @@ def main() -> None:
         sys.exit(str(cause))
     for folder in folders:
         ship(folder)
-    plans = {run["about"]["plan"] for run in found}
+    if not found:
+        for path in sorted(RESULTS.glob("mini_*.json")):
+            print(f"{path.stem}:")
+            show(known(path))
+        return
+    plans = {(run["about"]["plan"], run["about"]["scale"]) for run in found}
     if len(plans) > 1:
         sys.exit(f"These are runs of {len(plans)} plans: give those of one.")
-    seeds = {run["about"]["seed"] for run in found}
-    kept = [r for r in known() if not found or (r["about"]["plan"] in plans and r["about"]["seed"] not in seeds)]
+    plan, scale = plans.pop()
+    seeds, path = {run["about"]["seed"] for run in found}, result(scale)
+    kept = [run for run in known(path) if run["about"]["plan"] == plan and run["about"]["seed"] not in seeds]
     runs = sorted([*kept, *found], key=lambda run: run["about"]["seed"])
-    if not runs:
-        sys.exit("There is no run yet: give the folder of one.")
-    print(table([Evidence(about=run["about"], exams=run["exams"], cards=run["cards"]) for run in runs]))
-    if found:
-        RESULT.write_text(
-            json.dumps({"command": "python -m bench.mini FOLDER ...", "runs": runs}, indent=1) + "\n", encoding="utf-8"
-        )
+    show(runs)
+    told = {"command": "python -m bench.mini FOLDER ...", "runs": runs}
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

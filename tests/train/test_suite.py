@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from octavo.core.errors import TrainingError
 from octavo.core.sampling import Thinking
+from octavo.tasks.retrieval import THINGS
 from octavo.train.mini.card import CURVES, NAMES, ship
 from octavo.train.mini.evidence import Claim, Evidence, table
 from octavo.train.mini.exam import MODES, problems_of
@@ -123,6 +124,13 @@ def test_documents_are_functions_of_seed_and_number():
     assert len(set(texts)) > 50
 
 
+def test_half_of_the_bare_problems_are_those_whose_answer_can_be_seen():
+    blend = Blend(levels={"chain": (1,), "stories": (1,), "retrieval": (1,)}, worked=0, prose=0, seen=("retrieval",))
+    texts = [document(blend, seed=0, number=i) for i in range(300)]
+    looked = sum(text.rpartition("Answer: ")[2] in THINGS for text in texts)
+    assert 0.55 < looked / len(texts) < 0.78  # half, and a third of the rest
+
+
 def test_a_slip_changes_one_sign_into_another_of_its_kind():
 
     for seed in range(50):
@@ -198,9 +206,11 @@ def test_problems_of_an_exam_are_different_and_held_out():
 
 
 def test_plans_grow_with_their_scale():
-    short, long = plan("short"), plan("long")
-    assert set(short.levels) < set(long.levels) == set(LEVELS) and len(short.levels) >= 6 and len(long.levels) >= 10
-    assert sum(r.steps for r in long.readings) > 2 * sum(r.steps for r in short.readings)
+    short, wide, long = plan("short"), plan("wide"), plan("long")
+    assert set(short.levels) < set(wide.levels) < set(long.levels) == set(LEVELS)
+    assert len(short.levels) >= 6 and len(wide.levels) >= 10
+    steps = [sum(r.steps for r in one.readings) for one in (short, wide, long)]
+    assert steps[0] < steps[1] < steps[2] / 2
 
 
 @pytest.mark.slow
