@@ -1,7 +1,7 @@
 """What runs of `octavo train mini` show, as the claims that they have to meet: python -m bench.mini [FOLDER ...]
 
-Writes bench/results/mini_SCALE.json with the figures of every run named, beside those of other seeds that it has already
-from runs of the same plan; with no folder, prints the tables of those that are there.
+Writes bench/results/mini_SCALE.json with the figures of every run named, beside those of other seeds that it has
+already from runs of the same plan; with no folder, prints the tables of those that are there.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """The small real model beside `transformers` on the same GGUF file: `python -m bench.smollm2` counts equal tokens.
 
-Both continue the same 20 prompts greedily. In fp32 each of 64 tokens must be the same, but where two tokens are as likely
-as each other to less than what fp32 rounds (products depend on where in memory their factors lie): there both go on from
-transformers' token. In the kind that this CPU runs fastest, rounding may decide near ties otherwise: how often is printed,
-beside what transformers' own bf16 does.
+Both continue the same 20 prompts greedily. In fp32 each of 64 tokens must be the same, but where two tokens are as
+likely as each other to less than what fp32 rounds (products depend on where in memory their factors lie): there both go
+on from transformers' token. In the kind that this CPU runs fastest, rounding may decide near ties otherwise: how often
+is printed, beside what transformers' own bf16 does.
 """
 
 import json

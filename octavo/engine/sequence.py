@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from octavo.core.channel import Channel
@@ -141,15 +142,16 @@ class Sequence:
     def _step(self, choice: Choice | None, *, channel: Channel, finish: EngineFinish | None, forced: bool = False,
               error: str | None = None) -> Step:  # fmt: skip
         sampled = choice if choice is not None and not forced else None
-        token, logprob = None if choice is None else choice.token, None if sampled is None else sampled.logprob
-        top, cached = () if sampled is None else sampled.top, self.cached or 0
+        step = Step(
+            id=self.request.id, index=self.index, token=None if choice is None else choice.token, channel=channel,
+            forced=forced, logprob=None if sampled is None else sampled.logprob, finish=finish, error=error,
+            top=() if sampled is None else sampled.top, cached_tokens=self.cached or 0,
+            thinking_stop=self.rules.budget.stop,
+        )  # fmt: skip
         if finish is None:
-            return Step(id=self.request.id, index=self.index, token=token, channel=channel, forced=forced,
-                        logprob=logprob, top=top, cached_tokens=cached, thinking_stop=self.rules.budget.stop)  # fmt: skip
-        return Step(
-            id=self.request.id, index=self.index, token=token, channel=channel, forced=forced, logprob=logprob, top=top,
-            finish=finish, error=error, keep_bytes=self.rules.keep_bytes, prompt_logprobs=tuple(self.prompt_logprobs),
+            return step
+        return replace(
+            step, keep_bytes=self.rules.keep_bytes, prompt_logprobs=tuple(self.prompt_logprobs),
             prompt_top=tuple(self.prompt_top),
             pooled=() if self.pooled_D is None else tuple((self.pooled_D / len(self.tokens)).tolist()),
-            cached_tokens=cached, thinking_stop=self.rules.budget.stop,
         )  # fmt: skip

@@ -93,10 +93,10 @@ def optimisers(model: nn.Module, how: Optimisation) -> list[Optimizer]:
     groups = [{"params": others, "weight_decay": 0.0, "share": how.others}]
     made = list[Optimizer]()
     if how.method == "muon" and matrices:
-        low = matrices[0].device.type != "cpu" or multiplies_bf16()
+        kind = torch.optim.Muon if matrices[0].device.type != "cpu" or multiplies_bf16() else WideMuon
         made += [
-            (torch.optim.Muon if low else WideMuon)(half, lr=how.rate, weight_decay=how.weight_decay, momentum=how.momentum,
-                                                    adjust_lr_fn="match_rms_adamw")
+            kind(half, lr=how.rate, weight_decay=how.weight_decay, momentum=how.momentum,
+                 adjust_lr_fn="match_rms_adamw")
             for half in (matrices[::2], matrices[1::2]) if half
         ]  # fmt: skip
     else:
