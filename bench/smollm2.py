@@ -76,9 +76,9 @@ def agreed(left: list[int], right: list[int]) -> int:
     return next((i for i, (a, b) in enumerate(zip(left, right, strict=True)) if a != b), len(left))
 
 
-def agreed_but_for_ties(ours: Continue, prompt: Sequence[int], said: list[int], leads: list[float]) -> int:
+def agreed_but_for_ties(ours: Continue, prompt: Sequence[int], theirs: tuple[list[int], list[float]]) -> int:
     """Tokens before the first that differs and is not a tie."""
-    done = 0
+    (said, leads), done = theirs, 0
     while done < TOKENS:
         done += agreed(ours((*prompt, *said[:done]))[: TOKENS - done], said[done:])
         if done == TOKENS or leads[done] > TIE:
@@ -94,7 +94,7 @@ def differences(checkpoint: Checkpoint, *, count: int, kind: Literal["plain", "b
     ours, theirs = octavo(checkpoint, kind=kind), transformers(checkpoint.path, dtype=torch.float32)
     prompts = {text: tokenizer.encode(text) for text in PROMPTS[:count]}
     if kind == "plain":
-        return {text: agreed_but_for_ties(ours, ids, *theirs(ids)) for text, ids in prompts.items()}
+        return {text: agreed_but_for_ties(ours, ids, theirs(ids)) for text, ids in prompts.items()}
     return {text: agreed(ours(ids), theirs(ids)[0]) for text, ids in prompts.items()}
 
 
