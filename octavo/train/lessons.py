@@ -19,9 +19,11 @@ from octavo.train.conversations import Writer
 THINK, NO_THINK = "/think", "/no_think"
 
 
-def problem_of(draw: random.Random, levels: Mapping[str, Sequence[int]], *, other: float = 0.0) -> Problem:
-    """One problem of the training split."""
-    name = draw.choice(sorted(levels))
+def problem_of(draw: random.Random, levels: Mapping[str, Sequence[int]], *, other: float = 0.0,
+               often: Mapping[str, float] = {}) -> Problem:  # fmt: skip
+    """One problem of the training split.   often   task -> its weight, 1 where it has none"""
+    names = sorted(levels)
+    name = draw.choices(names, [often.get(one, 1.0) for one in names])[0] if often else draw.choice(names)
     task = TASKS[name]
     foreign = [language for language in task.languages if language != "en"]
     language = draw.choice(foreign) if foreign and draw.random() < other else "en"
@@ -47,11 +49,12 @@ def solved(problem: Problem, *, thinking: str | None, flag: str = "") -> list[Me
     return [*flagged(problem, flag), replace(call, thinking=thinking), *answers, replace(problem.gold, thinking=after)]
 
 
-def cold_start(writer: Writer, levels: Mapping[str, Sequence[int]], *, seed: str, count: int) -> list[Sample]:
+def cold_start(writer: Writer, levels: Mapping[str, Sequence[int]], *, seed: str, count: int,
+               often: Mapping[str, float] = {}) -> list[Sample]:  # fmt: skip
     """Few thinking replies, on purpose: the rest is left to RL. Of each conversation, every reply."""
     draw, found = random.Random(seed), list[Sample]()
     while len(found) < count:
-        problem = problem_of(draw, levels)
+        problem = problem_of(draw, levels, often=often)
         messages = solved(problem, thinking=problem.trace, flag=draw.choice((THINK, "")))
         found += writer.replies(messages, tools=problem.tools, name=f"{problem.task} {problem.id}")
     return found

@@ -1,13 +1,16 @@
 """Recipes that learn from what is written: from folder to folder, with settings as words."""
 
 import json
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
 from octavo.chat.loading import open_text
-from octavo.core.errors import CheckpointError, SampleError
+from octavo.core.errors import CheckpointError, ConfigError, SampleError
+from octavo.train.lessons import problem_of
 from octavo.train.models import read_model, write_model
 from octavo.train.recipes import RECIPES, recipe
 from octavo.train.run import Silent, read_log
@@ -131,6 +134,14 @@ def test_the_cold_start_and_the_fusion_teach_both_modes(folder):
     cold = go("coldstart", folder, 'tasks={"retrieval": [1]}', "count=40", *LESSON)
     assert read_log(folder / "coldstart.run")[-1]["loss"] < read_log(folder / "coldstart.run")[0]["loss"]
     assert open_text(open_checkpoint(cold))[1].name == "qwen3"
+
+
+def test_tasks_come_as_often_as_they_are_told_to(folder):
+    draw, levels = random.Random(0), {"chain": (1,), "retrieval": (1,)}
+    found = Counter(problem_of(draw, levels, often={"chain": 3.0}).task for _ in range(400))
+    assert 0.68 < found["chain"] / 400 < 0.82
+    with pytest.raises(ConfigError, match="often: 'maze' is none of the tasks: retrieval"):
+        go("coldstart", folder, 'tasks={"retrieval": [1]}', 'often={"maze": 2}', *LESSON)
 
 
 def test_samples_come_once_before_any_comes_again():

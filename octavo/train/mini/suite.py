@@ -162,7 +162,7 @@ class Suite:
         plan, tasks = self.plan, self._tasks({**self.plan.levels, **self.plan.tools})
         cold = coldstart.run(coldstart.Settings(
             model=str(base), out=self._at("teacher-cold"), tasks=tasks, count=plan.cold_samples, lesson=plan.cold,
-            seed=self.seed), progress=self.progress)  # fmt: skip
+            often=dict(plan.cold_often), seed=self.seed), progress=self.progress)  # fmt: skip
         thinker = rl.run(self._rl(cold, "teacher-rl", tasks, steps=plan.rl_steps), progress=self.progress)
         fused = fuse.run(fuse.Settings(
             model=str(thinker), out=self._at("teacher-fused"), tasks=tasks, thought=plan.fuse_thought,

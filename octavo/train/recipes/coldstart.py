@@ -10,6 +10,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from octavo.chat.loading import open_text
+from octavo.core.errors import ConfigError
 from octavo.train.asked import asked, made
 from octavo.train.conversations import Writer
 from octavo.train.lessons import cold_start
@@ -17,6 +18,8 @@ from octavo.train.recipes.rl import check_levels
 from octavo.train.run import Progress
 from octavo.train.supervised import Lesson, learn_checkpoint
 from octavo.weights.checkpoint import open_checkpoint
+
+Often = Annotated[float, Meta(gt=0)]
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,18 +29,22 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     out: Annotated[str, Meta(description="folder for the model; the run is kept beside it")]
     tasks: Annotated[dict[str, list[int]], Meta(min_length=1, description="JSON: task -> its levels")]
     count: Annotated[int, Meta(ge=1, description="conversations")] = 1000
+    often: Annotated[dict[str, Often], Meta(description="JSON: task -> how often it comes; the others: 1")] = {}
     lesson: Lesson = Lesson(steps=60)
     seed: Annotated[int, Meta(ge=0)] = 0
 
 
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
-    """Returns the model's folder."""
+    """Returns the model's folder. Raises ConfigError for tasks or levels that there are not."""
     check_levels(settings.tasks)
+    if strange := sorted(settings.often.keys() - settings.tasks.keys()):
+        raise ConfigError(f"often: {strange[0]!r:.80} is none of the tasks: {', '.join(sorted(settings.tasks))}.")
     before, out = Path(settings.model), Path(settings.out)
     wanted = asked(settings, recipe="coldstart")
     if made(out, wanted):
         return out
     tokenizer, form = open_text(open_checkpoint(before))
-    samples = cold_start(Writer(form, tokenizer), settings.tasks, seed=f"{settings.seed} cold", count=settings.count)
+    samples = cold_start(Writer(form, tokenizer), settings.tasks, seed=f"{settings.seed} cold", count=settings.count,
+                         often=settings.often)  # fmt: skip
     return learn_checkpoint(before, out, samples, lesson=settings.lesson, recipe="coldstart", settings=wanted,
                             seed=settings.seed, progress=progress)  # fmt: skip
