@@ -104,37 +104,54 @@ def plan(scale: Scale, *, experts: bool = True) -> Plan:
 
     experts: with the third model, the mixture of experts
     """
-    found = _smoke() if scale == "smoke" else _whole(scale)
+    found = {"smoke": _smoke, "short": _short, "wide": _wide, "long": lambda: _wide(LEVELS, times=4)}[scale]()
+    found = replace(found, scale=scale)
     return found if experts else replace(found, experts=None)
 
 
-def _whole(scale: Scale) -> Plan:
-    names = LEVELS if scale == "long" else {name: LEVELS[name] for name in (SIX if scale == "short" else TEN)}
-    read, times = {**names, **TOOLS}, 4 if scale == "long" else 1
-    general, reasoning, joined = (600, 800, 250) if scale == "short" else (1000 * times, 1300 * times, 450 * times)
-    seen = ("retrieval",)
-    easy = {name: tuple(levels)[: max(2, len(levels) // 2)] for name, levels in read.items()}
+def _some(names: Sequence[str]) -> Mapping[str, Sequence[int]]:
+    return {name: LEVELS[name] for name in names}
+
+
+def _readings(levels: Mapping[str, Sequence[int]], *, steps: tuple[int, int, int]) -> tuple[Reading, ...]:
+    """Lists until looking up is learnt, then the three stages.   steps   of these three"""
+    (general, reasoning, joined), seen = steps, ("retrieval",)
+    easy = {name: tuple(some)[: max(2, len(some) // 2)] for name, some in levels.items()}
+    return (
+        Reading(name="lists", steps=2000, documents=32, warmup=40, gate=0.95,
+                blend=Blend(levels=easy, prose=1, listed=1, lists=("things",))),
+        Reading(name="general", steps=general, documents=80, warmup=40,
+                blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.2, seen=seen)),
+        Reading(name="reasoning", steps=reasoning, documents=120, decay=0.6, least=0.2,
+                blend=Blend(levels=levels, worked=0.7, slips=0.3, prose=0.1, seen=seen)),
+        Reading(name="long", steps=joined, blend=Blend(levels=levels, worked=0.7, slips=0.3, seen=seen), rate=3e-3,
+                warmup=5, decay=0.8, least=0.05, theta=3e4, joined=8),
+    )  # fmt: skip
+
+
+def _wide(levels: Mapping[str, Sequence[int]] | None = None, *, times: int = 1) -> Plan:
+    """times   as much of everything"""
+    levels = levels or _some(TEN)
     return Plan(
-        scale=scale, teacher=Size(width=192, layers=6, heads=6, inner=576), vocabulary=480, context_tokens=1024,
+        scale="wide", teacher=Size(width=192, layers=6, heads=6, inner=576), vocabulary=480, context_tokens=1024,
         student=Size(width=128, layers=4, heads=4, inner=384),
         experts=Size(width=192, layers=6, heads=6, inner=576, experts=8),
-        readings=(
-            Reading(name="lists", steps=2000, documents=32, warmup=40, gate=0.95,
-                    blend=Blend(levels=easy, prose=1, listed=1, lists=("things",))),
-            Reading(name="general", steps=general, documents=80, warmup=40,
-                    blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.2, seen=seen)),
-            Reading(name="reasoning", steps=reasoning, documents=120, decay=0.6, least=0.2,
-                    blend=Blend(levels=read, worked=0.7, slips=0.3, prose=0.1, seen=seen)),
-            Reading(name="long", steps=joined, blend=Blend(levels=read, worked=0.7, slips=0.3, seen=seen), rate=3e-3,
-                    warmup=5, decay=0.8, least=0.05, theta=3e4, joined=8),
-        ),
-        levels=names, tools=TOOLS, student_share=0.5, experts_share=0.2, cold_samples=10_000,
-        cold_often={"tools": 3.0} if scale == "short" else {},
-        cold=Lesson(steps=50 if scale == "short" else 160, how=muon(1e-3, others=6)),
+        readings=_readings({**levels, **TOOLS}, steps=(1000 * times, 1300 * times, 450 * times)),
+        levels=levels, tools=TOOLS, student_share=0.5, experts_share=0.2, cold_samples=10_000, cold_often={},
+        cold=Lesson(steps=160, how=muon(1e-3, others=6)),
         rl_steps=100 * times, student_rl_steps=75 * times, rl_queries=48, rl_replies=12, rl_updates=1,
-        fuse_thought=5000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=1500 * times,
+        fuse_thought=5000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=3000 * times,
         fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=50 * times, off_replies=12_000,
         off_steps=250 * times, distill_steps=32 * times, longest=384, tested=200,
+    )  # fmt: skip
+
+
+def _short() -> Plan:
+    """Fewer families, a cold start that leaves more to RL: but for what few steps do not bring at all."""
+    levels = _some(SIX)
+    return replace(
+        _wide(levels), readings=_readings({**levels, **TOOLS}, steps=(600, 800, 250)),
+        cold=Lesson(steps=65, how=muon(1e-3, others=6)), cold_often={"tools": 3.0, "format": 1.5}, rl_steps=110,
     )  # fmt: skip
 
 
