@@ -75,7 +75,9 @@ def cut_short(markers: Markers, one: Trajectory, draw: random.Random) -> Sample:
     """
     turn = one.turns[0]
     closed = turn.tokens.index(markers.think_close or 0)
-    answer = turn.tokens[closed + 1 + len(markers.gap) :]
+    answer = turn.tokens[closed + 1 :]
+    while answer and answer[0] in markers.gap:  # which the model may have written otherwise, or not at all
+        answer = answer[1:]
     before = (*turn.prompt, *turn.tokens[: draw.randint(1, closed)], *markers.early_stop)
     weights = [0.0] * len(before) + [1.0] * len(answer)
     return sample((*before, *answer), weights, name=f"{one.problem.task} {one.problem.id}, cut")

@@ -204,3 +204,19 @@ def test_a_lesson_with_cut_thinking_begins_as_a_budget_makes_replies_begin():
         if found[-1] == "budget":
             assert (*turn.prompt, *cut.turns[0].tokens)[: stop + len(early)] == tokens[: stop + len(early)]
     assert "budget" in found
+
+
+@pytest.mark.parametrize("gap", [0, 1, 3])  # of newlines: the format has 2
+def test_the_answer_behind_cut_thinking_is_whole_however_its_gap_was_written(gap):
+    tokenizer = words()[0]
+    newline = tokenizer.encode("\n")
+    markers = replace(words()[1].markers(tokenizer), gap=(*newline, *newline))
+    assert markers.think_close is not None
+    thinking, answer = tuple(tokenizer.encode("blue red")), (*tokenizer.encode("red"), markers.end[0])
+    tokens = (*thinking, markers.think_close, *newline * gap, *answer)
+    turn = Turn(prompt=(1,), tokens=tokens, logprobs=(0.0,) * len(tokens), reason="stop", usage=Usage(),
+                message=Message(role="assistant", content="red"))  # fmt: skip
+    (problem,) = problems(1)
+    one = Trajectory(problem=problem, turns=(turn,), score=Score(value=1.0, answer=None, why=""), truncated=False)
+    lesson = cut_short(markers, one, random.Random(0))
+    assert tuple(lesson.tokens.tolist())[-len(answer) :] == answer and sum(lesson.weights) == len(answer)
