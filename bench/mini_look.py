@@ -1,4 +1,4 @@
-"""Where a model of the suite stands, and the first line that it gets wrong: python -m bench.mini_look FOLDER.
+"""Where a model of the suite stands, and what it says and thinks where it is wrong: python -m bench.mini_look FOLDER.
 
 A look while a suite is made, at greedy replies to held-out problems of each family, before the exams: in chat, thinking
 and not; or with --plain, for stages of pre-training, in the form of the texts that they read.
@@ -31,11 +31,12 @@ PLAIN = {"worked": "\nWork:\n", "bare": "\nAnswer:"}
 
 
 class Seen(NamedTuple):
-    """A reply: whether it was right, and what it wrote before its answer."""
+    """A reply: whether it was right, what it wrote before its answer, and the answer."""
 
     problem: Problem
     right: float
     working: str
+    answer: str
 
 
 def in_chat(own: OwnChat, problems: Sequence[Problem], mode: str) -> list[Seen]:
@@ -43,7 +44,10 @@ def in_chat(own: OwnChat, problems: Sequence[Problem], mode: str) -> list[Seen]:
     how = How(sampling=Sampling(temperature=0, max_tokens=LONGEST))
     put = [replace(problem, thinking=MODES[mode]) for problem in problems]
     done = rollout(own.refresh(), put, tasks=TASKS, how=how)
-    return [Seen(one.problem, one.score.value, one.turns[0].message.thinking or "") for one in done]
+    return [
+        Seen(one.problem, one.score.value, one.turns[0].message.thinking or "", one.turns[-1].message.text)
+        for one in done
+    ]
 
 
 def in_text(own: OwnChat, problems: Sequence[Problem], mode: str) -> list[Seen]:
@@ -62,7 +66,8 @@ def in_text(own: OwnChat, problems: Sequence[Problem], mode: str) -> list[Seen]:
     for problem, reader, steps in running.values():
         text = reader.whole(steps).message.text
         working, _, answer = text.rpartition("Answer:") if mode == "worked" else ("", "", text)
-        found.append(Seen(problem, float(answer.strip() == problem.gold.text.strip()), working.strip("\n")))
+        right = float(answer.strip() == problem.gold.text.strip())
+        found.append(Seen(problem, right, working.strip("\n"), answer.strip()))
     return found
 
 
@@ -96,6 +101,7 @@ def main() -> None:
         wrong = [one for one in seen[modes[0]] if one.right < 1]
         for one in wrong[: options.wrong]:
             print(f"    level {one.problem.level}: {asked(one.problem)!r:.300}\n        {first_wrong(one)}")
+            print(f"        {one.answer!r:.100}, the gold answer is {one.problem.gold.text!r:.100}")
     means = [sum(column) / len(shares) for column in zip(*shares, strict=True)]
     print("mean           " + "  ".join(f"{mode} {mean:5.1f}" for mode, mean in zip(modes, means, strict=True)))
 
