@@ -39,7 +39,7 @@ class Lesson(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     warmup: Annotated[int, Meta(ge=0)] = 10
     decay: Annotated[float, Meta(ge=0, le=1)] = 0.5
     least: Annotated[float, Meta(ge=0, le=1)] = 0.1
-    bf16: Annotated[bool, Meta(description="products and activations in bfloat16")] = True
+    bf16: Annotated[bool, Meta(description="products in bfloat16, where the processor has such")] = True
 
 
 def learn(model: Decoder, samples: Sequence[Sample], lesson: Lesson, *, run: Path, settings: Mapping[str, Any],

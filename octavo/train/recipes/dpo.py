@@ -47,7 +47,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     )
     warmup: Annotated[int, Meta(ge=0)] = 10
     how: Optimisation = Optimisation(rate=2e-5, weight_decay=0.0)
-    bf16: Annotated[bool, Meta(description="products and activations in bfloat16")] = False
+    bf16: Annotated[bool, Meta(description="products in bfloat16, where the processor has such")] = False
     seed: Annotated[int, Meta(ge=0)] = 0
 
 

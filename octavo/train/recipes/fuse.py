@@ -65,9 +65,9 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
         raise TrainingError("the model gave no right reply with thinking: nothing of it can be kept. Train it further.")
     writer = Writer(form, tokenizer)
     samples = lessons(writer, thought, settings, draw=draw)
-    whole = [one for one in thought if len(one.turns) == 1 and one.turns[0].reason == "stop"]
-    lengths = [one.turns[0].usage.thinking_tokens for one in whole]  # the longer, the likelier a budget cuts it
-    for one in draw.choices(whole, lengths, k=settings.cut) if whole else ():
+    alone = [one for one in thought if len(one.turns) == 1 and one.turns[0].reason == "stop"]
+    lengths = [one.turns[0].usage.thinking_tokens for one in alone]  # the longer, the likelier a budget cuts it
+    for one in draw.choices(alone, lengths, k=settings.cut) if any(lengths) else ():
         samples.append(cut_short(form.markers(tokenizer), one, draw))
     kept = {**wanted, "kept": len(thought)}
     return learn_checkpoint(before, out, samples, lesson=settings.lesson, recipe="fuse", settings=kept,

@@ -70,7 +70,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0)] = 0
     held_out: Annotated[int, Meta(ge=0, description="each so many-th document is only measured; 0: none")] = 100
     measure: Annotated[int, Meta(ge=1, description="steps between measurements of the held-out loss")] = 100
-    bf16: Annotated[bool, Meta(description="products and activations in bfloat16")] = True
+    bf16: Annotated[bool, Meta(description="products in bfloat16, where the processor has such")] = True
     checkpoint: Annotated[bool, Meta(description="keep less of the forward pass, and compute it again")] = False
     balance: Annotated[float, Meta(ge=0, description="coefficient of the loss that keeps experts in use")] = 1e-3
     copies: Annotated[int, Meta(ge=1, description="whole copies of the model among the processes (HSDP)")] = 1

@@ -54,7 +54,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     goal: Annotated[Share, Meta(description="mean success over all levels at which it is done")] = 0.98
     tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
     how: Optimisation = Optimisation(rate=2e-4, clip=0.5, weight_decay=0.0, betas=(0.9, 0.98))
-    bf16: Annotated[bool, Meta(description="products and activations in bfloat16")] = False
+    bf16: Annotated[bool, Meta(description="products in bfloat16, where the processor has such")] = False
     exact: Annotated[bool, Meta(description="rollouts in the trainer's own precision: slower")] = False
     servers: Annotated[list[str], Meta(description="JSON: URLs ending in /v1#NAME that reply instead")] = []
     reload: Reload = Reload()
