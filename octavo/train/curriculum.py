@@ -8,7 +8,7 @@ Level = tuple[str, int]  # a task's name and a level of it
 KNOWN = "solved "  # how the figures of a level begin in a log
 MEMORY = 0.7  # weight of what was known of a level beside the newest step
 STRAY = 0.35  # chance of any level: what is too hard may become easier, what is solved is forgotten unasked
-LOW, HIGH = 0.1, 0.9
+LOW = 0.1
 
 
 class Curriculum:
@@ -17,9 +17,10 @@ class Curriculum:
     solved   level -> success, 0..1, a moving average; a level that it lacks was never asked
     """
 
-    def __init__(self, levels: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, levels: Mapping[str, Sequence[int]], *, known: float = 0.9) -> None:
+        """known   success from which on a level comes by chance only"""
         self.levels: list[Level] = [(task, level) for task in sorted(levels) for level in levels[task]]
-        self.solved, self.steps = dict[Level, float](), 0
+        self.known, self.solved, self.steps = known, dict[Level, float](), 0
 
     def follow(self, log: Sequence[Mapping[str, float]]) -> None:
         """The figures of all steps so far; those that are new are learnt from."""
@@ -32,7 +33,7 @@ class Curriculum:
 
     def choose(self, draw: random.Random, count: int) -> list[Level]:
         """Levels for `count` problems, mixed: a step of one difficulty learns lucky guesses."""
-        fitting = [level for level in self.levels if LOW <= self.solved.get(level, 0.5) <= HIGH]
+        fitting = [level for level in self.levels if LOW <= self.solved.get(level, 0.5) <= self.known]
         return [draw.choice(fitting if fitting and draw.random() >= STRAY else self.levels) for _ in range(count)]
 
     @property

@@ -6,7 +6,9 @@ several turns the last flag counts. Source: Qwen3 report, arXiv:2505.09388, sect
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
+from msgspec import Meta
 from msgspec.structs import replace
 
 from octavo.core.channel import Markers
@@ -17,6 +19,7 @@ from octavo.tasks import TASKS
 from octavo.train.conversations import Writer
 
 THINK, NO_THINK = "/think", "/no_think"
+Often = Annotated[float, Meta(gt=0)]  # a weight in a draw: 1 where nothing is said
 
 
 def problem_of(draw: random.Random, levels: Mapping[str, Sequence[int]], *, other: float = 0.0,

@@ -140,8 +140,9 @@ def test_tasks_come_as_often_as_they_are_told_to(folder):
     draw, levels = random.Random(0), {"chain": (1,), "retrieval": (1,)}
     found = Counter(problem_of(draw, levels, often={"chain": 3.0}).task for _ in range(400))
     assert 0.68 < found["chain"] / 400 < 0.82
-    with pytest.raises(ConfigError, match="often: 'maze' is none of the tasks: retrieval"):
-        go("coldstart", folder, 'tasks={"retrieval": [1]}', 'often={"maze": 2}', *LESSON)
+    for name in "coldstart", "fuse":
+        with pytest.raises(ConfigError, match="often: 'maze' is none of the tasks: retrieval"):
+            go(name, folder, 'tasks={"retrieval": [1]}', 'often={"maze": 2}', *LESSON)
 
 
 def test_samples_come_once_before_any_comes_again():

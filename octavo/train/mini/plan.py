@@ -46,7 +46,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     readings        stages of pre-training;   student_share, experts_share   of their steps, for these two
     experts         a third model, as much of it active as of the teacher; None: there is none
     levels          task -> levels, of all stages and of the exam;   tools   those that the cold start and RL have too
-    cold_samples    conversations of the cold start;   cold_often   task -> how often it comes in it, the others: 1
+    cold_samples    conversations of the cold start;   cold_often   task -> how often it comes in it, the others: 1;
+                    fuse_often   likewise in the fusion
     cold.how        also moves a student that learns a teacher's replies: both meet tokens that they never read
     fuse_thought    replies with thinking that are sampled for the fusion, beside fuse_direct conversations without,
                     fuse_turns of several turns, and fuse_cut whose thinking a budget cut
@@ -67,6 +68,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     experts_share: float
     cold_samples: int
     cold_often: Mapping[str, float]
+    fuse_often: Mapping[str, float]
     cold: Lesson
     rl_steps: int
     student_rl_steps: int
@@ -138,7 +140,7 @@ def _wide(levels: Mapping[str, Sequence[int]] | None = None, *, times: int = 1) 
         experts=Size(width=192, layers=6, heads=6, inner=576, experts=8),
         readings=_readings({**levels, **TOOLS}, steps=(1000 * times, 1300 * times, 450 * times)),
         levels=levels, tools=TOOLS, student_share=0.5, experts_share=0.2, cold_samples=10_000, cold_often={},
-        cold=Lesson(steps=160, how=muon(1e-3, others=6)),
+        fuse_often={}, cold=Lesson(steps=160, how=muon(1e-3, others=6)),
         rl_steps=100 * times, student_rl_steps=75 * times, rl_queries=48, rl_replies=12, rl_updates=1,
         fuse_thought=5000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=3000 * times,
         fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=50 * times, off_replies=12_000,
@@ -152,6 +154,7 @@ def _short() -> Plan:
     return replace(
         _wide(levels), readings=_readings({**levels, **TOOLS}, steps=(600, 800, 250)),
         cold=Lesson(steps=65, how=muon(1e-3, others=6)), cold_often={"tools": 3.0, "format": 1.5}, rl_steps=110,
+        fuse_often={"tools": 2.0, "format": 2.0}, general_steps=100,
     )  # fmt: skip
 
 
@@ -167,8 +170,8 @@ def _smoke() -> Plan:
             Reading(name="reasoning", steps=120, documents=48, blend=blend, rate=8e-3, decay=1.0, least=0.1),
             Reading(name="long", steps=4, documents=32, blend=blend, rate=1e-3, theta=1e5, joined=8),
         ),
-        levels=levels, tools={}, student_share=0.5, experts_share=0.5, cold_samples=300, cold_often={}, cold=lesson,
-        rl_steps=3, student_rl_steps=3, rl_queries=8, rl_replies=4, rl_updates=2, fuse_thought=200, fuse_direct=300,
-        fuse_turns=100, fuse_cut=50, fuse=lesson, general_steps=3, off_replies=600, off_steps=20, distill_steps=3,
-        longest=48, tested=10,
+        levels=levels, tools={}, student_share=0.5, experts_share=0.5, cold_samples=300, cold_often={}, fuse_often={},
+        cold=lesson, rl_steps=3, student_rl_steps=3, rl_queries=8, rl_replies=4, rl_updates=2, fuse_thought=200,
+        fuse_direct=300, fuse_turns=100, fuse_cut=50, fuse=lesson, general_steps=3, off_replies=600, off_steps=20,
+        distill_steps=3, longest=48, tested=10,
     )  # fmt: skip

@@ -10,16 +10,13 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from octavo.chat.loading import open_text
-from octavo.core.errors import ConfigError
 from octavo.train.asked import asked, made
 from octavo.train.conversations import Writer
-from octavo.train.lessons import cold_start
+from octavo.train.lessons import Often, cold_start
 from octavo.train.recipes.rl import check_levels
 from octavo.train.run import Progress
 from octavo.train.supervised import Lesson, learn_checkpoint
 from octavo.weights.checkpoint import open_checkpoint
-
-Often = Annotated[float, Meta(gt=0)]
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,9 +33,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the model's folder. Raises ConfigError for tasks or levels that there are not."""
-    check_levels(settings.tasks)
-    if strange := sorted(settings.often.keys() - settings.tasks.keys()):
-        raise ConfigError(f"often: {strange[0]!r:.80} is none of the tasks: {', '.join(sorted(settings.tasks))}.")
+    check_levels(settings.tasks, often=settings.often)
     before, out = Path(settings.model), Path(settings.out)
     wanted = asked(settings, recipe="coldstart")
     if made(out, wanted):

@@ -22,7 +22,7 @@ from octavo.core.task import Problem, Trajectory
 from octavo.tasks import TASKS
 from octavo.train.asked import asked, made
 from octavo.train.conversations import Writer
-from octavo.train.lessons import THINK, cut_short, flagged, problem_of, several_turns, without_thinking
+from octavo.train.lessons import THINK, Often, cut_short, flagged, problem_of, several_turns, without_thinking
 from octavo.train.measure import follows
 from octavo.train.models import read_model
 from octavo.train.own import OwnChat
@@ -44,6 +44,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     thought: Annotated[int, Meta(ge=1, description="replies with thinking that are sampled")] = 3000
     direct: Annotated[int, Meta(ge=1, description="conversations without thinking")] = 3000
     turns: Annotated[int, Meta(ge=0, description="conversations of several turns, with flags")] = 1500
+    often: Annotated[dict[str, Often], Meta(description="JSON: task -> how often it comes; the others: 1")] = {}
     cut: Annotated[int, Meta(ge=0, description="replies whose thinking is cut, of which the answer is learnt")] = 1500
     longest: Annotated[int, Meta(ge=1, description="tokens of a sampled reply")] = 320
     lesson: Lesson = Lesson(steps=250)
@@ -52,7 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the model's folder. Raises TrainingError where the model never thinks its way to a right answer."""
-    check_levels(settings.tasks)
+    check_levels(settings.tasks, often=settings.often)
     before, out = Path(settings.model), Path(settings.out)
     wanted = asked(settings, recipe="fuse")
     if made(out, wanted):
@@ -60,7 +61,8 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     tokenizer, form = open_text(open_checkpoint(before))
     ranks, draw = open_ranks(), random.Random(f"{settings.seed} fuse")
     own = OwnChat(read_model(before)[0].to(ranks.device), tokenizer=tokenizer, form=form)
-    thought = right(own, [problem_of(draw, settings.tasks) for _ in range(settings.thought)], settings, ranks=ranks)
+    posed = [problem_of(draw, settings.tasks, often=settings.often) for _ in range(settings.thought)]
+    thought = right(own, posed, settings, ranks=ranks)
     if not thought:
         raise TrainingError("the model gave no right reply with thinking: nothing of it can be kept. Train it further.")
     writer = Writer(form, tokenizer)
@@ -91,7 +93,7 @@ def lessons(writer: Writer, thought: Sequence[Trajectory], settings: Settings, *
         talk = [*question, said[0].message, *answers, *(turn.message for turn in said[1:])]
         samples += writer.replies(talk, tools=one.problem.tools, name=one.problem.id)
     for _ in range(settings.direct):
-        samples += without_thinking(writer, problem_of(draw, settings.tasks), draw)
+        samples += without_thinking(writer, problem_of(draw, settings.tasks, often=settings.often), draw)
     plain = [one for one in thought if len(one.turns) == 1 and not one.problem.tools and len(one.problem.messages) == 1]
     for _ in range(settings.turns if plain else 0):
         turns = draw.choices(plain, k=draw.randint(2, 3))

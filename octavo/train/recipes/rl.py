@@ -52,6 +52,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     warmup: Annotated[int, Meta(ge=0)] = 5
     decay: Annotated[Share, Meta(description="last share of the steps, over which the rate falls to a tenth")] = 0.3
     goal: Annotated[Share, Meta(description="mean success over all levels at which it is done")] = 0.98
+    known: Annotated[Share, Meta(description="success from which on a level comes by chance only")] = 0.9
     tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
     how: Optimisation = Optimisation(rate=2e-4, clip=0.5, weight_decay=0.0, betas=(0.9, 0.98))
     bf16: Annotated[bool, Meta(description="products in bfloat16, where the processor has such")] = False
@@ -93,7 +94,7 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
     how = How(replies=settings.replies, sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
     updates = settings.updates
     asking = Asking(queries=settings.queries, how=how, tokens=settings.tokens, updates=updates)
-    curriculum = Curriculum(settings.tasks)
+    curriculum = Curriculum(settings.tasks, known=settings.known)
     policy = Policy(own, curriculum, clipping=settings.clipping, asking=asking, tasks=TASKS, pose=pose,
                     reward=reward(own), ranks=ranks)  # fmt: skip
     rate = Schedule(
@@ -121,8 +122,10 @@ def check_updates(settings: Settings) -> None:
         raise ConfigError("clipping=gspo bounds changes at 3e-4, which bf16 rounds away: leave bf16 or updates out.")
 
 
-def check_levels(tasks: Mapping[str, list[int]]) -> None:
-    """Raise ConfigError for a task or a level that there is not."""
+def check_levels(tasks: Mapping[str, list[int]], *, often: Mapping[str, float] = {}) -> None:
+    """Raise ConfigError for a task or a level that there is not, and where `often` names none of the tasks."""
+    if strange := sorted(often.keys() - tasks.keys()):
+        raise ConfigError(f"often: {strange[0]!r:.80} is none of the tasks: {', '.join(sorted(tasks))}.")
     for name, levels in tasks.items():
         if name not in TASKS:
             raise ConfigError(f"there is no task {name!r:.80}: choose of {', '.join(sorted(TASKS))}.")
