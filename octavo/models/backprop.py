@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from octavo.models.backprop_mlp import Dense, Gradients, MLPPass, Sparse, SparseKept, together
 from octavo.models.decoder import Decoder, Layer
+from octavo.nn.context import Length, positions
 from octavo.nn.kernels.training import LANES, MOST_HEAD_WIDTH, Documents, TrainingKernels
 from octavo.nn.layers import GatedMLP, RMSNorm
 from octavo.nn.moe import Experts, Routed, SparseMLP
@@ -90,7 +91,7 @@ class Passes:
         )  # fmt: skip
 
     @torch.no_grad()
-    def run(self, tokens_T: Tensor, lengths: Sequence[int]) -> "Run":
+    def run(self, tokens_T: Tensor, lengths: Sequence[Length]) -> "Run":
         """Forward pass over documents end to end."""
         return Run(self, tokens_T, lengths)
 
@@ -98,11 +99,10 @@ class Passes:
 class Run:
     """One forward pass.   hidden_TD: after the last norm, in the working type."""
 
-    def __init__(self, passes: Passes, tokens_T: Tensor, lengths: Sequence[int]) -> None:
+    def __init__(self, passes: Passes, tokens_T: Tensor, lengths: Sequence[Length]) -> None:
         self.passes, self.tokens_T = passes, tokens_T
         model = passes.model
-        positions_T = torch.cat([torch.arange(length) for length in lengths])
-        self.documents = Documents(passes.shape, lengths, *rotation(model.model.rope, positions_T))
+        self.documents = Documents(passes.shape, lengths, *rotation(model.model.rope, positions(lengths)))
         self.kept: list[Kept | Tensor] = []
         self.routed: dict[int, Routed] = {}  # layer -> where its tokens went
         x_TD, added_TD = F.embedding(tokens_T, model.model.embed_tokens.weight), None

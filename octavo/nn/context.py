@@ -3,7 +3,7 @@ L keys of one sequence, N pages of one sequence, S slots of all pages, B sequenc
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import torch
@@ -12,6 +12,10 @@ from torch.nn import functional as F
 
 FEW = 4  # sequences with one new token each; from so many on they are attended to together
 TOGETHER = 1 << 13  # keys of sequences that are gathered at once
+
+
+# Tokens of a document; of one that forks: of its trunk, then of each branch, all of which go on where the trunk ends
+Length = int | tuple[int, ...]
 
 
 class Context(Protocol):
@@ -24,10 +28,11 @@ class Context(Protocol):
         ...
 
 
-def attention(q_THK: Tensor, k_LGK: Tensor, v_LGK: Tensor, *, scale: float) -> Tensor:
+def attention(q_THK: Tensor, k_LGK: Tensor, v_LGK: Tensor, *, scale: float, mask_TL: Tensor | None = None) -> Tensor:
     """Attention of the last T tokens of one sequence over all its L >= T tokens; returns (T, H, K).
 
     Grouped queries become a batch axis of R, over which keys and values are expanded without a copy.
+    mask_TL: who attends to whom, where that is not all before and itself
     """
     tokens, heads, width = q_THK.shape
     keys, groups, _ = k_LGK.shape
@@ -37,8 +42,7 @@ def attention(q_THK: Tensor, k_LGK: Tensor, v_LGK: Tensor, *, scale: float) -> T
     q_RGTK = q_THK.view(tokens, groups, heads // groups, width).permute(2, 1, 0, 3)
     k_RGLK = k_LGK.transpose(0, 1).expand(heads // groups, -1, -1, -1)
     v_RGLK = v_LGK.transpose(0, 1).expand(heads // groups, -1, -1, -1)
-    mask_TL = None
-    if keys > tokens:
+    if mask_TL is None and keys > tokens:
         mask_TL = torch.ones(tokens, keys, dtype=torch.bool, device=q_THK.device).tril(keys - tokens)
     out_RGTK = F.scaled_dot_product_attention(
         q_RGTK, k_RGLK, v_RGLK, attn_mask=mask_TL, is_causal=mask_TL is None, scale=scale
@@ -49,16 +53,40 @@ def attention(q_THK: Tensor, k_LGK: Tensor, v_LGK: Tensor, *, scale: float) -> T
 class PackedContext:
     """Whole documents end to end, nothing kept: training, and scoring in one pass."""
 
-    def __init__(self, lengths: Sequence[int], *, device: torch.device | str = "cpu") -> None:
-        """lengths: tokens of each document; their sum is T."""
-        self.lengths = list(lengths)
-        self.positions_T = torch.cat([torch.arange(length, device=device) for length in lengths])
+    def __init__(self, lengths: Sequence[Length], *, device: torch.device | str = "cpu") -> None:
+        """lengths: of each document; their sum is T."""
+        self.lengths = [length_tokens(length) for length in lengths]
+        self.positions_T = positions(lengths).to(device)
+        self.masks = [None if isinstance(length, int) else fork_mask(length).to(device) for length in lengths]
 
     def attend(self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, *, scale: float) -> Tensor:
-        """Each document attends to itself."""
+        """Each document attends to itself, each of its branches to the trunk and to itself."""
         del layer
-        parts = zip(*(x.split(self.lengths) for x in (q_THK, k_TGK, v_TGK)), strict=True)
-        return torch.cat([attention(q, k, v, scale=scale) for q, k, v in parts])
+        parts = zip(*(x.split(self.lengths) for x in (q_THK, k_TGK, v_TGK)), self.masks, strict=True)
+        return torch.cat([attention(q, k, v, scale=scale, mask_TL=mask) for q, k, v, mask in parts])
+
+
+def length_tokens(length: Length) -> int:
+    """Tokens of a document."""
+    return length if isinstance(length, int) else sum(length)
+
+
+def positions(lengths: Sequence[Length]) -> Tensor:
+    """int64 (T), from 0 in each document, from the trunk's end in each branch."""
+    parts = list[Tensor]()
+    for length in lengths:
+        trunk, *branches = (length,) if isinstance(length, int) else length
+        parts += [torch.arange(trunk), *(torch.arange(trunk, trunk + branch) for branch in branches)]
+    return torch.cat(parts)
+
+
+def fork_mask(length: tuple[int, ...]) -> Tensor:
+    """bool (T, T) of one document: its trunk and branches are causal, and a branch sees the trunk and no other."""
+    trunk, *branches = length
+    mask_TT = torch.ones(sum(length), sum(length), dtype=torch.bool).tril()
+    for first, end in pairwise(accumulate(branches, initial=trunk)):
+        mask_TT[end:, first:end] = False
+    return mask_TT
 
 
 class Pages:

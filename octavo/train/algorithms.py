@@ -61,7 +61,7 @@ class ClippedPolicy:
 
 def _mean_of_reply(values_N: Tensor, batch: Batch) -> Tensor:
     """The mean over each sample's targets, at each of them."""
-    size = len(batch.lengths)
+    size = batch.samples
     sums_B = values_N.new_zeros(size).index_add_(0, batch.samples_N, values_N)
     counts_B = values_N.new_zeros(size).index_add_(0, batch.samples_N, torch.ones_like(values_N)).clamp(min=1)
     return (sums_B / counts_B)[batch.samples_N]
@@ -103,7 +103,7 @@ class Preference:
     def terms(self, batch: Batch, told: Told | None, *, scale: float) -> Terms:
         """Figures: right (share of pairs whose first is now likelier than it was, compared with the second)."""
         assert told is not None
-        size = len(batch.lengths)
+        size = batch.samples
         assert size % 2 == 0, "preferences come in pairs"
         away_N = (told.logprobs_N - batch.logprobs_N) * batch.weights_N
         sums_B = away_N.new_zeros(size).index_add_(0, batch.samples_N, away_N)

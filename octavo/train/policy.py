@@ -108,7 +108,7 @@ class Policy:
 
     def _batches(self, groups: Sequence[Sequence[Trajectory]]) -> list[Batch]:
         samples = [one for group in self.ranks.share(groups) for one in self._samples(group)]
-        batches = batches_of(samples, tokens=self.asking.tokens, device=self.ranks.device)
+        batches = batches_of(samples, tokens=self.asking.tokens, device=self.ranks.device, share=True)
         asked = self.clipped.by_reply and self.asking.updates > 1
         return [known(self.own.model, one) for one in batches] if asked else batches
 

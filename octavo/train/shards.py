@@ -18,6 +18,7 @@ from torch import Tensor
 
 from octavo.models.backprop import Balance, Passes, Run
 from octavo.models.backprop_mlp import Gradients
+from octavo.nn.context import Length, length_tokens
 from octavo.nn.divergence import Teacher, divergence_and_slopes
 from octavo.nn.head import Slopes, Told, surprise_and_slopes, tell
 from octavo.nn.kernels import usable_cores
@@ -34,7 +35,7 @@ class Shard(NamedTuple):
 
     tokens: slice
     targets: slice
-    lengths: tuple[int, ...]
+    lengths: tuple[Length, ...]
 
 
 class Pull(NamedTuple):
@@ -46,10 +47,10 @@ class Pull(NamedTuple):
 
 def cut(batch: Batch) -> list[Shard]:
     """About equal pieces of whole documents, an even number: with three, one of two threads waits for a piece."""
-    ends = [0, *accumulate(batch.lengths)]
+    ends = [0, *accumulate(map(length_tokens, batch.lengths))]
     count = 2 * -(-ends[-1] // (2 * SHARD_TOKENS)) if ends[-1] >= 2 * LEAST_TOKENS else 1
     borders = [bisect_left(ends, ends[-1] * piece / count) for piece in range(count + 1)]
-    rows = torch.searchsorted(batch.rows_N, torch.tensor(ends)).tolist()
+    rows = {first: int((batch.rows_N < ends[first]).sum()) for first in borders}  # of the documents before
     return [
         Shard(slice(ends[first], ends[last]), slice(rows[first], rows[last]), batch.lengths[first:last])
         for first, last in pairwise(borders)
@@ -121,7 +122,7 @@ class Piece:
             teacher = Teacher(pull.teacher.hidden_NE[self.targets], pull.teacher.head_VE)
             more = divergence_and_slopes(self.hidden_ND, self.passes.head_VD, teacher, pull.weights_N[self.targets])
             slopes = Slopes(*(a + b for a, b in zip(slopes, more, strict=True)))
-        dhidden_TD = torch.zeros_like(self.run.hidden_TD).index_copy_(0, self.rows_N, slopes.hidden_ND)
+        dhidden_TD = torch.zeros_like(self.run.hidden_TD).index_add_(0, self.rows_N, slopes.hidden_ND)
         found = self.run.back(dhidden_TD, balance=balance)
         if self.passes.model.lm_head is None:
             found["model.embed_tokens.weight"] += slopes.head_VD

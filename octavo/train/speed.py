@@ -8,13 +8,14 @@ import torch
 
 from octavo.models.config import DecoderConfig
 from octavo.models.cost import cost
+from octavo.nn.context import Length, length_tokens
 
 # Dense bf16 of one card, by a part of its name, as the makers state it. Anything else is measured.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12}
 WIDTH, TRIES = 768, 4  # of the product that is measured
 
 
-def step_flops(config: DecoderConfig, lengths: Iterable[int]) -> float:
+def step_flops(config: DecoderConfig, lengths: Iterable[Length]) -> float:
     """Floating-point operations of learning documents of these lengths, forward and backward; nothing recomputed.
 
     6 for each weight a token is multiplied with, the head's included, and 6 * layers * heads * width for each pair of
@@ -22,7 +23,12 @@ def step_flops(config: DecoderConfig, lengths: Iterable[int]) -> float:
     """
     each = cost(config)
     pair = 6 * config.layers * config.heads.heads * config.heads.head_width
-    return float(sum(6 * (each.linears + each.head) * n + pair * n * n for n in lengths))
+
+    def pairs(length: Length) -> int:  # twice their number
+        trunk, *branches = (length,) if isinstance(length, int) else length
+        return trunk**2 + sum((trunk + branch) ** 2 - trunk**2 for branch in branches)
+
+    return float(sum(6 * (each.linears + each.head) * length_tokens(n) + pair * pairs(n) for n in lengths))
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:

@@ -48,6 +48,19 @@ def test_the_beginning_of_a_page_is_copied_in_all_layers_and_nothing_else():
         assert torch.equal(x, was)
 
 
+@given(trunk=st.integers(1, 9), branches=st.lists(st.integers(1, 9), min_size=1, max_size=4), seed=st.integers(0, 999))
+def test_a_branch_is_as_it_were_alone_behind_the_trunk(trunk: int, branches: list[int], seed: int):
+    q, k, v = random_qkv(trunk + sum(branches), seed)
+    context = PackedContext([(trunk, *branches)])
+    found = context.attend(0, q, k, v, scale=0.3)
+    begin = trunk
+    for branch in branches:
+        own = [*range(trunk), *range(begin, begin + branch)]
+        torch.testing.assert_close(found[own], plainly(q[own], k[own], v[own]))
+        assert context.positions_T[own].tolist() == list(range(trunk + branch))
+        begin += branch
+
+
 @given(lengths=st.lists(st.integers(1, 21), min_size=1, max_size=5), seed=st.integers(0, 999))
 def test_paged_equals_plain_under_any_cutting_mixing_and_placement(lengths: list[int], seed: int):
     draw = random.Random(seed)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from octavo.nn.context import PackedContext
+from octavo.nn.context import Length, PackedContext, length_tokens, positions
 from octavo.nn.kernels import cpu_flags
 from octavo.nn.kernels.build import TIERS
 from octavo.nn.kernels.training import Documents, training_kernels
@@ -93,12 +93,14 @@ SHAPES = {
     "32": HeadShape(width=32, heads=3, kv_heads=3, head_width=32, qk_norm=True),
     "48, no norm": HeadShape(width=32, heads=4, kv_heads=1, head_width=48),
 }
-LENGTHS = [1, 15, 16, 17, 40, 150, 2]
+LENGTHS: list[Length] = [1, 15, 16, 17, 40, 150, 2]
+# trunks and branches that end in, before and behind blocks of keys and of queries; long ones, of which some is skipped
+FORKS: list[Length] = [(5, 3, 40, 1), 7, (37, 20, 100, 16), (16, 16, 16), (130, 70, 9, 33), (16, 1, 1, 1), (1, 300, 2)]
 
 
-def plainly(qkv: Tensor, s: HeadShape, norms: tuple[Tensor, Tensor] | None) -> Tensor:
+def plainly(qkv: Tensor, s: HeadShape, norms: tuple[Tensor, Tensor] | None, lengths: list[Length]) -> Tensor:
     """The same in plain torch: norm, rotate, attend."""
-    ctx = PackedContext(LENGTHS)
+    ctx = PackedContext(lengths)
     cos, sin = rotation(Rope(width=s.head_width), ctx.positions_T)
     q, k, v = qkv.split((s.heads, s.kv_heads, s.kv_heads), dim=1)
     if norms is not None:
@@ -108,17 +110,18 @@ def plainly(qkv: Tensor, s: HeadShape, norms: tuple[Tensor, Tensor] | None) -> T
 
 @every_tier
 @every_type
+@pytest.mark.parametrize("lengths", [LENGTHS, FORKS], ids=["plain", "forks"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_documents(tier: str, dtype: torch.dtype, shape: str):
-    s = SHAPES[shape]
+def test_documents(tier: str, dtype: torch.dtype, shape: str, lengths: list[Length]):
+    s, tokens = SHAPES[shape], sum(map(length_tokens, lengths))
     torch.manual_seed(0)
-    qkv = torch.randn(sum(LENGTHS), s.heads + 2 * s.kv_heads, s.head_width).to(dtype)
-    slope = torch.randn(sum(LENGTHS), s.heads, s.head_width).to(dtype)
+    qkv = torch.randn(tokens, s.heads + 2 * s.kv_heads, s.head_width).to(dtype)
+    slope = torch.randn(tokens, s.heads, s.head_width).to(dtype)
     norms = (torch.rand(s.head_width) + 1, torch.rand(s.head_width) + 1) if s.qk_norm else None
     leaves = [qkv.float().requires_grad_(), *(w.clone().requires_grad_() for w in norms or ())]
-    wanted = plainly(leaves[0], s, (leaves[1], leaves[2]) if norms else None)
+    wanted = plainly(leaves[0], s, (leaves[1], leaves[2]) if norms else None, lengths)
     wanted.backward(slope.float())
-    documents = Documents(s, LENGTHS, *rotation(Rope(width=s.head_width), PackedContext(LENGTHS).positions_T))
+    documents = Documents(s, lengths, *rotation(Rope(width=s.head_width), positions(lengths)))
     found = []
     for threads in (1, 3):
         kernels = training_kernels(tier, threads=threads)
@@ -137,12 +140,12 @@ def test_documents(tier: str, dtype: torch.dtype, shape: str):
 @every_type
 def test_documents_do_not_touch_each_other(tier: str, dtype: torch.dtype):
     """A document comes out the same, bit by bit, beside any other, and gets exactly no gradient from another's."""
-    s, lengths, kernels = SHAPES["16"], [20, 33, 7], training_kernels(tier)
+    s, lengths, kernels = SHAPES["16"], [20, (16, 9, 8), 7], training_kernels(tier)
     torch.manual_seed(0)
     qkv = torch.randn(60, s.heads + 2 * s.kv_heads, s.head_width).to(dtype)
     slope = torch.randn(60, s.heads, s.head_width).to(dtype)
     slope[:20], slope[53:] = 0, 0
-    documents = Documents(s, lengths, *rotation(Rope(width=s.head_width), PackedContext(lengths).positions_T))
+    documents = Documents(s, lengths, *rotation(Rope(width=s.head_width), positions(lengths)))
     made = kernels.attend(qkv, documents, None)
     dqkv = kernels.attend_back(slope, qkv, documents, None, made=made, dnorm_K=None)
     assert not dqkv[:20].any() and not dqkv[53:].any() and dqkv[20:53].any()

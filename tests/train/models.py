@@ -1,5 +1,6 @@
 """Small models with large random weights, random documents, and the gradients of a step."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from torch import Tensor
 from octavo.core.sample import Sample, sample
 from octavo.models import build
 from octavo.models.decoder import Decoder
+from octavo.nn.context import length_tokens
+from octavo.train.batch import Batch
 
 VOCAB = 48
 DENSE: dict[str, Any] = {
@@ -43,6 +46,25 @@ def document(length: int, *, seed: int, trained: float = 1.0) -> Sample:
     weights = (rng.random(length) < trained).astype(float) * rng.uniform(0.5, 2.0, length)
     weights[-1] = 1.0
     return sample(rng.integers(0, VOCAB, length).tolist(), weights.tolist(), name=f"document {seed}")
+
+
+def beginning(trunk: int, branches: Sequence[int]) -> list[Sample]:
+    """Samples that begin with the same random tokens, of which none is trained."""
+    rng = np.random.default_rng(trunk)
+    first = rng.integers(0, VOCAB, trunk).tolist()
+    return [
+        sample([*first, *rng.integers(0, VOCAB, size).tolist()], [0.0] * trunk + [1.0] * size, name=f"{trunk} + {size}")
+        for size in branches
+    ]
+
+
+def documents(batch: Batch) -> list[Tensor]:
+    """Tokens of each sample, whether it branches or not."""
+    found = list[Tensor]()
+    for tokens_T, length in zip(batch.tokens_T.split([*map(length_tokens, batch.lengths)]), batch.lengths, strict=True):
+        trunk_T, *branches = (tokens_T,) if isinstance(length, int) else tokens_T.split(length)
+        found += [torch.cat((trunk_T, branch_T)) for branch_T in branches] or [trunk_T]
+    return found
 
 
 def gradients(model: Decoder) -> dict[str, Tensor]:

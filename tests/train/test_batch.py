@@ -1,5 +1,7 @@
 """The packer: nothing lost, nothing made up, nothing across a border."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,10 @@ from hypothesis import strategies as st
 
 from octavo.core.errors import SampleError
 from octavo.core.sample import sample
+from octavo.nn.context import length_tokens, positions
 from octavo.train.batch import filled, pack
-from tests.train.models import document
+from octavo.train.forks import LEAST_TRUNK
+from tests.train.models import beginning, document, documents
 
 lengths_and_seeds = st.lists(st.tuples(st.integers(2, 9), st.integers(0, 99)), min_size=1, max_size=8)
 
@@ -41,6 +45,36 @@ def test_groups_are_full_but_never_too_full_and_keep_the_order(drawn: list[tuple
     assert max(sizes) <= tokens
     for size, following in zip(sizes, groups[1:], strict=False):
         assert size + len(following[0]) > tokens  # the next one would not have gone in
+
+
+groups_alike = st.lists(
+    st.tuples(st.integers(1, 40), st.lists(st.integers(1, 9), min_size=1, max_size=4)), min_size=1, max_size=4
+)
+
+
+@given(drawn=groups_alike, tokens=st.integers(50, 90))
+def test_what_neighbours_begin_with_is_there_once(drawn: list[tuple[int, list[int]]], tokens: int):
+    samples = [one for trunk, branches in drawn for one in beginning(trunk, branches)]
+    for group in filled(samples, tokens=tokens, share=True):
+        plain, shared = pack(group), pack(group, share=True)
+        assert len(shared.tokens_T) == sum(map(length_tokens, shared.lengths)) <= tokens
+        assert [one.tokens.tolist() for one in group] == [one.tolist() for one in documents(shared)]
+        for name in "targets_N", "weights_N", "samples_N", "samples":
+            assert bool(torch.as_tensor(getattr(plain, name) == getattr(shared, name)).all())
+        before = [batch.tokens_T[batch.rows_N] for batch in (plain, shared)]
+        places = [positions(batch.lengths)[batch.rows_N] for batch in (plain, shared)]
+        assert torch.equal(*before) and torch.equal(*places)
+    once = sum(length_tokens(length) for length in pack(samples, share=True).lengths)
+    spared = sum(trunk * (len(branches) - 1) for trunk, branches in drawn if trunk >= LEAST_TRUNK)
+    assert once <= sum(map(len, samples)) - spared
+
+
+def test_what_is_learnt_is_never_shared():
+    one, other = beginning(20, [3, 3])
+    early = replace(other, weights=np.where(np.arange(23) == 9, 1, other.weights).astype(np.float32))
+    assert pack([one, other], share=True).lengths == ((20, 3, 3),)
+    assert pack([one, early], share=True).lengths == (23, 23)
+    assert pack([one, other, early], share=True).lengths == ((20, 3, 3), 23)
 
 
 def test_a_document_that_is_too_long_is_refused_by_name():

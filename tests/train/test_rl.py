@@ -19,6 +19,7 @@ from octavo.train.rollout import How, rollout, to_sample
 from octavo.train.run import Run
 from octavo.train.trainer import Trainer
 from tests.train.guesses import TASKS, guesser, problems, words
+from tests.train.models import documents
 
 HOW = Optimisation(rate=2e-3, clip=0.5, weight_decay=0.0)
 SAMPLED = How(sampling=Sampling(max_tokens=24))
@@ -95,7 +96,7 @@ def test_the_updates_of_a_sampling_share_its_groups_without_loss_or_repeat():
     whole, parts = policy(queries=5), policy(queries=5, updates=2)
 
     def known(batches: list[Batch]) -> list[tuple[int, ...]]:
-        return [tuple(doc.tolist()) for one in batches for doc in one.tokens_T.split(one.lengths)]
+        return [tuple(doc.tolist()) for one in batches for doc in documents(one)]
 
     once = known(whole.batches(0, []))
     found = [known(parts.batches(step, [])) for step in (0, 1)]

@@ -4,9 +4,12 @@
 // registers: bf16 pairs or fp32, summed in fp32; probabilities and their gradients are rounded to E before a product.
 // Scores are in powers of two: queries are multiplied by scale * log2(e) beforehand.
 //
+// A document may fork: a trunk, then branches, each of which sees the trunk and itself. What lies between is not computed.
+//
 //   words   a matrix as a product wants its right side: [step][column], 4 bytes each: a float, or two bf16, the second
 //           from the row below
 #pragma once
+#include <algorithm>
 #include <memory>
 
 #include "rows.h"
@@ -15,6 +18,8 @@ struct Documents {
     int32_t documents, heads, groups, width, threads;  // width of a head: a multiple of 16
     float eps, scale;
     const int32_t* start;                       // (documents + 1): where each begins on the axis of T tokens
+    const int32_t *trunk, *since, *until;       // within a document: (documents) where its trunk ends; (T) where a token's
+                                                // branch begins, and ends; 0 and the end for tokens of a trunk
     const void* qkv;                            // (T, heads + 2 groups, width), not normed, not rotated
     const float *norm_q, *norm_k, *cos, *sin;   // (width), or null: no norm; (T, width), sines signed
     void* out;                                  // (T, heads, width)
@@ -167,6 +172,8 @@ class Scratch {
     std::vector<size_t> sizes;
 };
 
+constexpr int up(int count, int step) { return (count + step - 1) / step * step; }
+
 template <class T>
 INLINE void clear(T* from, size_t count) {
     std::memset((void*)from, 0, count * sizeof(T));
@@ -184,14 +191,15 @@ struct Shade {  // added to the scores of a block: 0 up to a place, minus infini
 template <class E>
 struct Head {  // one key/value head of one document
     const Documents& d;
-    const int first, tokens, padded, group, share_, row, out_row;
+    const int first, tokens, padded, trunk, group, share_, row, out_row;
+    const int32_t *since, *until;
     const E* qkv;
 
     Head(const Documents& d, int item)
         : d(d), first(d.start[item / d.groups]), tokens(d.start[item / d.groups + 1] - first),
-          padded((tokens + BLOCK - 1) / BLOCK * BLOCK), group(item % d.groups), share_(d.heads / d.groups),
-          row((d.heads + 2 * d.groups) * d.width), out_row(d.heads * d.width),
-          qkv((const E*)d.qkv + (size_t)first * row) {}
+          padded(up(tokens, BLOCK)), trunk(d.trunk[item / d.groups]), group(item % d.groups), share_(d.heads / d.groups),
+          row((d.heads + 2 * d.groups) * d.width), out_row(d.heads * d.width), since(d.since + first),
+          until(d.until + first), qkv((const E*)d.qkv + (size_t)first * row) {}
     int query(int r) const { return (group * share_ + r) * d.width; }  // where in a row
     int key() const { return (d.heads + group) * d.width; }
     int value() const { return (d.heads + d.groups + group) * d.width; }
@@ -216,6 +224,21 @@ struct Head {  // one key/value head of one document
             for (int i0 = 0; i0 < tokens; i0 += BLOCK) forward_block(r, i0, keys, values, rows, chance, scores, made);
     }
 
+    // Blocks of keys that a block of queries sees: before `skip`, and from `from` on.
+    struct Keys {
+        int skip, from;
+        int next(int j) const { return j == skip ? from : j; }
+        template <class F>
+        void each(int first, int upto, F&& look) const {
+            for (int j = next(first); j < upto; j = next(j + LANES)) look(j);
+        }
+    };
+
+    Keys keys_of(int i0, int count) const {
+        const int stem = up(trunk, BLOCK), from = *std::min_element(since + i0, since + i0 + count) / BLOCK * BLOCK;
+        return from <= stem ? Keys{0, 0} : Keys{stem, from};
+    }
+
     // Of rows as long as the padded document: what lies after its tokens.
     template <class T>
     void clear_columns(T* from, int rows) const {
@@ -226,26 +249,34 @@ struct Head {  // one key/value head of one document
     void forward_block(int r, int i0, const uint32_t* keys, const uint32_t* values, E* queries, E* chance, float* scores,
                        float* made) const {
         static const Shade shade;
-        const int width = d.width, upto = i0 + BLOCK, here = tokens - i0 < BLOCK ? tokens - i0 : BLOCK;
+        const int width = d.width, upto = i0 + BLOCK, here = std::min(tokens - i0, BLOCK);
+        const Keys seen = keys_of(i0, here);
         for (int i = 0; i < here; i++)
             turn(d, qkv + (size_t)(i0 + i) * row + query(r), d.norm_q, first + i0 + i, d.scale * LOG2_E, queries + i * width);
-        product(queries, width, BLOCK, keys, padded, upto, scores, padded, width, false);
+        if (seen.skip) product(queries, width, BLOCK, keys, padded, seen.skip, scores, padded, width, false);
+        product(queries, width, BLOCK, keys + seen.from, padded, upto - seen.from, scores + seen.from, padded, width, false);
         float shares[BLOCK];
         for (int i = 0; i < here; i++) {
             float* s = scores + (size_t)i * padded;
             f_store(s + i0, f_add(f_load(s + i0), shade.upto(i)));
-            F16 most16 = f_load(s), sum = f_zero();
-            for (int j = LANES; j < upto; j += LANES) most16 = f_max(most16, f_load(s + j));
+            seen.each(trunk / BLOCK * BLOCK, since[i0 + i], [&](int j) {  // some of other branches
+                const F16 stem = shade.upto(std::max(trunk - 1 - j, -1)), own = shade.from(std::min(since[i0 + i] - j, BLOCK));
+                f_store(s + j, f_add(f_load(s + j), f_max(stem, own)));
+            });
+            F16 most16 = f_load(s + seen.from), sum = f_zero();
+            seen.each(0, upto, [&](int j) { most16 = f_max(most16, f_load(s + j)); });
             const float most = f_most(most16);
-            for (int j = 0; j < upto; j += LANES) {
+            seen.each(0, upto, [&](int j) {
                 const F16 p = exp2_(f_sub(f_load(s + j), f_set(most)));
                 sum = f_add(sum, p);
                 save(chance + (size_t)i * padded + j, p);
-            }
+            });
             shares[i] = 1.0f / f_sum(sum);
             d.size[(size_t)(group * share_ + r) * d.start[d.documents] + first + i0 + i] = most + std::log2(f_sum(sum));
         }
-        product(chance, padded, BLOCK, values, width, width, made, width, upto, false);
+        if (seen.skip) product(chance, padded, BLOCK, values, width, width, made, width, seen.skip, false);
+        product(chance + seen.from, padded, BLOCK, values + (size_t)seen.from / PAIR<E> * width, width, width, made, width,
+                upto - seen.from, seen.skip > 0);
         for (int i = 0; i < here; i++)
             for (int c = 0; c < width; c += LANES)
                 save((E*)d.out + (size_t)(first + i0 + i) * out_row + query(r) + c,
@@ -320,22 +351,29 @@ struct Head {  // one key/value head of one document
         clear(b.dqueries, (size_t)padded * width);
     }
 
+    // Where the queries end that see one of a block of keys: whole pairs of blocks, as `panel` reads them.
+    int seen_until(int j0) const {
+        const int last = *std::max_element(until + j0, until + std::min(j0 + BLOCK, tokens));
+        return std::min(up(last, 2 * BLOCK), padded);
+    }
+
     // Keys p0 .. end against all queries from p0 on.
     void panel(int p0, int end, const Back& b) const {
         static const Shade shade;
         const int width = d.width;
         for (int j0 = p0; j0 < end; j0 += BLOCK) {
-            const int count = padded - j0;
+            const int count = seen_until(j0) - j0;
             product(b.key_rows + (size_t)j0 * width, width, BLOCK, b.queries + j0, padded, count, b.scores, padded, width, false);
             product(b.value_rows + (size_t)j0 * width, width, BLOCK, b.douts + j0, padded, count, b.dscores, padded, width, false);
             for (int j = 0; j < BLOCK; j++) {
                 const size_t at = (size_t)j * padded;
-                const bool real = j0 + j < tokens;
+                const int seen = j0 + j < tokens ? until[j0 + j] - j0 : 0;  // queries, from the block's own on
                 for (int i = 0; i < count; i += LANES) {
                     F16 p = f_zero();
-                    if (real) {
+                    if (i < seen) {
                         F16 score = f_sub(f_load(b.scores + at + i), f_load(b.size + j0 + i));
                         if (i == 0) score = f_add(score, shade.from(j));
+                        if (seen - i < LANES) score = f_add(score, shade.upto(seen - i - 1));
                         p = exp2_(score);
                     }
                     save(b.chance + at + i, p);
@@ -352,9 +390,15 @@ struct Head {  // one key/value head of one document
                 for (int s = 0; s < BLOCK / PAIR<E>; s++) clear(slopes + (size_t)s * padded + j0 - BLOCK, BLOCK);
         }
         for (int i0 = p0; i0 < padded; i0 += 2 * BLOCK) {
-            const int count = padded - i0 < 2 * BLOCK ? padded - i0 : 2 * BLOCK;
-            const int keys = (end < i0 + count ? end : i0 + count) - p0;
-            product(b.key_columns + p0, padded, width, b.slopes + i0, padded, count, b.dqueries + i0, padded, keys, true);
+            const int count = std::min(padded - i0, 2 * BLOCK), last = std::min(end, i0 + count);
+            const Keys seen = keys_of(i0, std::min(tokens - i0, count));
+            const auto add = [&](int from, int to) {
+                if (from < to)
+                    product(b.key_columns + from, padded, width, b.slopes + (size_t)(from - p0) / PAIR<E> * padded + i0, padded,
+                            count, b.dqueries + i0, padded, to - from, true);
+            };
+            add(p0, std::min(last, seen.skip));
+            add(std::max(p0, seen.from), last);
         }
     }
 };

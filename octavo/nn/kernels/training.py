@@ -8,12 +8,14 @@ import ctypes
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_void_p
 from functools import cache
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from octavo.core.errors import KernelError
+from octavo.nn.context import Length, length_tokens
 from octavo.nn.kernels.build import best_tier, cpu_flags, library_path
 from octavo.nn.shapes import HeadShape
 
@@ -27,8 +29,9 @@ class CDocuments(Structure):
 
     _fields_ = [*((name, c_int32) for name in ("documents", "heads", "groups", "width", "threads")),
                 ("eps", c_float), ("scale", c_float),
-                *((name, c_void_p) for name in ("start", "qkv", "norm_q", "norm_k", "cos", "sin", "out", "size", "dout",
-                                                "dqkv", "dnorm_q", "dnorm_k"))]  # fmt: skip
+                *((name, c_void_p) for name in ("start", "trunk", "since", "until", "qkv", "norm_q", "norm_k", "cos",
+                                                "sin", "out", "size", "dout", "dqkv", "dnorm_q",
+                                                "dnorm_k"))]  # fmt: skip
 
 
 SIGNATURES: dict[str, list[Any]] = {
@@ -45,11 +48,23 @@ SIGNATURES: dict[str, list[Any]] = {
 class Documents:
     """Documents end to end on the axis of T tokens, and what attention needs to know of a model's heads."""
 
-    def __init__(self, shape: HeadShape, lengths: Sequence[int], cos_TK: Tensor, sin_TK: Tensor) -> None:
-        """lengths: tokens of each document. cos, sin: of every token, float32, as `rotation` gives them."""
+    def __init__(self, shape: HeadShape, lengths: Sequence[Length], cos_TK: Tensor, sin_TK: Tensor) -> None:
+        """cos, sin: of every token, float32, as `rotation` gives them."""
         self.shape, self.cos_TK, self.sin_TK = shape, cos_TK.contiguous(), sin_TK.contiguous()
-        starts = torch.tensor([0, *lengths], dtype=torch.int32)
-        self.starts = starts.cumsum(0, dtype=torch.int32)
+        starts, trunks, since, until = [0], list[int](), list[int](), list[int]()
+        for length in lengths:
+            tokens = length_tokens(length)
+            trunk, *branches = (0, tokens) if isinstance(length, int) else length
+            since += [0] * trunk
+            until += [tokens] * trunk
+            for first, end in pairwise(accumulate(branches, initial=trunk)):
+                since += [first] * (end - first)
+                until += [end] * (end - first)
+            starts.append(starts[-1] + tokens)
+            trunks.append(trunk)
+        self.starts, self.trunks, self.since_T, self.until_T = (
+            torch.tensor(x, dtype=torch.int32) for x in (starts, trunks, since, until)
+        )
 
 
 class TrainingKernels:
@@ -148,7 +163,8 @@ class TrainingKernels:
         s = documents.shape
         call = CDocuments(len(documents.starts) - 1, s.heads, s.kv_heads, s.head_width, self.threads, s.eps,
                           s.head_width**-0.5)  # fmt: skip
-        call.start, call.qkv = at(documents.starts), at(qkv_TJK)
+        call.start, call.trunk, call.qkv = at(documents.starts), at(documents.trunks), at(qkv_TJK)
+        call.since, call.until = at(documents.since_T), at(documents.until_T)
         call.cos, call.sin = at(documents.cos_TK), at(documents.sin_TK)
         if norm_K is not None:
             call.norm_q, call.norm_k = map(at, norm_K)

@@ -102,4 +102,4 @@ def batches(pairs: Sequence[Pair], settings: Settings, step: int) -> list[Batch]
             size = 0
         groups[-1] += pair
         size += more
-    return [pack(group) for group in groups]
+    return [pack(group, share=True) for group in groups]
