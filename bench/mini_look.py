@@ -6,6 +6,7 @@ and not; or with --plain, for stages of pre-training, in the form of the texts t
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -13,21 +14,21 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from octavo.chat.reader import ReplyReader
-from octavo.core.sampling import Sampling
+from octavo.core.sampling import Sampling, Thinking
 from octavo.core.task import Problem
 from octavo.engine.types import Step
 from octavo.tasks import TASKS
 from octavo.text.chat.qwen3 import Qwen3
 from octavo.text.tokenizer import Tokenizer
 from octavo.train.mini.exam import MODES, problems_of
-from octavo.train.mini.plan import LEVELS, TEN, TOOLS, plan
-from octavo.train.mini.texts import asked
+from octavo.train.mini.plan import LEVELS, SIX, TOOLS, plan
+from octavo.train.mini.texts import ANSWER, WORK, asked
 from octavo.train.models import read_model
 from octavo.train.own import OwnChat
 from octavo.train.rollout import How, rollout
 
 LONGEST = plan("short").longest
-PLAIN = {"worked": "\nWork:\n", "bare": "\nAnswer:"}
+PLAIN = {"worked": WORK, "bare": ANSWER}
 
 
 class Seen(NamedTuple):
@@ -39,10 +40,11 @@ class Seen(NamedTuple):
     answer: str
 
 
-def in_chat(own: OwnChat, problems: Sequence[Problem], mode: str) -> list[Seen]:
-    """As in an exam."""
+def in_chat(own: OwnChat, problems: Sequence[Problem], mode: str, *, budget: int | None = None) -> list[Seen]:
+    """As in an exam.   budget: of thinking, where there is any"""
     how = How(sampling=Sampling(temperature=0, max_tokens=LONGEST))
-    put = [replace(problem, thinking=MODES[mode]) for problem in problems]
+    thinking = MODES[mode] if budget is None or mode == "direct" else Thinking(mode="on", budget_tokens=budget)
+    put = [replace(problem, thinking=thinking) for problem in problems]
     done = rollout(own.refresh(), put, tasks=TASKS, how=how)
     return [
         Seen(one.problem, one.score.value, one.turns[0].message.thinking or "", one.turns[-1].message.text)
@@ -65,7 +67,7 @@ def in_text(own: OwnChat, problems: Sequence[Problem], mode: str) -> list[Seen]:
     found = list[Seen]()
     for problem, reader, steps in running.values():
         text = reader.whole(steps).message.text
-        working, _, answer = text.rpartition("Answer:") if mode == "worked" else ("", "", text)
+        working, _, answer = text.rpartition(ANSWER.strip()) if mode == "worked" else ("", "", text)
         right = float(answer.strip() == problem.gold.text.strip())
         found.append(Seen(problem, right, working.strip("\n"), answer.strip()))
     return found
@@ -85,12 +87,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--plain", action="store_true", help="as the documents of pre-training, not in chat")
-    parser.add_argument("--families", default=",".join([*TEN, *TOOLS]))
+    parser.add_argument("--families", default=",".join([*SIX, *TOOLS]))
+    parser.add_argument("--budget", type=int, help="tokens of thinking")
     parser.add_argument("--count", type=int, default=60, help="problems of each family")
     parser.add_argument("--wrong", type=int, default=0, help="failures to show of each family")
     options = parser.parse_args()
     own = OwnChat(read_model(options.folder)[0], tokenizer=Tokenizer.from_folder(options.folder), form=Qwen3())
-    look, modes = (in_text, list(PLAIN)) if options.plain else (in_chat, list(MODES))
+    in_budget = partial(in_chat, budget=options.budget)
+    look, modes = (in_text, list(PLAIN)) if options.plain else (in_budget, list(MODES))
     shares = list[list[float]]()
     for name in options.families.split(","):
         problems = problems_of(name, {**LEVELS, **TOOLS}[name], count=options.count)

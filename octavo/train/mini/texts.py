@@ -28,6 +28,9 @@ AGAIN = 3  # times that a list is gone through again: the more is looked up in i
 Kind = Literal["things", "owners", "rows", "values", "neighbours"]  # of lists
 
 
+WORK, ANSWER = "\nWork:\n", "\nAnswer:"  # what stands before a working and before an answer
+
+
 class Blend(Struct, frozen=True, kw_only=True):
     """What a stream of documents is made of.
 
@@ -69,13 +72,13 @@ def asked(problem: Problem) -> str:
 
 def bare(problem: Problem) -> str:
     """A problem and its answer."""
-    return f"{asked(problem)}\nAnswer: {problem.gold.text}"
+    return f"{asked(problem)}{ANSWER} {problem.gold.text}"
 
 
 def worked(problem: Problem, draw: random.Random, *, slips: float) -> str:
     """A problem, the way to its answer, and the answer."""
     trace = slipped(problem.trace, draw) if draw.random() < slips else problem.trace
-    return f"{asked(problem)}\nWork:\n{trace}\nAnswer: {problem.gold.text}" if trace else bare(problem)
+    return f"{asked(problem)}{WORK}{trace}{ANSWER} {problem.gold.text}" if trace else bare(problem)
 
 
 def slipped(trace: str, draw: random.Random) -> str:
