@@ -14,7 +14,7 @@ STEPS: dict[str, tuple[str, str, list[str]]] = {
                                     "lesson.bf16=false", "lesson.how.method=adamw"]),
     "rl": ("general_rl", "model", ["longest=24", "exact=true", "queries=3", "replies=4", "steps=2", "tokens=512"]),
     "distill": ("distill", "model", ["longest=24", "teacher={}/cold", "replies=0", "off_steps=0", "on_steps=1",
-                                     "queries=5", "tokens=256"]),
+                                     "queries=6", "each=2", "tokens=256"]),
 }  # fmt: skip
 
 

@@ -63,6 +63,11 @@ def test_a_teacher_that_is_never_right_teaches_nothing(folder: Path):
         go("distill", folder, f"teacher={folder}/model", "replies=6", "off_steps=1", "on_steps=0")
 
 
+def test_replies_that_make_no_groups_are_refused(folder: Path):
+    with pytest.raises(ConfigError, match="9 replies are no multiple of each=4"):
+        go("distill", folder, f"teacher={folder}/model", "queries=9")
+
+
 def test_levels_that_are_not_there_are_refused(folder: Path):
     for tasks, words_of_it in [('{"retrieval": [99]}', "levels 1 to"), ('{"nothing": [1]}', "no task 'nothing'")]:
         told = [f"model={folder}/model", f"out={folder}/rl", f"tasks={tasks}"]

@@ -15,13 +15,14 @@ from msgspec.structs import replace
 
 from octavo.chat.loading import open_text
 from octavo.chat.local import LocalChat
-from octavo.core.errors import TrainingError
+from octavo.core.errors import ConfigError, TrainingError
 from octavo.core.sampling import Sampling, Thinking
-from octavo.core.task import Problem, Trajectory
+from octavo.core.task import Trajectory
 from octavo.tasks import TASKS
 from octavo.train.algorithms import TowardsTeacher
 from octavo.train.asked import CARD, asked, made
 from octavo.train.batch import Batch, batches_of
+from octavo.train.lessons import problem_of
 from octavo.train.measure import follows
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
@@ -54,6 +55,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     off_how: Optimisation = Optimisation(rate=2e-3, weight_decay=0.0, betas=(0.9, 0.98))
     on_steps: Annotated[int, Meta(ge=0, description="steps of on-policy distillation")] = 60
     queries: Annotated[int, Meta(ge=1, description="of the student's replies, learnt at an on-policy step")] = 256
+    each: Annotated[int, Meta(ge=1, description="of these, to one problem, whose prompt is computed once")] = 4
     longest: Annotated[int, Meta(ge=1, description="tokens of a reply")] = 256
     tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
     warmup: Annotated[int, Meta(ge=0)] = 5
@@ -71,8 +73,10 @@ class Pair(Struct, frozen=True):
 
 
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
-    """Returns the student's folder. Raises ConfigError for unknown tasks, TrainingError for a teacher never right."""
+    """Returns the student's folder. Raises ConfigError for what cannot be, TrainingError for a teacher never right."""
     check_levels(settings.tasks)
+    if settings.queries % settings.each:
+        raise ConfigError(f"queries: {settings.queries} replies are no multiple of each={settings.each} to a problem.")
     out = Path(settings.out)
     wanted = asked(settings, recipe="distill")
     if made(out, wanted):
@@ -83,16 +87,15 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     taught = OwnChat(read_model(Path(settings.teacher))[0].to(ranks.device), tokenizer=tokenizer, form=form)
     cards = list[dict[str, Any]]()
     on: tuple[str, Algorithm, int, Optimisation] = ("on", TowardsTeacher(), settings.on_steps, settings.how)
-    for name, algorithm, steps, how in ("off", CrossEntropy(), settings.off_steps, settings.off_how), on:
-        if steps:
-            pair = Pair(taught, OwnChat(student.to(ranks.device), tokenizer=tokenizer, form=form, ranks=ranks), ranks)
-            trainer = learner(settings, pair, algorithm, how=how, steps=steps)
-            going = Run(out.with_name(f"{out.name}.{name}"), trainer, settings={**wanted, "stage": name},
-                        progress=progress)  # fmt: skip
-            if trainer.step < steps:
-                going.go((off_policy if name == "off" else on_policy)(settings, pair), steps=steps)
-            cards.append(report(going, recipe=f"distill {name}"))
-            student = trainer.whole_model()
+    stages = ("off", CrossEntropy(), settings.off_steps, settings.off_how), on
+    for name, algorithm, steps, how in [stage for stage in stages if stage[2]]:
+        pair = Pair(taught, OwnChat(student.to(ranks.device), tokenizer=tokenizer, form=form, ranks=ranks), ranks)
+        trainer = learner(settings, pair, algorithm, how=how, steps=steps)
+        going = Run(out.with_name(f"{out.name}.{name}"), trainer, settings=wanted | {"stage": name}, progress=progress)
+        if trainer.step < steps:
+            going.go((off_policy if name == "off" else on_policy)(settings, pair), steps=steps)
+        cards.append(report(going, recipe=f"distill {name}"))
+        student = trainer.whole_model()
     if ranks.rank == 0:
         card = {CARD: {"settings": wanted, "stages": cards}}
         write_model(out, student, config=config, tokenizer=tokenizer, more=card)
@@ -130,21 +133,18 @@ def on_policy(settings: Settings, pair: Pair) -> Callable[[int], list[Batch]]:
     """step -> what the student, as it now is, says to new problems."""
 
     def batches(step: int) -> list[Batch]:
-        draw = random.Random(f"{settings.seed} on {step}")
-        done = replies(settings, pair.student.refresh(), draw, count=settings.queries, ranks=pair.ranks)
-        return batches_of(map(to_sample, pair.ranks.share(done)), tokens=settings.tokens, device=pair.ranks.device)
+        draw, each = random.Random(f"{settings.seed} on {step}"), settings.each
+        done = replies(settings, pair.student.refresh(), draw, count=settings.queries, each=each, ranks=pair.ranks)
+        groups = [done[start : start + each] for start in range(0, len(done), each)]
+        samples = [to_sample(one) for group in pair.ranks.share(groups) for one in group]
+        return batches_of(samples, tokens=settings.tokens, device=pair.ranks.device, share=True)
 
     return batches
 
 
-def replies(settings: Settings, chat: LocalChat, draw: random.Random, *, count: int, ranks: Ranks) -> list[Trajectory]:
-    """One to each of so many new problems; each rank is given all."""
-    how = How(sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
-    return rollout(chat, [posed(settings, draw) for _ in range(count)], tasks=TASKS, how=how, ranks=ranks)
-
-
-def posed(settings: Settings, draw: random.Random) -> Problem:
-    """A problem in one of both modes."""
-    task = draw.choice(sorted(settings.tasks))
-    problem = TASKS[task].problem(draw.getrandbits(40), level=draw.choice(settings.tasks[task]))
-    return replace(problem, thinking=draw.choice(MODES))
+def replies(settings: Settings, chat: LocalChat, draw: random.Random, *, count: int, ranks: Ranks,
+            each: int = 1) -> list[Trajectory]:  # fmt: skip
+    """So many, `each` to a new problem; every rank is given all."""
+    how = How(replies=each, sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
+    problems = [replace(problem_of(draw, settings.tasks), thinking=draw.choice(MODES)) for _ in range(count // each)]
+    return rollout(chat, problems, tasks=TASKS, how=how, ranks=ranks)
