@@ -19,13 +19,13 @@ class Task(ABC):
 
     name        its key in `TASKS`;   levels   difficulties are 1 .. levels
     shows       what it is there to show: several steps of thought, a search, a control that thinking cannot help,
-                a format to keep to, tools to call
+                a format to keep to, tools to call, what is not known, the mode that was asked for
     languages   its statements come in
     """
 
     name: str
     levels: int = 1
-    shows: Literal["steps", "search", "control", "format", "tools", "knowledge"] = "steps"
+    shows: Literal["steps", "search", "control", "format", "tools", "knowledge", "modes"] = "steps"
     languages: tuple[str, ...] = ("en",)
 
     @abstractmethod

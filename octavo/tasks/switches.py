@@ -22,7 +22,7 @@ Asked = tuple[tuple[tuple[str, int, str], ...], str]  # turns: task, seed, flag;
 class Switches(Procedural):
     """Level n: n questions one after the other, with flags at random, some in a system message."""
 
-    name, levels, shows = "switches", 3, "format"
+    name, levels, shows = "switches", 3, "modes"
 
     def draw(self, draw: random.Random, level: int) -> Asked:
         """Easy questions."""

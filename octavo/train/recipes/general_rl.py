@@ -1,7 +1,8 @@
 """General RL, both modes in one run: the format, the mode that was asked for, budgets of thinking, tools.
 
 A reply is good where it ends, thinks where it is to think and only there, and is right; most of the reward is for being
-right, so that the modes are not bought with mistakes. Source: Qwen3 report, arXiv:2505.09388, section 4.4.
+right, so that the modes are not bought with mistakes. Being right counts where it can be expected: a chain of sums that
+is answered without thinking, or with less than it takes, is right by luck, and luck teaches nothing. Source: Qwen3 report, arXiv:2505.09388, section 4.4.
 """
 
 import random
@@ -20,6 +21,7 @@ from octavo.train.policy import Reward
 from octavo.train.recipes import rl
 from octavo.train.run import Progress
 
+AT_ONCE = ("format", "tools", "control", "knowledge")  # what tasks show that take no thinking
 OBEYED = 0.3  # of the reward, for a reply that does as it is told and is wrong
 BUDGETS = (8, 96)  # thinking tokens, least and most
 
@@ -53,6 +55,14 @@ def reward_of(own: Sampled) -> Reward:
 
     def reward(one: Trajectory) -> float:
         obeyed = follows(own.chat, one) and not one.truncated
-        return obeyed * (OBEYED + (1 - OBEYED) * one.score.value)
+        return obeyed * (OBEYED + (1 - OBEYED) * one.score.value if expected(own, one.problem) else 1.0)
 
     return reward
+
+
+def expected(own: Sampled, problem: Problem) -> bool:
+    """Whether a reply could be right by more than luck."""
+    shows, asked = TASKS[problem.task].shows, problem.thinking
+    if shows in ("steps", "search"):
+        return asked.budget_tokens is None and own.chat.form.effective_thinking(problem.messages, asked)
+    return shows in AT_ONCE
