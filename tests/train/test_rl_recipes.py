@@ -1,20 +1,29 @@
 """The recipes of RL and distillation run from folder to folder, with settings as words."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from msgspec.structs import replace
 
 from octavo.chat.loading import open_text
+from octavo.core.deltas import Usage
 from octavo.core.errors import ConfigError, TrainingError
+from octavo.core.messages import Message
+from octavo.core.sampling import Thinking
+from octavo.core.task import Score, Trajectory, Turn
+from octavo.tasks import TASKS
+from octavo.text.chat.qwen3 import Qwen3
 from octavo.train.models import write_model
-from octavo.train.recipes import RECIPES, recipe
+from octavo.train.own import OwnChat
+from octavo.train.recipes import RECIPES, general_rl, recipe
 from octavo.train.run import Silent, read_log
 from octavo.train.settings import read_settings
 from octavo.weights.checkpoint import open_checkpoint
 from tests.serve.mini import config
 from tests.train.guesses import guesser, words
 
-TASKS = 'tasks={"retrieval": [1, 2], "tools": [1]}'
+GIVEN = 'tasks={"retrieval": [1, 2], "tools": [1]}'
 
 
 @pytest.fixture
@@ -24,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def go(name: str, folder: Path, *more: str) -> Path:
-    told = [f"model={folder}/model", f"out={folder}/{name}", "longest=24", TASKS, *more]
+    told = [f"model={folder}/model", f"out={folder}/{name}", "longest=24", GIVEN, *more]
     return recipe(name).run(read_settings(recipe(name).Settings, told, recipe=name), progress=Silent())
 
 
@@ -61,6 +70,27 @@ def test_distillation_of_a_model_into_itself_finds_nothing_to_learn(folder: Path
 def test_a_teacher_that_is_never_right_teaches_nothing(folder: Path):
     with pytest.raises(TrainingError, match="no right reply"):
         go("distill", folder, f"teacher={folder}/model", "replies=6", "off_steps=1", "on_steps=0")
+
+
+def test_being_right_counts_where_it_is_more_than_luck():
+    own = OwnChat(guesser(), tokenizer=words()[0], form=Qwen3())
+    reward = general_rl.reward_of(own)
+
+    def worth(task: str, mode: Literal["on", "off"], right: float, *, budget: int | None = None, thought: str) -> float:
+        problem = replace(TASKS[task].problem(1), thinking=Thinking(mode=mode, budget_tokens=budget))
+        said = Message(role="assistant", content="x", thinking=thought)
+        turn = Turn(message=said, prompt=(), tokens=(), logprobs=(), reason="stop", usage=Usage())
+        return reward(
+            Trajectory(problem=problem, turns=(turn,), score=Score(value=right, answer=None, why=""), truncated=False)
+        )
+
+    for task in "chain", "countdown", "format", "tools", "retrieval":
+        assert worth(task, "on", 1, thought="so") == 1 and worth(task, "on", 0, thought="so") == pytest.approx(0.3)
+        assert worth(task, "on", 1, thought="") == worth(task, "off", 1, thought="so") == 0  # the mode was another
+    for task in "format", "tools", "retrieval":
+        assert worth(task, "off", 0, thought="") == pytest.approx(0.3)
+    for task in "chain", "countdown":
+        assert worth(task, "off", 0, thought="") == worth(task, "on", 0, budget=9, thought="so") == 1
 
 
 def test_replies_that_make_no_groups_are_refused(folder: Path):

@@ -2,7 +2,8 @@
 
 A reply is good where it ends, thinks where it is to think and only there, and is right; most of the reward is for being
 right, so that the modes are not bought with mistakes. Being right counts where it can be expected: a chain of sums that
-is answered without thinking, or with less than it takes, is right by luck, and luck teaches nothing. Source: Qwen3 report, arXiv:2505.09388, section 4.4.
+is answered without thinking, or with less than it takes, is right by luck, and luck teaches nothing.
+Source: Qwen3 report, arXiv:2505.09388, section 4.4.
 """
 
 import random
