@@ -1,5 +1,7 @@
 """The recipes of RL and distillation run from folder to folder, with settings as words."""
 
+import random
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -11,12 +13,13 @@ from octavo.core.deltas import Usage
 from octavo.core.errors import ConfigError, TrainingError
 from octavo.core.messages import Message
 from octavo.core.sampling import Thinking
-from octavo.core.task import Score, Trajectory, Turn
+from octavo.core.task import Problem, Score, Trajectory, Turn
 from octavo.tasks import TASKS
 from octavo.text.chat.qwen3 import Qwen3
 from octavo.train.models import write_model
 from octavo.train.own import OwnChat
-from octavo.train.recipes import RECIPES, general_rl, recipe
+from octavo.train.ranks import Ranks
+from octavo.train.recipes import RECIPES, fuse, general_rl, recipe
 from octavo.train.run import Silent, read_log
 from octavo.train.settings import read_settings
 from octavo.weights.checkpoint import open_checkpoint
@@ -80,9 +83,8 @@ def test_being_right_counts_where_it_is_more_than_luck():
         problem = replace(TASKS[task].problem(1), thinking=Thinking(mode=mode, budget_tokens=budget))
         said = Message(role="assistant", content="x", thinking=thought)
         turn = Turn(message=said, prompt=(), tokens=(), logprobs=(), reason="stop", usage=Usage())
-        return reward(
-            Trajectory(problem=problem, turns=(turn,), score=Score(value=right, answer=None, why=""), truncated=False)
-        )
+        score = Score(value=right, answer=None, why="")
+        return reward(Trajectory(problem=problem, turns=(turn,), score=score, truncated=False))
 
     for task in "chain", "countdown", "format", "tools", "retrieval":
         assert worth(task, "on", 1, thought="so") == 1 and worth(task, "on", 0, thought="so") == pytest.approx(0.3)
@@ -91,6 +93,31 @@ def test_being_right_counts_where_it_is_more_than_luck():
         assert worth(task, "off", 0, thought="") == pytest.approx(0.3)
     for task in "chain", "countdown":
         assert worth(task, "off", 0, thought="") == worth(task, "on", 0, budget=9, thought="so") == 1
+
+
+def test_what_had_no_right_reply_is_asked_anew(monkeypatch: pytest.MonkeyPatch):
+    """Of levels 1 and 2 the first is solved at once, the second in the last round only."""
+    rounds = list[list[Problem]]()
+
+    def rollout(chat: object, problems: list[Problem], **_: object) -> list[Trajectory]:
+        rounds.append(problems)
+        said = Message(role="assistant", content="x", thinking="so")
+        turn = Turn(message=said, prompt=(), tokens=(), logprobs=(), reason="stop", usage=Usage())
+        last = len(rounds) == fuse.ROUNDS
+        scores = [Score(value=float(one.level == 1 or last), answer=None, why="") for one in problems]
+        return [
+            Trajectory(problem=one, turns=(turn,), score=score, truncated=False)
+            for one, score in zip(problems, scores, strict=True)
+        ]
+
+    monkeypatch.setattr(fuse, "rollout", rollout)
+    own, asked = OwnChat(guesser(), tokenizer=words()[0], form=Qwen3()), [(1, 4), (2, 3)]
+    problems = [TASKS["chain"].problem(i, level=level) for level, count in asked for i in range(count)]
+    settings = fuse.Settings(model="", out="", tasks={"chain": [1, 2]})
+    kept = fuse.right(own, problems, settings, draw=random.Random(0), ranks=Ranks())
+    assert Counter(one.problem.level for one in kept) == dict(asked)
+    assert [[one.level for one in some] for some in rounds[1:]] == [[2] * 3] * (fuse.ROUNDS - 1)
+    assert len({one.key for some in rounds for one in some}) == 4 + 3 * fuse.ROUNDS
 
 
 def test_replies_that_make_no_groups_are_refused(folder: Path):

@@ -1,8 +1,9 @@
 """Thinking-mode fusion: one model for both modes, by continued SFT on what the RL model itself has found.
 
-Thinking replies are the model's own, of which only right ones are kept (rejection sampling); replies without thinking
-are the tasks' gold answers behind an empty block. Flags are drawn at random, in a system message too; in conversations
-of several turns the last flag counts. Some thinking is cut by the early-stop text, as a budget would cut it.
+Thinking replies are the model's own, of which only right ones are kept (rejection sampling); problems that had none are
+asked anew, so that hard levels do not become rare. Replies without thinking are the tasks' gold answers behind an empty
+block. Flags are drawn at random, in a system message too; in conversations of several turns the last flag counts. Some
+thinking is cut by the early-stop text, as a budget would cut it.
 Source: Qwen3 report, arXiv:2505.09388, section 4.3.
 """
 
@@ -34,6 +35,8 @@ from octavo.train.run import Progress
 from octavo.train.supervised import Lesson, learn_checkpoint
 from octavo.weights.checkpoint import open_checkpoint
 
+ROUNDS = 3  # of asking, until there are enough right replies
+
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the recipe."""
@@ -62,7 +65,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     ranks, draw = open_ranks(), random.Random(f"{settings.seed} fuse")
     own = OwnChat(read_model(before)[0].to(ranks.device), tokenizer=tokenizer, form=form)
     posed = [problem_of(draw, settings.tasks, often=settings.often) for _ in range(settings.thought)]
-    thought = right(own, posed, settings, ranks=ranks)
+    thought = right(own, posed, settings, draw=draw, ranks=ranks)
     if not thought:
         raise TrainingError("the model gave no right reply with thinking: nothing of it can be kept. Train it further.")
     writer = Writer(form, tokenizer)
@@ -76,12 +79,22 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
                             seed=settings.seed, progress=progress)  # fmt: skip
 
 
-def right(own: OwnChat, problems: Sequence[Problem], settings: Settings, *, ranks: Ranks) -> list[Trajectory]:
-    """The model's own replies, thinking on: those that are right, ended, and thought."""
-    how = How(sampling=Sampling(max_tokens=settings.longest), seed=settings.seed)
-    posed = [replace(problem, thinking=Thinking(mode="on")) for problem in problems]
-    done = rollout(own.refresh(), posed, tasks=TASKS, how=how, ranks=ranks)
-    return [one for one in done if one.score.value == 1 and not one.truncated and follows(own.chat, one)]
+def right(own: OwnChat, problems: Sequence[Problem], settings: Settings, *, draw: random.Random,
+          ranks: Ranks) -> list[Trajectory]:  # fmt: skip
+    """The model's own replies, thinking on: those that are right, ended, and thought. Where there is none, problems of
+    the same tasks and levels are asked, for some rounds."""
+    chat, kept = own.refresh(), list[Trajectory]()
+    for number in range(ROUNDS):
+        if not problems:
+            break
+        how = How(sampling=Sampling(max_tokens=settings.longest), seed=settings.seed + number)
+        posed = [replace(problem, thinking=Thinking(mode="on")) for problem in problems]
+        wrong = list[Problem]()
+        for one in rollout(chat, posed, tasks=TASKS, how=how, ranks=ranks):
+            good = one.score.value == 1 and not one.truncated and follows(own.chat, one)
+            kept.append(one) if good else wrong.append(one.problem)
+        problems = [TASKS[one.task].problem(draw.getrandbits(40), level=one.level) for one in wrong]
+    return kept
 
 
 def lessons(writer: Writer, thought: Sequence[Trajectory], settings: Settings, *, draw: random.Random) -> list[Sample]:
