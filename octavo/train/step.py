@@ -34,7 +34,7 @@ from octavo.train.shards import (
 class Terms:
     """What an algorithm wants of each token: the gradient is that of the sum over N of
 
-        push_N * -log p(target)  +  pull_N * KL(model || teacher)
+        push_N * -log p(target)  +  pull_N * KL(model || teacher), or the other way round where `forward`
 
     where both are constants. A clipped policy gradient is a push (its derivative by log p); so is a preference loss.
     loss       the algorithm's own objective, to be shown; None: the sum that is learnt, without the balancing loss
@@ -44,6 +44,7 @@ class Terms:
     push_N: Tensor
     loss: Tensor | None = None
     pull_N: Tensor | None = None
+    forward: bool = False
     figures: dict[str, tuple[float, float]] | None = None
 
 
@@ -113,8 +114,9 @@ class Learner(nn.Module):
         loss = weighted_surprise(hidden_ND, head_VD, batch.targets_N, terms.push_N)
         if terms.pull_N is not None:
             loss = loss + weighted_divergence(
-                hidden_ND, head_VD, self._taught_plainly(batch, like=hidden_ND), terms.pull_N
-            )
+                hidden_ND, head_VD, self._taught_plainly(batch, like=hidden_ND), terms.pull_N,
+                reverse=not terms.forward,
+            )  # fmt: skip
         if self.balance is not None and layers and torch.is_grad_enabled():
             shares = self.balance.shares(layers, len(batch.tokens_T))
             value = self.balance.value(layers, shares, len(batch.tokens_T))
@@ -153,7 +155,7 @@ class Learner(nn.Module):
 
             pull = None
             if terms.pull_N is not None:
-                pull = Pull(terms.pull_N, self._taught(batch, shards, each, low=low))
+                pull = Pull(terms.pull_N, self._taught(batch, shards, each, low=low), forward=terms.forward)
 
             def learn(piece: Piece | Shard) -> tuple[Tensor, Gradients]:
                 piece = piece if isinstance(piece, Piece) else Piece(passes, batch, piece)

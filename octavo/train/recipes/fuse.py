@@ -24,10 +24,10 @@ from octavo.tasks import TASKS
 from octavo.train.asked import asked, made
 from octavo.train.conversations import Writer
 from octavo.train.lessons import THINK, Often, cut_short, flagged, problem_of, several_turns, without_thinking
-from octavo.train.measure import follows
 from octavo.train.models import read_model
 from octavo.train.own import OwnChat
 from octavo.train.parallel import open_ranks
+from octavo.train.pupil import good
 from octavo.train.ranks import Ranks
 from octavo.train.recipes.rl import check_levels
 from octavo.train.rollout import How, rollout
@@ -91,8 +91,7 @@ def right(own: OwnChat, problems: Sequence[Problem], settings: Settings, *, draw
         posed = [replace(problem, thinking=Thinking(mode="on")) for problem in problems]
         wrong = list[Problem]()
         for one in rollout(chat, posed, tasks=TASKS, how=how, ranks=ranks):
-            good = one.score.value == 1 and not one.truncated and follows(own.chat, one)
-            kept.append(one) if good else wrong.append(one.problem)
+            kept.append(one) if good(own, one) else wrong.append(one.problem)
         problems = [TASKS[one.task].problem(draw.getrandbits(40), level=one.level) for one in wrong]
     return kept
 
