@@ -158,7 +158,7 @@ def test_both_ways_of_computing_pull_alike(forward: bool):
     a, plainly = gradients(towards, one, plain=True, teacher=teacher)
     b, written_out = gradients(towards, one, plain=False, teacher=teacher)
     other, _ = gradients(TowardsTeacher(forward=not forward), one, plain=False, teacher=teacher)
-    assert a == pytest.approx(b, abs=1e-5) and a > 0 and abs(a - other) > 1e-3
+    assert a == pytest.approx(b, abs=1e-5) and a > 0 and abs(a - other) > 1e-4
     for name, grad in plainly.items():
         torch.testing.assert_close(written_out[name], grad, atol=1e-5, rtol=1e-3)
 
