@@ -46,7 +46,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
     forward: Annotated[bool, Meta(description="KL(teacher || student) on-policy, else KL(student || teacher)")] = True
     warmup: Annotated[int, Meta(ge=0)] = 5
-    how: Optimisation = Optimisation(method="muon", rate=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
+    how: Optimisation = Optimisation(method="muon", rate=2.5e-4, betas=(0.9, 0.98), weight_decay=0.05)
     bf16: Annotated[bool, Meta(description="products in bfloat16, where the processor has such")] = False
     seed: Annotated[int, Meta(ge=0)] = 0
 
