@@ -65,7 +65,7 @@ parity: $(VENV)/.dev  ## table of differences from transformers: families x layo
 laws: $(VENV)/.dev  ## engine and thinking-budget laws, with counts
 	@$(PY) -m bench.laws
 
-mini: $(VENV)/.base  ## the whole recipe from nothing, within 90 minutes on 2 cores: make mini, or make mini SEED=1
+mini: $(VENV)/.base  ## the whole recipe from nothing, meant for 90 minutes on 2 cores: make mini, or make mini SEED=1
 	@$(BIN)/octavo train mini out=$(or $(OUT),mini) seed=$(or $(SEED),0)
 
 mini-smoke: $(VENV)/.base  ## every stage of the recipe, once and small, within 3 minutes

@@ -92,6 +92,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60, help="problems of each family")
     parser.add_argument("--wrong", type=int, default=0, help="failures to show of each family")
     options = parser.parse_args()
+    if options.plain and options.budget is not None:
+        parser.error("--plain has no thinking that a budget could end: leave one of both out.")
     own = OwnChat(read_model(options.folder)[0], tokenizer=Tokenizer.from_folder(options.folder), form=Qwen3())
     in_budget = partial(in_chat, budget=options.budget)
     look, modes = (in_text, list(PLAIN)) if options.plain else (in_budget, list(MODES))

@@ -66,16 +66,21 @@ class PackedContext:
         return torch.cat([attention(q, k, v, scale=scale, mask_TL=mask) for q, k, v, mask in parts])
 
 
+def length_parts(length: Length) -> tuple[int, ...]:
+    """Tokens of a document's trunk, which is all of it where it does not fork, then of each branch."""
+    return (length,) if isinstance(length, int) else length
+
+
 def length_tokens(length: Length) -> int:
     """Tokens of a document."""
-    return length if isinstance(length, int) else sum(length)
+    return sum(length_parts(length))
 
 
 def positions(lengths: Sequence[Length]) -> Tensor:
     """int64 (T), from 0 in each document, from the trunk's end in each branch."""
     parts = list[Tensor]()
     for length in lengths:
-        trunk, *branches = (length,) if isinstance(length, int) else length
+        trunk, *branches = length_parts(length)
         parts += [torch.arange(trunk), *(torch.arange(trunk, trunk + branch) for branch in branches)]
     return torch.cat(parts)
 

@@ -73,19 +73,19 @@ class TowardsTeacher:
 
         loss = sum of w KL(p || q) / scale      so      pull = w / scale
 
-    forward   KL(q || p) instead: its slopes are p - q, never larger than 1, where those of KL(p || q) are as large as a
-              token is unlikely to the teacher
+    reverse   False: KL(q || p) instead, whose slopes are p - q, never larger than 1, where those of KL(p || q) are as
+              large as a token is unlikely to the teacher
     Source: MiniLLM, arXiv:2306.08543; GKD, arXiv:2306.13649; Qwen3 report, arXiv:2505.09388, section 4.5.
     """
 
-    forward: bool = False
+    reverse: bool = True
     needs_told: bool = False
 
     def terms(self, batch: Batch, told: Told | None, *, scale: float) -> Terms:
         """Nothing is pushed."""
         del told
         pull_N = batch.weights_N / scale
-        return Terms(push_N=torch.zeros_like(pull_N), pull_N=pull_N, forward=self.forward)
+        return Terms(push_N=torch.zeros_like(pull_N), pull_N=pull_N, reverse=self.reverse)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

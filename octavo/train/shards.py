@@ -43,7 +43,7 @@ class Pull(NamedTuple):
 
     weights_N: Tensor
     teacher: Teacher
-    forward: bool
+    reverse: bool
 
 
 def cut(batch: Batch) -> list[Shard]:
@@ -122,7 +122,7 @@ class Piece:
         if pull is not None:
             teacher = Teacher(pull.teacher.hidden_NE[self.targets], pull.teacher.head_VE)
             more = divergence_and_slopes(self.hidden_ND, self.passes.head_VD, teacher, pull.weights_N[self.targets],
-                                         reverse=not pull.forward)  # fmt: skip
+                                         reverse=pull.reverse)  # fmt: skip
             slopes = Slopes(*(a + b for a, b in zip(slopes, more, strict=True)))
         dhidden_TD = torch.zeros_like(self.run.hidden_TD).index_add_(0, self.rows_N, slopes.hidden_ND)
         found = self.run.back(dhidden_TD, balance=balance)

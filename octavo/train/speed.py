@@ -8,7 +8,7 @@ import torch
 
 from octavo.models.config import DecoderConfig
 from octavo.models.cost import cost
-from octavo.nn.context import Length, length_tokens
+from octavo.nn.context import Length, length_parts, length_tokens
 
 # Dense bf16 of one card, by a part of its name, as the makers state it. Anything else is measured.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12}
@@ -25,7 +25,7 @@ def step_flops(config: DecoderConfig, lengths: Iterable[Length]) -> float:
     pair = 6 * config.layers * config.heads.heads * config.heads.head_width
 
     def pairs(length: Length) -> int:  # twice their number
-        trunk, *branches = (length,) if isinstance(length, int) else length
+        trunk, *branches = length_parts(length)
         return trunk**2 + sum((trunk + branch) ** 2 - trunk**2 for branch in branches)
 
     return float(sum(6 * (each.linears + each.head) * length_tokens(n) + pair * pairs(n) for n in lengths))

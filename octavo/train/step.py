@@ -34,7 +34,7 @@ from octavo.train.shards import (
 class Terms:
     """What an algorithm wants of each token: the gradient is that of the sum over N of
 
-        push_N * -log p(target)  +  pull_N * KL(model || teacher), or the other way round where `forward`
+        push_N * -log p(target)  +  pull_N * KL(model || teacher), or the other way round where not `reverse`
 
     where both are constants. A clipped policy gradient is a push (its derivative by log p); so is a preference loss.
     loss       the algorithm's own objective, to be shown; None: the sum that is learnt, without the balancing loss
@@ -44,7 +44,7 @@ class Terms:
     push_N: Tensor
     loss: Tensor | None = None
     pull_N: Tensor | None = None
-    forward: bool = False
+    reverse: bool = True
     figures: dict[str, tuple[float, float]] | None = None
 
 
@@ -115,7 +115,7 @@ class Learner(nn.Module):
         if terms.pull_N is not None:
             loss = loss + weighted_divergence(
                 hidden_ND, head_VD, self._taught_plainly(batch, like=hidden_ND), terms.pull_N,
-                reverse=not terms.forward,
+                reverse=terms.reverse,
             )  # fmt: skip
         if self.balance is not None and layers and torch.is_grad_enabled():
             shares = self.balance.shares(layers, len(batch.tokens_T))
@@ -155,7 +155,7 @@ class Learner(nn.Module):
 
             pull = None
             if terms.pull_N is not None:
-                pull = Pull(terms.pull_N, self._taught(batch, shards, each, low=low), forward=terms.forward)
+                pull = Pull(terms.pull_N, self._taught(batch, shards, each, low=low), terms.reverse)
 
             def learn(piece: Piece | Shard) -> tuple[Tensor, Gradients]:
                 piece = piece if isinstance(piece, Piece) else Piece(passes, batch, piece)

@@ -152,12 +152,12 @@ def test_divergence_equals_that_of_whole_rows(reverse):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("forward", [True, False])
-def test_both_ways_of_computing_pull_alike(forward: bool):
-    one, teacher, towards = batch(0), tiny(seed=5), TowardsTeacher(forward=forward)
+@pytest.mark.parametrize("reverse", [True, False])
+def test_both_ways_of_computing_pull_alike(reverse: bool):
+    one, teacher, towards = batch(0), tiny(seed=5), TowardsTeacher(reverse=reverse)
     a, plainly = gradients(towards, one, plain=True, teacher=teacher)
     b, written_out = gradients(towards, one, plain=False, teacher=teacher)
-    other, _ = gradients(TowardsTeacher(forward=not forward), one, plain=False, teacher=teacher)
+    other, _ = gradients(TowardsTeacher(reverse=not reverse), one, plain=False, teacher=teacher)
     assert a == pytest.approx(b, abs=1e-5) and a > 0 and abs(a - other) > 1e-4
     for name, grad in plainly.items():
         torch.testing.assert_close(written_out[name], grad, atol=1e-5, rtol=1e-3)

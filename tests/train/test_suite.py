@@ -218,6 +218,8 @@ def test_cards_are_made_from_the_exams(made):
     out, _ = made
     evidence = Evidence.of(out)
     assert {claim.bar for claim in evidence.claims()} == {1, 2, 3, 4, 5}
+    killed = Evidence(about={**evidence.about, "seconds": 0.0}, exams=evidence.exams, cards=evidence.cards)
+    assert 0 < killed.claims()[0].value <= evidence.claims()[0].value  # what mini.json lost, the stages have kept
     for stage, name in NAMES.items():
         text = (out / name / "README.md").read_text()
         assert f"{evidence.points(stage, 'retrieval', 'thinking'):.1f} (" in text and "| 5 |" in text

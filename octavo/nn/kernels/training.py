@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from octavo.core.errors import KernelError
-from octavo.nn.context import Length, length_tokens
+from octavo.nn.context import Length, length_parts, length_tokens
 from octavo.nn.kernels.build import best_tier, cpu_flags, library_path
 from octavo.nn.shapes import HeadShape
 
@@ -49,12 +49,12 @@ class Documents:
     """Documents end to end on the axis of T tokens, and what attention needs to know of a model's heads."""
 
     def __init__(self, shape: HeadShape, lengths: Sequence[Length], cos_TK: Tensor, sin_TK: Tensor) -> None:
-        """cos, sin: of every token, float32, as `rotation` gives them."""
+        """lengths: of each document. cos, sin: of every token, float32, as `rotation` gives them."""
         self.shape, self.cos_TK, self.sin_TK = shape, cos_TK.contiguous(), sin_TK.contiguous()
         starts, trunks, since, until = [0], list[int](), list[int](), list[int]()
         for length in lengths:
             tokens = length_tokens(length)
-            trunk, *branches = (0, tokens) if isinstance(length, int) else length
+            trunk, *branches = length_parts(length)
             since += [0] * trunk
             until += [tokens] * trunk
             for first, end in pairwise(accumulate(branches, initial=trunk)):

@@ -101,8 +101,8 @@ TEN = (*SIX, "programs", "table", "arithmetic", "unanswerable")
 
 
 def plan(scale: Scale, *, experts: bool = True) -> Plan:
-    """The plan of a scale: smoke (a try of each stage), short (90 minutes on 2 cores), wide (more families), long
-    (hours).
+    """The plan of a scale: smoke (a try of each stage), short (meant for 90 minutes on 2 cores), wide (more families),
+    long (hours).
 
     experts: with the third model, the mixture of experts
     """

@@ -169,8 +169,7 @@ class Suite:
             model=str(thinker), out=self._at("teacher-fused"), tasks=tasks, thought=plan.fuse_thought,
             direct=plan.fuse_direct, turns=plan.fuse_turns, cut=plan.fuse_cut, longest=plan.longest,
             often=dict(plan.fuse_often), lesson=plan.fuse, seed=self.seed), progress=self.progress)  # fmt: skip
-        middle = {name: [some[len(some) // 2]] for name, some in tasks.items()}
-        few = {name: some if TASKS[name].shows in OBEYED else middle[name] for name, some in tasks.items()}
+        few = {name: some if TASKS[name].shows in OBEYED else [some[len(some) // 2]] for name, some in tasks.items()}
         return general_rl.run(general_rl.Settings(
             model=str(fused), out=self._at("teacher"), tasks={**few, "switches": [3]}, steps=plan.general_steps,
             queries=plan.rl_queries, replies=plan.rl_replies, updates=plan.rl_updates,

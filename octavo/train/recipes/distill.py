@@ -44,7 +44,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     each: Annotated[int, Meta(ge=1, description="of these, to one problem, whose prompt is computed once")] = 4
     longest: Annotated[int, Meta(ge=1, description="tokens of a reply")] = 256
     tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
-    forward: Annotated[bool, Meta(description="KL(teacher || student) on-policy, else KL(student || teacher)")] = True
+    reverse: Annotated[bool, Meta(description="KL(student || teacher) on-policy, else KL(teacher || student)")] = False
     warmup: Annotated[int, Meta(ge=0)] = 5
     how: Optimisation = Optimisation(method="muon", rate=2.5e-4, betas=(0.9, 0.98), weight_decay=0.05)
     bf16: Annotated[bool, Meta(description="products in bfloat16, where the processor has such")] = False
@@ -65,7 +65,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     ranks = open_ranks()
     taught = OwnChat(read_model(Path(settings.teacher))[0].to(ranks.device), tokenizer=tokenizer, form=form)
     cards = list[dict[str, Any]]()
-    towards = TowardsTeacher(forward=settings.forward)
+    towards = TowardsTeacher(reverse=settings.reverse)
     on: tuple[str, Algorithm, int, Optimisation] = ("on", towards, settings.on_steps, settings.how)
     stages = ("off", CrossEntropy(), settings.off_steps, settings.off_how), on
     for name, algorithm, steps, how in [stage for stage in stages if stage[2]]:

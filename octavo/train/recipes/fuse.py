@@ -44,7 +44,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: Annotated[str, Meta(description="folder of the model after RL")]
     out: Annotated[str, Meta(description="folder for the model; the run is kept beside it")]
     tasks: Annotated[dict[str, list[int]], Meta(min_length=1, description="JSON: task -> its levels")]
-    thought: Annotated[int, Meta(ge=1, description="replies with thinking that are sampled")] = 3000
+    thought: Annotated[int, Meta(ge=1, description="right replies with thinking that are sought")] = 3000
     direct: Annotated[int, Meta(ge=1, description="conversations without thinking")] = 3000
     turns: Annotated[int, Meta(ge=0, description="conversations of several turns, with flags")] = 1500
     often: Annotated[dict[str, Often], Meta(description="JSON: task -> how often it comes; the others: 1")] = {}

@@ -22,7 +22,6 @@ from octavo.train.policy import Reward
 from octavo.train.recipes import rl
 from octavo.train.run import Progress
 
-AT_ONCE = ("format", "tools", "control", "knowledge")  # what tasks show that take no thinking
 OBEYED = 0.3  # of the reward, for a reply that does as it is told and is wrong
 BUDGETS = (8, 96)  # thinking tokens, least and most
 
@@ -66,4 +65,4 @@ def expected(own: Sampled, problem: Problem) -> bool:
     shows, asked = TASKS[problem.task].shows, problem.thinking
     if shows in ("steps", "search"):
         return asked.budget_tokens is None and own.chat.form.effective_thinking(problem.messages, asked)
-    return shows in AT_ONCE
+    return shows != "modes"  # there the mode is all

@@ -23,7 +23,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the recipe."""
 
     out: Annotated[str, Meta(description="folder for all stages")] = "mini"
-    scale: Annotated[Scale, Meta(description="smoke: seconds; short: within 90 minutes on 2 cores, six families; "
+    scale: Annotated[Scale, Meta(description="smoke: seconds; short: meant for 90 minutes on 2 cores, six families; "
                                              "wide: ten, as the shipped models; long: hours")] = "short"  # fmt: skip
     experts: Annotated[bool, Meta(description="make the sparse model too")] = True
     seed: Annotated[int, Meta(ge=0)] = 0
