@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from octavo.chat.local import LocalChat
 from octavo.core.errors import TrainingError
 from octavo.core.sampling import Sampling, Thinking
-from octavo.core.task import Trajectory
+from octavo.core.task import Problem, Trajectory
 from octavo.tasks import TASKS
 from octavo.train.batch import Batch, batches_of
 from octavo.train.lessons import problem_of
@@ -19,7 +19,6 @@ from octavo.train.ranks import Ranks
 from octavo.train.rollout import How, rollout, to_sample
 from octavo.train.supervised import shuffled
 
-MODES = (Thinking(mode="on"), Thinking(mode="off"))
 Source = Callable[[int], list[Batch]]  # step -> what it learns from
 
 
@@ -27,13 +26,15 @@ Source = Callable[[int], list[Batch]]  # step -> what it learns from
 class Pupil:
     """Both models, as they are asked, and who learns together.
 
-    tasks   task -> its levels;   longest   tokens of a reply;   tokens   of one forward pass
+    tasks    task -> its levels;   longest   tokens of a reply;   tokens   of one forward pass
+    thought  share of the problems that are asked with thinking, the others without
     """
 
     teacher: OwnChat
     student: OwnChat
     ranks: Ranks
     tasks: Mapping[str, list[int]]
+    thought: float
     longest: int
     tokens: int
     seed: int
@@ -66,8 +67,12 @@ class Pupil:
     def _replies(self, chat: LocalChat, draw: random.Random, *, count: int, each: int = 1) -> list[Trajectory]:
         """To problems in both modes; every rank is given all."""
         how = How(replies=each, sampling=Sampling(max_tokens=self.longest), seed=self.seed)
-        problems = [replace(problem_of(draw, self.tasks), thinking=draw.choice(MODES)) for _ in range(count // each)]
+        problems = [self._posed(draw) for _ in range(count // each)]
         return rollout(chat, problems, tasks=TASKS, how=how, ranks=self.ranks)
+
+    def _posed(self, draw: random.Random) -> Problem:
+        mode = "on" if draw.random() < self.thought else "off"
+        return replace(problem_of(draw, self.tasks), thinking=Thinking(mode=mode))
 
 
 def good(own: OwnChat, one: Trajectory) -> bool:

@@ -16,6 +16,7 @@ from octavo.core.sampling import Thinking
 from octavo.core.task import Problem, Score, Trajectory, Turn
 from octavo.tasks import TASKS
 from octavo.text.chat.qwen3 import Qwen3
+from octavo.train import pupil
 from octavo.train.models import write_model
 from octavo.train.own import OwnChat
 from octavo.train.ranks import Ranks
@@ -92,7 +93,9 @@ def test_being_right_counts_where_it_is_more_than_luck():
     for task in "format", "tools", "retrieval":
         assert worth(task, "off", 0, thought="") == pytest.approx(0.3)
     for task in "chain", "countdown":
-        assert worth(task, "off", 0, thought="") == worth(task, "on", 0, budget=9, thought="so") == 1
+        assert worth(task, "off", 0, thought="") == 1
+    assert worth("chain", "on", 0, budget=9, thought="so") == 1
+    assert worth("countdown", "on", 0, budget=9, thought="so") == pytest.approx(0.3)
 
 
 def test_what_had_no_right_reply_is_asked_anew(monkeypatch: pytest.MonkeyPatch):
@@ -122,7 +125,29 @@ def test_what_had_no_right_reply_is_asked_anew(monkeypatch: pytest.MonkeyPatch):
 
 def test_replies_that_make_no_groups_are_refused(folder: Path):
     with pytest.raises(ConfigError, match="9 replies are no multiple of each=4"):
-        go("distill", folder, f"teacher={folder}/model", "queries=9")
+        go("distill", folder, f"teacher={folder}/model", "queries=9", "each=4")
+
+
+def test_a_pupil_is_asked_with_thinking_as_often_as_is_said(monkeypatch: pytest.MonkeyPatch):
+    """By each kind of lesson, and on the side of who replies."""
+    posed = list[Problem]()
+
+    def rollout(chat: object, problems: list[Problem], **_: object) -> list[Trajectory]:
+        posed.extend(problems)
+        return []
+
+    monkeypatch.setattr(pupil, "rollout", rollout)
+    own = OwnChat(guesser(), tokenizer=words()[0], form=Qwen3())
+    for thought in (0.0, 0.8, 1.0):
+        posed.clear()
+        one = pupil.Pupil(teacher=own, student=own, ranks=Ranks(), tasks={"chain": [1, 2]}, thought=thought, longest=8,
+                          tokens=64, seed=0)  # fmt: skip
+        one.tries(1000, each=2)(0)
+        with pytest.raises(TrainingError, match="no right reply"):
+            one.told(500, queries=4)
+        shares = Counter(problem.thinking.mode for problem in posed)
+        assert len(posed) == 500 + 500 and shares["on"] + shares["off"] == 1000
+        assert abs(shares["on"] / 1000 - thought) < 0.05
 
 
 def test_levels_that_are_not_there_are_refused(folder: Path):

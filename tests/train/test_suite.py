@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from octavo.core.errors import TrainingError
 from octavo.core.sampling import Thinking
+from octavo.tasks.forms import FORMS
 from octavo.tasks.retrieval import THINGS
 from octavo.train.mini.card import CURVES, NAMES, ship
 from octavo.train.mini.evidence import Claim, Evidence, table
@@ -129,6 +130,15 @@ def test_half_of_the_bare_problems_are_those_whose_answer_can_be_seen():
     texts = [document(blend, seed=0, number=i) for i in range(300)]
     looked = sum(text.rpartition("Answer: ")[2] in THINGS for text in texts)
     assert 0.55 < looked / len(texts) < 0.78  # half, and a third of the rest
+
+
+def test_texts_hold_more_of_what_is_to_come_more_often():
+    levels = {"chain": (1,), "stories": (1,), "format": (1,)}
+    for often, share in ({}, 1 / 3), ({"format": 4.0}, 2 / 3):
+        blend = Blend(levels=levels, prose=0, often=often)
+        texts = [document(blend, seed=0, number=i) for i in range(600)]
+        forms = sum(any(form in text for form in FORMS) for text in texts)
+        assert abs(forms / len(texts) - share) < 0.06
 
 
 def test_a_slip_changes_one_sign_into_another_of_its_kind():
@@ -254,3 +264,15 @@ def test_a_claim_is_met_within_its_bounds_only():
 def test_a_folder_without_exams_is_no_evidence(tmp_path):
     with pytest.raises(TrainingError, match="student-rl"):
         Evidence.of(tmp_path)
+
+
+def test_a_share_of_a_gain_of_few_problems_is_none():
+    def share(**cuts: dict[str, float]) -> float:
+        curve = {budget.strip("b"): {"cut": cut} for budget, cut in cuts.items()}
+        exam = {"countdown": {"thinking": {}, "shows": "search"}, "budgets": {"countdown": curve}}
+        return Evidence(about={}, cards={}, exams={"teacher": exam}).half("countdown")
+
+    early = {"count": 200, "right": 0.2, "least": 0.1, "most": 0.5}
+    assert share(b0={}, b8=early) == 25
+    late = {"count": 64, "right": 0.3, "least": 0.27, "most": 0.3}  # two problems
+    assert share(b8=early, b112=late) == 25 and share(b112=late) == 0

@@ -15,6 +15,7 @@ from octavo.core.errors import TrainingError
 from octavo.train.mini.exam import MODES, WAYS
 
 THOUGHT = ("steps", "search")  # what a family shows where thinking has to help
+TO_GAIN = 20  # problems: of fewer, a share is chance
 EXPERTS = "experts"
 STAGES = {
     "teacher-cold": "cold start", "teacher-rl": "reasoning RL", "teacher-fused": "fusion of both modes",
@@ -163,10 +164,12 @@ class Evidence:
             yield Claim(bar=3, what="share of the gain by cut thinking, best search", value=max(halves), least=50)
 
     def half(self, family: str) -> float:
-        """The largest share of the whole gain that replies keep whose thinking was cut, of budgets that cut many."""
+        """The largest share of the whole gain that replies keep whose thinking was cut, of budgets that cut many: where
+        TO_GAIN problems or more are right by whole thinking only."""
         curve = self.exams["teacher"]["budgets"][family]
-        cuts = [one["cut"] for budget, one in curve.items() if one["cut"] and int(budget) and one["cut"]["count"] >= 20]
-        shares = [100 * (c["right"] - c["least"]) / (c["most"] - c["least"]) for c in cuts if c["most"] > c["least"]]
+        cuts = [one["cut"] for budget, one in curve.items() if one["cut"] and int(budget)]
+        many = [cut for cut in cuts if cut["count"] * (cut["most"] - cut["least"]) >= TO_GAIN]
+        shares = [100 * (cut["right"] - cut["least"]) / (cut["most"] - cut["least"]) for cut in many]
         return round(max(shares, default=0.0), 9)  # a half is one half, whatever the quotient's last bit says
 
     def _stages(self) -> Iterable[Claim]:

@@ -139,22 +139,24 @@ def _wide(levels: Mapping[str, Sequence[int]] | None = None, *, times: int = 1) 
         student=Size(width=128, layers=4, heads=4, inner=384),
         experts=Size(width=192, layers=6, heads=6, inner=576, experts=8),
         readings=_readings({**levels, **TOOLS}, steps=(1000 * times, 1300 * times, 450 * times)),
-        levels=levels, tools=TOOLS, student_share=0.5, experts_share=0.2, cold_samples=10_000, cold_often={},
+        levels=levels, tools=TOOLS, student_share=1.0, experts_share=0.2, cold_samples=10_000, cold_often={},
         fuse_often={}, cold=Lesson(steps=160, how=muon(1e-3, others=6)),
         rl_steps=100 * times, student_rl_steps=75 * times, rl_queries=48, rl_replies=12, rl_updates=1,
         fuse_thought=5000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=3000 * times,
         fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=50 * times, off_replies=12_000,
-        off_steps=250 * times, distill_steps=32 * times, longest=384, tested=200,
+        off_steps=250 * times, distill_steps=72 * times, longest=384, tested=200,
     )  # fmt: skip
 
 
 def _short() -> Plan:
-    """Fewer families, a cold start that leaves more to RL: but for what few steps do not bring at all."""
+    """Fewer families, a cold start that leaves more to RL: but for what few steps do not bring at all. A student's few
+    steps off-policy do the same for what is compared after them."""
     levels = _some(SIX)
     return replace(
         _wide(levels), readings=_readings({**levels, **TOOLS}, steps=(600, 800, 250)),
         cold=Lesson(steps=65, how=muon(1e-3, others=6)), cold_often={"tools": 3.0, "format": 1.5}, rl_steps=110,
-        fuse_often={"tools": 2.0, "format": 2.0}, general_steps=60, distill_steps=44,
+        fuse_often={"tools": 2.0, "format": 2.0}, general_steps=60, off_replies=6000,
+        off_steps=60,
     )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ class Blend(Struct, frozen=True, kw_only=True):
     listed    share of them that are lists gone through again, of the kinds `lists`; the rest are plain sentences
     other     share of problems in another language than English, where a task has one
     seen      tasks of which half of the problems with bare answers are: those whose answer stands in the text
+    often     task -> how often it comes, the others: 1
     """
 
     levels: Mapping[str, Sequence[int]]
@@ -51,6 +52,7 @@ class Blend(Struct, frozen=True, kw_only=True):
     lists: Sequence[Kind] = ("things", "owners", "rows", "values", "neighbours")
     other: float = 0.15
     seen: Sequence[str] = ()
+    often: Mapping[str, float] = {}
 
 
 def document(blend: Blend, *, seed: int | str, number: int) -> str:
@@ -60,8 +62,9 @@ def document(blend: Blend, *, seed: int | str, number: int) -> str:
         return listed(draw, kinds=blend.lists) if draw.random() < blend.listed else prose(draw)
     if draw.random() >= blend.worked:
         seen = blend.seen if draw.random() < 0.5 else ()
-        return bare(problem_of(draw, {name: blend.levels[name] for name in seen} or blend.levels, other=blend.other))
-    return worked(problem_of(draw, blend.levels, other=blend.other), draw, slips=blend.slips)
+        levels = {name: blend.levels[name] for name in seen} or blend.levels
+        return bare(problem_of(draw, levels, other=blend.other, often=blend.often))
+    return worked(problem_of(draw, blend.levels, other=blend.other, often=blend.often), draw, slips=blend.slips)
 
 
 def asked(problem: Problem) -> str:

@@ -19,7 +19,7 @@ from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
 from octavo.train.parallel import open_ranks
 from octavo.train.pupil import Pupil
-from octavo.train.recipes.rl import check_levels
+from octavo.train.recipes.rl import Share, check_levels
 from octavo.train.report import report
 from octavo.train.run import Progress, Run
 from octavo.train.schedule import Schedule
@@ -35,18 +35,19 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: Annotated[str, Meta(description="folder of the student to begin with")]
     out: Annotated[str, Meta(description="folder for the student; the runs are kept beside it")]
     tasks: Annotated[dict[str, list[int]], Meta(min_length=1, description="JSON: task -> its levels")]
+    thought: Annotated[Share, Meta(description="of the problems, asked with thinking; the others without")] = 0.8
     replies: Annotated[int, Meta(ge=0, description="of the teacher's, right or wrong; 0: on-policy only")] = 4000
     off_steps: Annotated[int, Meta(ge=0, description="steps of learning the teacher's right replies")] = 200
     off_queries: Annotated[int, Meta(ge=1, description="of those replies, learnt at a step")] = 96
     off_how: Optimisation = Optimisation(rate=2e-3, weight_decay=0.0, betas=(0.9, 0.98))
-    on_steps: Annotated[int, Meta(ge=0, description="steps of on-policy distillation")] = 60
-    queries: Annotated[int, Meta(ge=1, description="of the student's replies, learnt at an on-policy step")] = 128
-    each: Annotated[int, Meta(ge=1, description="of these, to one problem, whose prompt is computed once")] = 4
+    on_steps: Annotated[int, Meta(ge=0, description="steps of on-policy distillation")] = 80
+    queries: Annotated[int, Meta(ge=1, description="of the student's replies, learnt at an on-policy step")] = 40
+    each: Annotated[int, Meta(ge=1, description="of these, to one problem, whose prompt is computed once")] = 1
     longest: Annotated[int, Meta(ge=1, description="tokens of a reply")] = 256
     tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
-    reverse: Annotated[bool, Meta(description="KL(student || teacher) on-policy, else KL(teacher || student)")] = False
+    reverse: Annotated[bool, Meta(description="KL(student || teacher) on-policy, else KL(teacher || student)")] = True
     warmup: Annotated[int, Meta(ge=0)] = 5
-    how: Optimisation = Optimisation(method="muon", rate=2.5e-4, betas=(0.9, 0.98), weight_decay=0.05)
+    how: Optimisation = Optimisation(method="muon", rate=1e-3, others=6.0, betas=(0.9, 0.98), weight_decay=0.05)
     bf16: Annotated[bool, Meta(description="products in bfloat16, where the processor has such")] = False
     seed: Annotated[int, Meta(ge=0)] = 0
 
@@ -54,7 +55,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the student's folder. Raises ConfigError for what cannot be, TrainingError for a teacher never right."""
     check_levels(settings.tasks)
-    if settings.queries % settings.each:
+    if settings.on_steps and settings.queries % settings.each:
         raise ConfigError(f"queries: {settings.queries} replies are no multiple of each={settings.each} to a problem.")
     out = Path(settings.out)
     wanted = asked(settings, recipe="distill")
@@ -70,8 +71,8 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     stages = ("off", CrossEntropy(), settings.off_steps, settings.off_how), on
     for name, algorithm, steps, how in [stage for stage in stages if stage[2]]:
         learns = OwnChat(student.to(ranks.device), tokenizer=tokenizer, form=form, ranks=ranks)
-        pupil = Pupil(teacher=taught, student=learns, ranks=ranks, tasks=settings.tasks, longest=settings.longest,
-                      tokens=settings.tokens, seed=settings.seed)  # fmt: skip
+        pupil = Pupil(teacher=taught, student=learns, ranks=ranks, tasks=settings.tasks, thought=settings.thought,
+                      longest=settings.longest, tokens=settings.tokens, seed=settings.seed)  # fmt: skip
         rate = Schedule(shape="linear", steps=steps, warmup=settings.warmup, least=0.1)
         trainer = Trainer(learns.whole.learning, algorithm, how, rate=rate, bf16=settings.bf16, teacher=taught.model,
                           ranks=ranks)  # fmt: skip

@@ -2,7 +2,8 @@
 
 A reply is good where it ends, thinks where it is to think and only there, and is right; most of the reward is for being
 right, so that the modes are not bought with mistakes. Being right counts where it can be expected: a chain of sums that
-is answered without thinking, or with less than it takes, is right by luck, and luck teaches nothing.
+is answered without thinking, or with less than it takes, is right by luck, and luck teaches nothing; in a search, what
+was found before a budget ended is more than luck.
 Source: Qwen3 report, arXiv:2505.09388, section 4.4.
 """
 
@@ -63,6 +64,8 @@ def reward_of(own: Sampled) -> Reward:
 def expected(own: Sampled, problem: Problem) -> bool:
     """Whether a reply could be right by more than luck."""
     shows, asked = TASKS[problem.task].shows, problem.thinking
-    if shows in ("steps", "search"):
-        return asked.budget_tokens is None and own.chat.form.effective_thinking(problem.messages, asked)
+    if shows == "steps" and asked.budget_tokens is not None:
+        return False
+    if shows in ("steps", "search"):  # a search that was cut has seen some of what there is
+        return own.chat.form.effective_thinking(problem.messages, asked)
     return shows != "modes"  # there the mode is all
