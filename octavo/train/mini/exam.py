@@ -35,7 +35,7 @@ class Exam:
             found[name] = {"shows": TASKS[name].shows, **{mode: self._asked(problems, mode) for mode in MODES}}
         flagged = problems_of("switches", (1, 2, 3), count=self.count, split=self.split)
         flags = told(measure(self.chat, flagged, tasks=TASKS, how=self.ways["greedy"]))
-        return {**found, "switches": {"shows": "format", "flags": {"greedy": flags}}}
+        return {**found, "switches": {"shows": TASKS["switches"].shows, "flags": {"greedy": flags}}}
 
     def _asked(self, problems: Sequence[Problem], mode: str) -> dict[str, Any]:
         return {

@@ -115,17 +115,21 @@ def _some(names: Sequence[str]) -> Mapping[str, Sequence[int]]:
     return {name: LEVELS[name] for name in names}
 
 
-def _readings(levels: Mapping[str, Sequence[int]], *, steps: tuple[int, int, int]) -> tuple[Reading, ...]:
-    """Lists until looking up is learnt, then the three stages.   steps   of these three"""
+def _readings(levels: Mapping[str, Sequence[int]], *, steps: tuple[int, int, int],
+              often: Mapping[str, float] = {}) -> tuple[Reading, ...]:  # fmt: skip
+    """Lists until looking up is learnt, then the three stages.   steps   of these three
+
+    often: task -> its weight, before the long-context stage
+    """
     (general, reasoning, joined), seen = steps, ("retrieval",)
     easy = {name: tuple(some)[: max(2, len(some) // 2)] for name, some in levels.items()}
     return (
         Reading(name="lists", steps=2000, documents=32, warmup=40, gate=0.95,
                 blend=Blend(levels=easy, prose=1, listed=1, lists=("things",))),
         Reading(name="general", steps=general, documents=80, warmup=40,
-                blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.2, seen=seen)),
+                blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.2, seen=seen, often=often)),
         Reading(name="reasoning", steps=reasoning, documents=120, decay=0.6, least=0.2,
-                blend=Blend(levels=levels, worked=0.7, slips=0.3, prose=0.1, seen=seen)),
+                blend=Blend(levels=levels, worked=0.7, slips=0.3, prose=0.1, seen=seen, often=often)),
         Reading(name="long", steps=joined, blend=Blend(levels=levels, worked=0.7, slips=0.3, seen=seen), rate=3e-3,
                 warmup=5, decay=0.8, least=0.05, theta=3e4, joined=8),
     )  # fmt: skip
@@ -153,7 +157,7 @@ def _short() -> Plan:
     steps off-policy do the same for what is compared after them."""
     levels = _some(SIX)
     return replace(
-        _wide(levels), readings=_readings({**levels, **TOOLS}, steps=(600, 800, 250)),
+        _wide(levels), readings=_readings({**levels, **TOOLS}, steps=(600, 800, 250), often={"format": 2.0}),
         cold=Lesson(steps=65, how=muon(1e-3, others=6)), cold_often={"tools": 3.0, "format": 1.5}, rl_steps=110,
         fuse_often={"tools": 2.0, "format": 2.0}, general_steps=60, off_replies=6000,
         off_steps=60,

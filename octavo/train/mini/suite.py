@@ -33,7 +33,7 @@ from octavo.train.trainer import Trainer
 from octavo.weights.save import write_json
 
 TOKENIZER_TEXTS = 6000
-OBEYED = ("format", "tools")  # what general RL is about: the other families stay in it with one of their levels
+OBEYED = ("format", "tools")  # what general RL is about: the other families stay in it with two of their levels
 OBEYED_KNOWN = 0.98  # success from which on general RL leaves a level to chance: what it is about should be sure
 LOOK = 50  # steps between two looks at whether a gate is reached
 BALANCE = 0.01  # coefficient of the loss that keeps experts in use
@@ -169,7 +169,8 @@ class Suite:
             model=str(thinker), out=self._at("teacher-fused"), tasks=tasks, thought=plan.fuse_thought,
             direct=plan.fuse_direct, turns=plan.fuse_turns, cut=plan.fuse_cut, longest=plan.longest,
             often=dict(plan.fuse_often), lesson=plan.fuse, seed=self.seed), progress=self.progress)  # fmt: skip
-        few = {name: some if TASKS[name].shows in OBEYED else [some[len(some) // 2]] for name, some in tasks.items()}
+        few = {name: some if TASKS[name].shows in OBEYED else sorted({some[len(some) // 2], some[-1]})
+               for name, some in tasks.items()}  # fmt: skip
         return general_rl.run(general_rl.Settings(
             model=str(fused), out=self._at("teacher"), tasks={**few, "switches": [3]}, steps=plan.general_steps,
             queries=plan.rl_queries, replies=plan.rl_replies, updates=plan.rl_updates,
