@@ -66,7 +66,8 @@ def test_what_would_learn_from_nothing_is_refused(more: list[str], found: str, f
 
 
 def test_distillation_of_a_model_into_itself_finds_nothing_to_learn(folder: Path):
-    go("distill", folder, f"teacher={folder}/model", "replies=0", "off_steps=0", "on_steps=1", "queries=8")
+    go("distill", folder, f"teacher={folder}/model", "replies=0", "on_steps=1", "queries=8")
+    assert not (folder / "distill.off").exists()
     (line,) = read_log(folder / "distill.on")
     assert abs(line["loss"]) < 1e-5
 
@@ -121,6 +122,12 @@ def test_what_had_no_right_reply_is_asked_anew(monkeypatch: pytest.MonkeyPatch):
     assert Counter(one.problem.level for one in kept) == dict(asked)
     assert [[one.level for one in some] for some in rounds[1:]] == [[2] * 3] * (fuse.ROUNDS - 1)
     assert len({one.key for some in rounds for one in some}) == 4 + 3 * fuse.ROUNDS
+
+
+@pytest.mark.parametrize("none", ["off_steps=0", "replies=0"])
+def test_a_distillation_without_anything_to_learn_is_refused(none: str, folder: Path):
+    with pytest.raises(ConfigError, match="nothing would be learnt"):
+        go("distill", folder, f"teacher={folder}/model", "on_steps=0", none)
 
 
 def test_replies_that_make_no_groups_are_refused(folder: Path):

@@ -55,6 +55,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the student's folder. Raises ConfigError for what cannot be, TrainingError for a teacher never right."""
     check_levels(settings.tasks)
+    off_steps = settings.off_steps if settings.replies else 0
+    if not (off_steps or settings.on_steps):
+        raise ConfigError("nothing would be learnt: give on_steps, or off_steps and replies, of which one is 0 here.")
     if settings.on_steps and settings.queries % settings.each:
         raise ConfigError(f"queries: {settings.queries} replies are no multiple of each={settings.each} to a problem.")
     out = Path(settings.out)
@@ -68,7 +71,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     cards = list[dict[str, Any]]()
     towards = TowardsTeacher(reverse=settings.reverse)
     on: tuple[str, Algorithm, int, Optimisation] = ("on", towards, settings.on_steps, settings.how)
-    stages = ("off", CrossEntropy(), settings.off_steps, settings.off_how), on
+    stages = ("off", CrossEntropy(), off_steps, settings.off_how), on
     for name, algorithm, steps, how in [stage for stage in stages if stage[2]]:
         learns = OwnChat(student.to(ranks.device), tokenizer=tokenizer, form=form, ranks=ranks)
         pupil = Pupil(teacher=taught, student=learns, ranks=ranks, tasks=settings.tasks, thought=settings.thought,
