@@ -64,8 +64,8 @@ def reward_of(own: Sampled) -> Reward:
 def expected(own: Sampled, problem: Problem) -> bool:
     """Whether a reply could be right by more than luck."""
     shows, asked = TASKS[problem.task].shows, problem.thinking
-    if shows == "steps" and asked.budget_tokens is not None:
+    if shows in ("steps", "search") and not own.chat.form.effective_thinking(problem.messages, asked):
         return False
-    if shows in ("steps", "search"):  # a search that was cut has seen some of what there is
-        return own.chat.form.effective_thinking(problem.messages, asked)
+    if shows == "steps":  # a search that was cut has seen some of what there is, a chain has no end
+        return asked.budget_tokens is None
     return shows != "modes"  # there the mode is all
