@@ -126,6 +126,25 @@ def test_no_logit_depends_on_chunks_batch_pages_or_threads(family: str, recipe: 
         np.testing.assert_array_equal(np.array(other), logits)  # to the bit
 
 
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
+@pytest.mark.parametrize("recipe", ["bf16", "w8", "w4"])
+def test_a_step_of_hundreds_of_tokens_is_as_many_small_ones(family: str, recipe: Recipe):
+    rng = np.random.default_rng(3)
+    model = packed(family, recipe)
+    texts = [tuple(int(t) for t in rng.integers(0, 300, n)) for n in (150, 7, 260, 1)]
+    backend = CpuBackend(model, cache_bytes=1 << 23, threads=2)
+    tables = [tuple(range(first, first + 17)) for first in (0, 17, 34, 51)]
+    chunks = [Chunk(tokens=t, start=0, pages=table, rows="all") for t, table in zip(texts, tables, strict=True)]
+    found = backend.forward(Plan(chunks=tuple(chunks)))
+    alone = CpuBackend(model, cache_bytes=1 << 22, threads=1)
+    wanted = []
+    for text, table in zip(texts, tables, strict=True):
+        for start in range(0, len(text), 50):
+            chunk = Chunk(tokens=text[start : start + 50], start=start, pages=tables[0][: len(table)], rows="all")
+            wanted.append(alone.forward(Plan(chunks=(chunk,))))
+    np.testing.assert_array_equal(found, np.concatenate(wanted))  # to the bit
+
+
 @pytest.mark.parametrize("cache_kind", ["bf16", "int8"])
 def test_a_copied_part_of_a_page_is_as_good_as_computed(cache_kind: str):
     model, tokens = packed("qwen3"), tuple(range(20, 60))

@@ -33,14 +33,12 @@ struct Cache {
     float* scales(uint8_t* block) const { return (float*)(block + 2 * values_at()); }
 
     // Have the lines fetched that `put` will write.
-    void expect(int layer, int page, int slot) const {
+    void expect(int layer, int page, int slot, int head) const {
         const int together = kind == KEEP_BF16 ? 2 : 4;
-        for (int head = 0; head < kv_heads; head++) {
-            uint8_t *keys = block(layer, page, head), *values = keys + values_at();
-            for (int i = 0; i < head_width; i += together) __builtin_prefetch(keys + i / together * 64, 1);
-            for (int c = 0; c < head_width; c += 16)
-                __builtin_prefetch(values + (size_t)c * PAGE * 4 / together + slot / together * 64, 1);
-        }
+        uint8_t *keys = block(layer, page, head), *values = keys + values_at();
+        for (int i = 0; i < head_width; i += together) __builtin_prefetch(keys + i / together * 64, 1);
+        for (int c = 0; c < head_width; c += 16)
+            __builtin_prefetch(values + (size_t)c * PAGE * 4 / together + slot / together * 64, 1);
     }
 
     void put(int layer, int page, int slot, int head, const float* k, const float* v) const {

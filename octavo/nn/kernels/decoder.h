@@ -209,17 +209,16 @@ class Decoder {
         }
     }
 
-    void keep(const Layer& layer, int number, const Run& run) {
-        cache.expect(number, run.page, run.position % PAGE);
+    // Of one key/value head.
+    void keep(const Layer& layer, int number, const Run& run, int head) {
+        cache.expect(number, run.page, run.position % PAGE, head);
         for (int t = run.first; t < run.first + run.count; t++) {
             float* q = y.data + (size_t)t * qkv_wide;
             float *k = q + s.heads * s.head_width, *v = k + s.kv_heads * s.head_width;
-            for (int i = 0; i < s.heads; i++) rotate(q + i * s.head_width, layer.norm_q, t);
-            for (int i = 0; i < s.kv_heads; i++) {
-                rotate(k + i * s.head_width, layer.norm_k, t);
-                const int slot = (run.position + t - run.first) % PAGE;
-                cache.put(number, run.page, slot, i, k + i * s.head_width, v + i * s.head_width);
-            }
+            for (int i = head * group; i < (head + 1) * group; i++) rotate(q + i * s.head_width, layer.norm_q, t);
+            k += head * s.head_width, v += head * s.head_width;
+            rotate(k, layer.norm_k, t);
+            cache.put(number, run.page, (run.position + t - run.first) % PAGE, head, k, v);
         }
     }
 
@@ -285,8 +284,9 @@ class Decoder {
             float* to = y.data + (size_t)r * qkv_wide + at;
             f_store(to, y0), f_store(to + LANES, y1);
         }, 0, [](int) {});
-        pool.each((int)runs.size(), 1, [&](int first, int last) {
-            for (int i = first; i < last; i++) keep(layer, number, runs[i]);
+        const int kept = (int)runs.size() * s.kv_heads;
+        pool.each(kept, std::max(1, kept / (pool.threads * 8)), [&](int first, int last) {
+            for (int i = first; i < last; i++) keep(layer, number, runs[i / s.kv_heads], i % s.kv_heads);
         });
         const int items = (int)blocks.size() * s.kv_heads;
         phase(items, std::max(1, items / (pool.threads * 8)), [&](int first, int last) {

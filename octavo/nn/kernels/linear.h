@@ -25,7 +25,11 @@ enum Kind : int32_t { BF16 = 0, W8 = 1, W4 = 2, G8 = 3, G4 = 4, G4M = 5 };
 constexpr int PAIR = 2 * LANES;    // outputs of a pair of panels
 constexpr int PAD = 64;            // inputs are padded to a multiple of this
 constexpr float TINY = 1e-30f;     // a row whose largest number is below this is zero
-constexpr int FEW = 8;             // rows up to which W4 is multiplied without being widened first
+#if OCTAVO_AMX
+constexpr int FEW = 4;             // rows up to which W4 is multiplied without being widened first
+#else
+constexpr int FEW = 8;
+#endif
 constexpr int GAP = 64;            // bytes between rows: those of a tile must not all fall into a few places of a cache
 constexpr int AHEAD = 2048;        // bytes that a stream of weights is fetched ahead
 #if OCTAVO_AVX512

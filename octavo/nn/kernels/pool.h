@@ -51,11 +51,16 @@ class Pool {
         crew.ran(size, took_s, active > 1 ? waited.load() * 1e-9 / (took_s * (active - 1)) : 0);
     }
 
-    // All threads call it with the same arguments: items 0 .. count-1 are handed out in runs of `step`; meets at the end.
+    // All threads call it with the same arguments: items 0 .. count-1 are handed out in runs of `step` at most, and in
+    // smaller ones towards the end, so that all are done at about the same time; meets at the end.
     template <class F, class L>
     void each(int count, int step, F f, L last) {
-        for (int first; (first = next.fetch_add(step, std::memory_order_relaxed)) < count;)
-            f(first, first + step < count ? first + step : count);
+        for (int first = next.load(std::memory_order_relaxed); first < count;) {
+            const int fair = (count - first) / (2 * active), some = fair < 1 ? 1 : fair < step ? fair : step;
+            if (!next.compare_exchange_weak(first, first + some, std::memory_order_relaxed)) continue;
+            f(first, first + some);
+            first = next.load(std::memory_order_relaxed);
+        }
         barrier(last);
     }
     template <class F>

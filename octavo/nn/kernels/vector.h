@@ -73,14 +73,13 @@ INLINE I16 scale_add(I16 acc, I16 dot, I16 factor) {
 INLINE I16 from_u8(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
 INLINE I16 even_nibble(I16 x) { return _mm512_and_si512(x, _mm512_set1_epi32(15)); }
 INLINE I16 odd_nibble(I16 x) { return _mm512_srli_epi32(x, 4); }
-// four unsigned 4-bit numbers of a lane, times the lane's factor 0..15, plus 128 - 8 * factor
+// four unsigned 4-bit numbers of a lane, times the lane's factor 0..15, plus 128 - 8 * factor. Products fit a byte, so two
+// bytes are multiplied as one number
 INLINE Bytes widen4(Bytes u, I16 factor) {
     const I16 twice = _mm512_or_si512(factor, _mm512_slli_epi32(factor, 16));
-    const Bytes even = _mm512_mullo_epi16(_mm512_and_si512(u, _mm512_set1_epi16(0x00ff)), twice);
-    const Bytes odd = _mm512_mullo_epi16(_mm512_and_si512(u, _mm512_set1_epi16((short)0xff00)), twice);
     const I16 shift = _mm512_sub_epi32(_mm512_set1_epi32(128), _mm512_slli_epi32(factor, 3));
     const Bytes shifts = _mm512_mullo_epi32(shift, _mm512_set1_epi32(0x01010101));
-    return _mm512_add_epi8(_mm512_or_si512(even, odd), shifts);
+    return _mm512_add_epi8(_mm512_mullo_epi16(u, twice), shifts);
 }
 INLINE float f_sum(F16 a) {
     __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1)));
@@ -187,10 +186,8 @@ INLINE I16 even_nibble(I16 x) {
 INLINE I16 odd_nibble(I16 x) { return {_mm256_srli_epi32(x.a, 4), _mm256_srli_epi32(x.b, 4)}; }
 INLINE __m256i widen4_half(__m256i u, __m256i factor) {
     const __m256i twice = _mm256_or_si256(factor, _mm256_slli_epi32(factor, 16));
-    const __m256i even = _mm256_mullo_epi16(_mm256_and_si256(u, _mm256_set1_epi16(0x00ff)), twice);
-    const __m256i odd = _mm256_mullo_epi16(_mm256_and_si256(u, _mm256_set1_epi16((short)0xff00)), twice);
     const __m256i shift = _mm256_sub_epi32(_mm256_set1_epi32(128), _mm256_slli_epi32(factor, 3));
-    return _mm256_add_epi8(_mm256_or_si256(even, odd), _mm256_mullo_epi32(shift, _mm256_set1_epi32(0x01010101)));
+    return _mm256_add_epi8(_mm256_mullo_epi16(u, twice), _mm256_mullo_epi32(shift, _mm256_set1_epi32(0x01010101)));
 }
 INLINE Bytes widen4(Bytes u, I16 factor) { return {widen4_half(u.a, factor.a), widen4_half(u.b, factor.b)}; }
 INLINE float f_sum(F16 x) {
