@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,6 +154,17 @@ def test_a_row_does_not_depend_on_its_neighbours(tier: str, kind: str):
     whole = library.linear(packed, x)
     for first, last in [(0, 1), (0, 2), (3, 7), (5, 18), (12, 37), (36, 37)]:
         np.testing.assert_array_equal(library.linear(packed, x[first:last]), whole[first:last])
+
+
+@every_tier
+def test_what_others_did_with_the_tiles_of_this_thread_does_not_matter(tier: str):
+    rng = np.random.default_rng(6)
+    packed, x, library = random_matrix("w8", 96, 320, rng)[0], rng.standard_normal((16, 320)), open_library(tier)
+    before = library.linear(packed, x.astype(np.float32))
+    theirs = torch.nn.Linear(256, 256, dtype=torch.bfloat16)  # on tiles too, which it gives up afterwards
+    with torch.no_grad():
+        theirs(torch.ones(256, 256, dtype=torch.bfloat16))
+    np.testing.assert_array_equal(library.linear(packed, x.astype(np.float32)), before)
 
 
 @every_tier

@@ -253,6 +253,7 @@ class Decoder {
     }
 
     void run(int thread) {
+        const TileUse use;
         const int tokens = step->tokens;
         phase(tokens, 1, [&](int first, int last) {
             for (int t = first; t < last; t++) embed(t, thread);

@@ -40,6 +40,7 @@ void octavo_copy(Decoder* decoder, int from, int to, int count) {
 
 // One linear layer on one thread: x (rows, padded inputs), zeros in the padding, is lost -> out (rows, outputs).
 void octavo_linear(const Matrix* m, float* x, int rows, float* out) {
+    const TileUse use;
     RowBuffer buffer;
     Buffer<uint8_t> scratch;
     Buffer<float> spare;
@@ -58,6 +59,7 @@ void octavo_linear(const Matrix* m, float* x, int rows, float* out) {
 // queries of the last `queries` / `group` tokens, `group` neighbours to a token.
 void octavo_attend(const Cache* cache, const float* q, const float* k, const float* v, int tokens, int queries, int group,
                    float scale, float* out) {
+    const TileUse use;
     const int width = cache->head_width;
     std::vector<int32_t> pages;
     for (int t = 0; t < tokens; t++) {
@@ -106,6 +108,7 @@ double octavo_matrix_rate(int kind, int threads) {
 #if OCTAVO_AMX
     constexpr int TILES = 2000000, DEEP = 64;
     const auto tiles = [=](int) {
+        const TileUse use;
         shape_products(TILED);
         for (int i = 0; i < TILES; i += 4) {
             if (kind == BF16) {

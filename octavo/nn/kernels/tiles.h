@@ -54,13 +54,23 @@ INLINE void tile_multiply() {  // sums += rows times panel
         asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(ROWS), "i"(PANEL));
 }
 
+inline thread_local TileShapes configured{0};  // what this thread's tiles are now, as far as our own calls know
+
 // Gives this thread's tiles these shapes.
 inline void configure(const TileShapes& shapes) {
-    static thread_local TileShapes now{0};
-    if (!std::memcmp(&now, &shapes, sizeof now)) return;
-    now = shapes;
-    asm volatile("ldtilecfg %0" ::"m"(now) : "memory");
+    if (!std::memcmp(&configured, &shapes, sizeof shapes)) return;
+    configured = shapes;
+    asm volatile("ldtilecfg %0" ::"m"(configured) : "memory");
 }
+
+// Stands in every call from outside that may use tiles. Between calls others on the thread (PyTorch) shape tiles or give
+// them up, after which our instructions would be wrong or illegal: so nothing is taken for configured at the next call.
+struct TileUse {
+    ~TileUse() {
+        configured = TileShapes{0};
+        asm volatile("tilerelease");
+    }
+};
 
 // Tiles: 0-3 sums (of the first 16 rows times both panels, then of the others), 4 and 5 activations (the first rows, the
 // others), 6 and 7 panels. rows: of activations, 1 to 32
@@ -120,4 +130,8 @@ __attribute__((noinline)) void tile_products(Panels& panels, const uint8_t* a, p
     tile_store<0>(to, PANELS), tile_store<1>(to + 64, PANELS);
     if (both) tile_store<2>(to_others, PANELS), tile_store<3>(to_others + 64, PANELS);
 }
+#else
+struct TileUse {
+    ~TileUse() {}
+};
 #endif
