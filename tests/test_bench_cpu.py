@@ -77,6 +77,14 @@ def test_bars_take_the_better_rival_and_say_what_was_not_measured():
     json.dumps(row)
 
 
+def test_figures_of_two_runs_are_not_divided_by_each_other():
+    one, eight = _row("decode_1", octavo_w4=[60]), _row("decode_8", octavo_w4=[300])
+    for commands, value in ((("a", "a"), 5), (("a", "b"), None)):
+        one["command"], eight["command"] = commands
+        told = {bar["bar"]: bar for bar in bars.judged({"0.6b at 4 bits": {"decode_1": one, "decode_8": eight}})}
+        assert told["2 8 streams over one, 4 bits"]["value"] == value
+
+
 def test_what_a_contender_cannot_do_is_kept_as_its_reason():
     contender = CONTENDERS[8][0]
     found = {"answers": [(contender, {"missing": "no such kind"})], "limits": LIMITS, "machine busy": 0.5}

@@ -124,16 +124,30 @@ INLINE float round_weights(float* weights, const float* const* scales, int pages
     return largest / 255.0f;
 }
 
+// Blocks of the span that begins at position `first`, and those that are read after it; returns how many hold keys.
+INLINE int find_blocks(const Cache& cache, const Keys& keys, const Keys& soon, int first, int last,
+                       const uint8_t* (&block)[SPAN / PAGE], const uint8_t* (&after)[SPAN / PAGE]) {
+    int here = 0;
+    for (; here < SPAN / PAGE && first + here * PAGE <= last; here++) {
+        const int page = first / PAGE + here, next = page + SPAN / PAGE;
+        block[here] = after[here] = cache.block(keys.layer, keys.pages[page], keys.head);
+        if (next * PAGE <= last)
+            after[here] = cache.block(keys.layer, keys.pages[next], keys.head);
+        else if (here < soon.count)
+            after[here] = cache.block(soon.layer, soon.pages[here], soon.head);
+    }
+    return here;
+}
+
 template <int R>
 struct Span {  // R queries over up to 64 keys
     const Cache& cache;
-    const uint8_t* block[SPAN / PAGE + 1];  // the last: of the next span, or of this one again
-    int pages;                              // of the span that hold keys
+    const uint8_t *block[SPAN / PAGE], *after[SPAN / PAGE];  // of this span, of what is read next
+    int pages;                                               // of the span that hold keys
 
-    // Line i of the keys of page p is being read: fetch the same line of the next page's keys and of this page's values.
-    void fetch(int p, int i) const {
-        __builtin_prefetch(block[p + 1] + i), __builtin_prefetch(block[p] + cache.values_at() + i);
-    }
+    // While keys are read their values are fetched, and while values are read the keys that come next: memory never waits.
+    void fetch_values(int p, int i) const { __builtin_prefetch(block[p] + cache.values_at() + i); }
+    void fetch_keys(int p, int i) const { __builtin_prefetch(after[p] + i); }
 
     // Pages, and panels of values, go two at a time: their sums do not wait for each other. The last may be its own twin.
     int twin(int p) const { return p + 1 < pages ? p + 1 : p; }
@@ -144,7 +158,7 @@ struct Span {  // R queries over up to 64 keys
             for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = f_zero();
             for (int i = 0; i < cache.head_width; i += 2) {
                 const Bytes k0 = b_load(block[p] + i * 32), k1 = b_load(block[twin(p)] + i * 32);
-                fetch(p, i * 32), fetch(twin(p), i * 32);
+                fetch_values(p, i * 32), fetch_values(twin(p), i * 32);
                 for (int r = 0; r < R; r++) {
                     const Bytes x = b_set4(q[r] + i);
                     acc[r][0] = dot2(acc[r][0], k0, x), acc[r][1] = dot2(acc[r][1], k1, x);
@@ -172,6 +186,7 @@ struct Span {  // R queries over up to 64 keys
                 const uint8_t* values = block[p] + cache.values_at();
                 for (int slot = 0; slot < PAGE; slot += 2) {
                     const Bytes v0 = b_load(values + (c + slot) * 32), v1 = b_load(values + (c1 + slot) * 32);
+                    fetch_keys(p, (c + slot) * 32), fetch_keys(p, (c1 + slot) * 32);
                     for (int r = 0; r < R; r++) {
                         const Bytes x = b_set4(w[r] + p * PAGE + slot);
                         acc[r][0] = dot2(acc[r][0], v0, x), acc[r][1] = dot2(acc[r][1], v1, x);
@@ -189,7 +204,7 @@ struct Span {  // R queries over up to 64 keys
             for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = i_set(-128 * sum[r]);
             for (int i = 0; i < cache.head_width; i += 4) {
                 const Bytes k0 = b_load(block[p] + i * 16), k1 = b_load(block[twin(p)] + i * 16);
-                fetch(p, i * 16), fetch(twin(p), i * 16);
+                fetch_values(p, i * 16), fetch_values(twin(p), i * 16);
                 for (int r = 0; r < R; r++) {
                     const Bytes x = b_set4(q[r] + i);
                     acc[r][0] = dot4(acc[r][0], k0, x), acc[r][1] = dot4(acc[r][1], k1, x);
@@ -218,6 +233,7 @@ struct Span {  // R queries over up to 64 keys
                 const uint8_t* values = block[p] + cache.values_at();
                 for (int slot = 0; slot < PAGE; slot += 4) {
                     const Bytes v0 = b_load(values + (c + slot) * 16), v1 = b_load(values + (c1 + slot) * 16);
+                    fetch_keys(p, (c + slot) * 16), fetch_keys(p, (c1 + slot) * 16);
                     for (int r = 0; r < R; r++) {
                         const Bytes x = b_set4(w[r] + p * PAGE + slot);
                         acc[r][0] = dot4(acc[r][0], x, v0), acc[r][1] = dot4(acc[r][1], x, v1);
@@ -233,9 +249,9 @@ struct Span {  // R queries over up to 64 keys
     }
 };
 
-// Causal attention of R queries of one key/value head over the pages of their sequence.
+// Causal attention of R queries of one key/value head over the pages of their sequence. soon: keys that are read next
 template <int R>
-void attend(const Cache& cache, const Keys& keys, const Query* queries, float scale) {
+void attend(const Cache& cache, const Keys& keys, const Keys& soon, const Query* queries, float scale) {
     const int width = cache.head_width;
     alignas(64) uint16_t q16[R][WIDEST];
     alignas(64) int8_t q8[R][WIDEST];
@@ -256,11 +272,8 @@ void attend(const Cache& cache, const Keys& keys, const Query* queries, float sc
         }
     }
     for (int first = 0; first <= last; first += SPAN) {
-        Span<R> span{cache, {}, 0};
-        for (; span.pages < SPAN / PAGE && first + span.pages * PAGE <= last; span.pages++)
-            span.block[span.pages] = cache.block(keys.layer, keys.pages[first / PAGE + span.pages], keys.head);
-        const bool more = first + SPAN <= last;
-        span.block[span.pages] = more ? cache.block(keys.layer, keys.pages[first / PAGE + span.pages], keys.head) : span.block[0];
+        Span<R> span{cache, {}, {}, 0};
+        span.pages = find_blocks(cache, keys, soon, first, last, span.block, span.after);
         if (cache.kind == KEEP_BF16)
             span.scores_bf16(q16, scale * LOG2_E, scores);
         else

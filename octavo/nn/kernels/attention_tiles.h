@@ -15,7 +15,7 @@ class TiledAttention {
     void run() {
         shape();
         for (int first = 0; first <= last; first += SPAN) {
-            find(first);
+            here = find_blocks(cache, keys, soon, first, last, block, after);
             // One after the other for all rows: what is stored has left the core before tiles are loaded of it.
             for (int g = 0; g < count; g += TILE) halves ? scores<HALVES>(g) : scores<SIGNED_UNSIGNED>(g);
             for (int r = 0; r < count; r++) weigh(r, first);
@@ -77,17 +77,6 @@ class TiledAttention {
             shapes.rows[i] = (uint8_t)(i == 5 ? inner : i == 7 ? value_lines : count < TILE ? count : TILE);
         }
         configure(shapes);
-    }
-
-    void find(int first) {
-        for (here = 0; here < ABREAST && first + here * PAGE <= last; here++) {
-            const int page = first / PAGE + here, next = page + ABREAST;
-            block[here] = after[here] = cache.block(keys.layer, keys.pages[page], keys.head);
-            if (next * PAGE <= last)
-                after[here] = cache.block(keys.layer, keys.pages[next], keys.head);
-            else if (here < soon.count)
-                after[here] = cache.block(soon.layer, soon.pages[here], soon.head);
-        }
     }
 
     template <TileKind KIND, int SUMS>
@@ -176,17 +165,17 @@ class TiledAttention {
 // Causal attention of any number of queries of one key/value head over the pages of their sequence. soon: the keys that
 // will be asked for next, if that is known
 INLINE void attend_any(const Cache& cache, const Keys& keys, const Keys& soon, const Query* queries, int count, float scale) {
+    int i = 0;
 #if OCTAVO_AMX
-    for (int i = 0; i < count; i += TILED) {
+    const int few = cache.kind == KEEP_INT8 ? 4 : 0;  // sums of bf16 are exact in no order: all rows go by tiles
+    for (; count - i > few; i += TILED) {
         const bool last = i + TILED >= count;
         TiledAttention(cache, keys, last ? soon : keys, queries + i, last ? count - i : TILED, scale).run();
     }
 #else
-    (void)soon;
-    int i = 0;
-    for (; i + QUERIES <= count; i += QUERIES) attend<QUERIES>(cache, keys, queries + i, scale);
-    if (i + 4 <= count) attend<4>(cache, keys, queries + i, scale), i += 4;
-    if (i + 2 <= count) attend<2>(cache, keys, queries + i, scale), i += 2;
-    if (i < count) attend<1>(cache, keys, queries + i, scale);
+    for (; i + QUERIES <= count; i += QUERIES) attend<QUERIES>(cache, keys, i + QUERIES < count ? keys : soon, queries + i, scale);
 #endif
+    if (i + 4 <= count) attend<4>(cache, keys, i + 4 < count ? keys : soon, queries + i, scale), i += 4;
+    if (i + 2 <= count) attend<2>(cache, keys, i + 2 < count ? keys : soon, queries + i, scale), i += 2;
+    if (i < count) attend<1>(cache, keys, soon, queries + i, scale);
 }
