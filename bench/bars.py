@@ -157,7 +157,7 @@ def all_bars() -> list[Bar]:
 def bars_of(bits: int) -> list[Bar]:
     """Those of the 0.6B shape in one precision. No OpenVINO at 16 bits."""
 
-    def at(figure: str, who: str = OURS, *, bits: int = bits) -> Measured:
+    def at(figure: str, who: str = OURS) -> Measured:
         return Measured(f"0.6b at {bits} bits", figure, who)
 
     ours, long, openvino = at("decode_1"), "decode_1_at_2048_int8", bits != 16
@@ -177,7 +177,7 @@ def bars_of(bits: int) -> list[Bar]:
         found.append(Bar(f"3 {figure} at {bits} bits over llama.cpp", 5, over(at(figure), at(figure, LLAMA))))
         found.append(Bar(f"3 {figure} at {bits} bits, share of matrix rate", 0.6, part(ours.group, figure)))
         if openvino:
-            times = over(at(figure), at(figure, OPENVINO, bits=8))
+            times = over(at(figure), at(figure, f"{OPENVINO} int8"))
             found.append(Bar(f"3 {figure} at {bits} bits over OpenVINO int8", 1.3, times))
     stolen = over(at("stolen_core"), at("one_core"))
     return [*found, Bar(f"5 one core stolen, {bits} bits, of one clean core", 0.9, stolen)]

@@ -4,7 +4,8 @@ All contenders of one precision run the same random weights and take turns round
 with as many threads as there are cores. Each chooses its own fastest setting in a first round that does not count, and
 the result says which. Memory bandwidth and matrix rate are measured between the rounds. Single figures can be measured
 again in minutes, such as `python -m bench.cpu --bits 4 --only decode_1 --rounds 3`: a run replaces in
-bench/results/cpu.json what it measured and leaves the rest.
+bench/results/cpu.json what it measured and leaves the rest. Figures of another kind of machine go into a file of their
+own, such as `--result cpu_shared`.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from bench.machine import Limits, busy_share, cpu_ticks, facts, limits
 from bench.rivals.worker import Order
 from bench.shapes import SHAPES, prepared
 
-RESULT = Path(__file__).with_name("results") / "cpu.json"
+RESULTS = Path(__file__).with_name("results")
 FIRST_PROMPT = Order(do="prefill", context=64)
 THIEF = "import os\nos.sched_setaffinity(0, {%d})\nwhile True: pass"
 
@@ -54,6 +55,7 @@ CONTENDERS: dict[int, tuple[Contender, ...]] = {  # bits -> who meets; the first
         Contender("llama.cpp q4_0 pure", "llama", "q4_0-pure.gguf", "", 4.5, 4.5),
         Contender("llama.cpp q4_0", "llama", "q4_0.gguf", "", 4.5, 6.5625),
         Contender("openvino int4", "openvino", "int4", "", 4.16, 8.02),
+        Contender("openvino int8", "openvino", "int8", "", 8.02, 8.02),
     ),
     8: (
         Contender("octavo w8", "ours", "official", "w8", 8.0, 8.0),
@@ -219,7 +221,8 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--only", default="", help=f"figures that begin so: {', '.join(FIGURES)}")
     parser.add_argument("--rivals", type=Path, default=Path(".rivals"), help="what bench/rivals.sh set up")
-    parser.add_argument("--no-write", action="store_true", help="leave bench/results/cpu.json as it is")
+    parser.add_argument("--result", default="cpu", help="name of the file in bench/results that the figures go into")
+    parser.add_argument("--no-write", action="store_true", help="leave that file as it is")
     return parser.parse_args()
 
 
@@ -238,8 +241,11 @@ def main() -> int:
     """Measure, print tables and bars, write the result. 1 where a bar is missed."""
     arguments, command = parsed(), "python -m bench.cpu"
     only, kinds = chosen_figures(arguments.only), [kind for kind in arguments.kinds.split(",") if kind]
-    result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    result |= {"command": command, "threads": len(os.sched_getaffinity(0)), "figures": result.get("figures", {})}
+    path = RESULTS / f"{arguments.result}.json"
+    result = json.loads(path.read_text()) if path.exists() else {}
+    into = "" if arguments.result == "cpu" else f" --result {arguments.result}"
+    result |= {"command": command + into, "threads": len(os.sched_getaffinity(0))}
+    figures = result.setdefault("figures", {})
     for model in arguments.models.split(","):
         for bits in map(int, arguments.bits.split(",")):
             whole = model in ("0.6b", "tiny")
@@ -255,13 +261,13 @@ def main() -> int:
             for row in rows.values():
                 row |= {"command": told, "rounds": arguments.rounds, "machine": facts()}
             key = f"{model} at {bits} bits"
-            result["figures"].setdefault(key, {}).update(rows)
+            figures.setdefault(key, {}).update(rows)
+            result["bars"] = bars.judged(figures)
             bars.print_table(key, rows)
-    result["bars"] = bars.judged(result["figures"])
-    bars.print_bars(result["bars"])
-    if not arguments.no_write:
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    return 0 if all(bar["met"] is not False for bar in result["bars"]) else 1
+            if not arguments.no_write:
+                path.write_text(json.dumps(result, indent=1) + "\n")
+    bars.print_bars(bars.judged(figures))
+    return 0 if all(bar["met"] is not False for bar in bars.judged(figures)) else 1
 
 
 if __name__ == "__main__":
