@@ -62,7 +62,9 @@ def unknown(kind: type[Struct], key: str, *, recipe: str) -> ConfigError:
 
 
 def _value(text: str, kind: Any, *, what: str) -> Any:
-    """What a text means for a type: itself where it can be, else JSON, else what msgspec makes of it (inf)."""
+    """What a text means for a type: itself where it can be, none, else JSON, else what msgspec makes of it (inf)."""
+    if text == "none" and type(None) in get_args(kind):
+        return None
     try:
         msgspec.convert(text, kind)
         return text
@@ -78,8 +80,8 @@ def _converted(value: Any, kind: Any, *, what: str, strict: bool = True) -> Any:
     try:
         return msgspec.convert(value, kind, strict=strict)
     except (msgspec.ValidationError, ConfigError) as cause:
-        wanted = "" if _is_struct(kind) else f" Give {type_name(kind)}."
-        raise ConfigError(f"{what}: {cause}.{wanted}") from cause
+        inside = _is_struct(kind) or "JSON" in type_name(kind)  # then the cause says where
+        raise ConfigError(f"{what}: {cause}." if inside else f"{what}: give {wanted(kind)}.") from cause
 
 
 def fields(kind: type[Struct]) -> dict[str, Any]:
@@ -133,6 +135,18 @@ def type_name(hint: Any) -> str:
         return " or ".join("none" if each is type(None) else type_name(each) for each in get_args(hint))
     names = {str: "text", int: "whole number", float: "number", bool: "true|false"}
     return names.get(hint, "JSON")
+
+
+def wanted(hint: Any) -> str:
+    """For people: a type with its bounds, such as "a number at least 0 and at most 1"."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(wanted(each) for each in get_args(hint))
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    notes = [note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Meta)]
+    found = [(word, getattr(note, key)) for note in notes for key, word in words.items()]
+    bounds = [f"{word} {bound:g}" for word, bound in found if bound is not None]
+    name = "none" if hint is type(None) else type_name(hint)
+    return " ".join([f"a {name}" if name.endswith("number") else name, " and ".join(bounds)]).strip()
 
 
 def _shown(value: Any) -> str:

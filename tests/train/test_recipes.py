@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -34,12 +35,14 @@ class Some(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     count: int = 3
     on: bool = False
     many: tuple[int, ...] = (1, 2)
+    few: Annotated[int, Meta(ge=1)] | None = 5
     inner: Inner = Inner(rate=0.25)
 
 
 def test_words_become_settings():
-    found = read_settings(Some, ["name=12", "count=7", "on=true", "many=[3]", "inner.kind=b"], recipe="some")
-    assert found == Some(name="12", count=7, on=True, many=(3,), inner=Inner(rate=0.25, kind="b"))
+    words = ["name=12", "count=7", "on=true", "many=[3]", "few=none", "inner.kind=b"]
+    found = read_settings(Some, words, recipe="some")
+    assert found == Some(name="12", count=7, on=True, many=(3,), few=None, inner=Inner(rate=0.25, kind="b"))
     assert read_settings(Some, ["name=x=y", "inner.rate=inf"], recipe="some").inner.rate == math.inf
 
 
@@ -47,14 +50,16 @@ def test_words_become_settings():
     ("words", "told"),
     [
         (["name"], "write key=value"), (["name=a", "name=b"], "twice"), ([], "needs name="),
-        (["nam=a"], "choose of name, count, on, many, inner.rate, inner.kind"), (["name=a", "inner.no=1"], "inner.no"),
-        (["name=a", "count=1.5"], "count=1.5"), (["name=a", "on=yes"], "on=yes"), (["name=a", "inner.kind=c"], "'c'"),
-        (["name=a", "inner.rate=0"], "inner.rate=0"), (["name=a", "count.x=1"], "count.x"),
-        (["name=a", "many=3"], "many=3"), (["name=a", "inner=1"], "'inner'"),
+        (["nam=a"], "choose of name, count, on, many, few, inner.rate, inner.kind"),
+        (["name=a", "inner.no=1"], "inner.no"), (["name=a", "count=1.5"], "count=1.5: give a whole number."),
+        (["name=a", "on=yes"], "on=yes: give true|false."), (["name=a", "inner.kind=c"], "inner.kind=c: give a|b."),
+        (["name=a", "few=0"], "few=0: give a whole number at least 1 or none."), (["name=a", "count.x=1"], "count.x"),
+        (["name=a", "inner.rate=0"], "inner.rate=0: give a number above 0."),
+        (["name=a", "many=3"], "many=3: Expected"), (["name=a", "inner=1"], "'inner'"),
     ],
 )  # fmt: skip
 def test_words_that_are_no_settings_are_refused_by_name(words: list[str], told: str):
-    with pytest.raises(ConfigError, match=told.replace(".", r"\.")):
+    with pytest.raises(ConfigError, match=re.escape(told)):
         read_settings(Some, words, recipe="some")
 
 
