@@ -48,13 +48,16 @@ class Countdown(Worked):
 
     def solve(self, instance: Asked, language: str) -> tuple[str, str]:
         """What was tried, in a fixed order, up to the first sum that is right; the target stands beside each result, so
-        that neighbours are compared, and `x` where they differ."""
+        that neighbours are compared, and `x` where they differ. A sum of more than two numbers is written out and
+        worked out once more: whoever is cut off while checking has the answer."""
         numbers, target = instance
         signs = "+-" if len(numbers) > 3 else "+-*"
-        lines, answer = list[str](), ""
-        for line, found in _tried([(n, str(n), 3) for n in numbers], target, signs):
+        lines, answer, worked = list[str](), "", tuple[str, ...]()
+        for line, found, steps in _tried([(n, str(n), 3, ()) for n in numbers], target, signs):
             lines.append(line)
-            answer = found
+            answer, worked = found, steps
+        if len(numbers) > 2:
+            lines.append(f"{answer}: {' '.join(worked)}")
         return "\n".join(lines), answer
 
     def near(self, answer: str) -> list[str]:
@@ -100,27 +103,32 @@ def _done(a: int, sign: str, b: int) -> int:
     return a + b if sign == "+" else a - b if sign == "-" else a * b
 
 
-def _tried(pool: list[tuple[int, str, int]], target: int, signs: str) -> Iterator[tuple[str, str]]:
-    """Lines of the search and, with the last, the sum that is right. Pool: value, text, precedence of its last sign."""
+# value, text, precedence of its last sign, the sums that made it
+Made = tuple[int, str, int, tuple[str, ...]]
+
+
+def _tried(pool: list[Made], target: int, signs: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Lines of the search and, with the last, the sum that is right and its steps."""
     for i in range(len(pool)):
         for j in range(i + 1, len(pool)):
-            (a, a_text, a_rank), (b, b_text, b_rank) = pool[i], pool[j]
+            (a, a_text, a_rank, a_steps), (b, b_text, b_rank, b_steps) = pool[i], pool[j]
             if a < b:
-                (a, a_text, a_rank), (b, b_text, b_rank) = pool[j], pool[i]
+                (a, a_text, a_rank, a_steps), (b, b_text, b_rank, b_steps) = pool[j], pool[i]
             rest = [one for k, one in enumerate(pool) if k not in (i, j)]
             for sign in (sign for sign in signs if _easy(a, sign, b)):
                 value, rank = _done(a, sign, b), PRECEDENCE[sign]
                 left = f"({a_text})" if a_rank < rank else a_text
                 right = f"({b_text})" if b_rank < rank or (sign == "-" and b_rank == 1) else b_text
-                text = f"{left}{sign}{right}"
+                text, line = f"{left}{sign}{right}", f"{a}{sign}{b}={value}"
+                steps = (*a_steps, *b_steps, line)
                 if not rest:
                     found = value == target
-                    yield f"{a}{sign}{b}={value} {target}" + ("" if found else " x"), text if found else ""
+                    yield f"{line} {target}" + ("" if found else " x"), text if found else "", steps
                     if found:
                         return
                     continue
-                yield f"{a}{sign}{b}={value} [{' '.join(str(one[0]) for one in rest)}]", ""
-                for line, answer in _tried([(value, text, rank), *rest], target, signs):
-                    yield line, answer
-                    if answer:
+                yield f"{line} [{' '.join(str(one[0]) for one in rest)}]", "", ()
+                for found in _tried([(value, text, rank, steps), *rest], target, signs):
+                    yield found
+                    if found[1]:
                         return

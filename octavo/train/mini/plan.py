@@ -160,7 +160,7 @@ def _short() -> Plan:
         _wide(levels), readings=_readings({**levels, **TOOLS}, steps=(600, 800, 250), often={"format": 2.0}),
         cold=Lesson(steps=65, how=muon(1e-3, others=6)), cold_often={"tools": 3.0, "format": 1.5}, rl_steps=110,
         fuse_often={"tools": 2.0, "format": 2.0}, general_steps=60, off_replies=6000,
-        off_steps=60,
+        off_steps=60, distill_steps=88,
     )  # fmt: skip
 
 
