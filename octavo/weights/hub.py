@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,8 +48,10 @@ def find_model(source: str | Path, *, offline: bool = False, hub: Hub = "hugging
 
     match = ORG_NAME.fullmatch(str(source))
     if match is None or "--" in match[1] or ".." in match[1] or match[1].endswith((".gguf", ".safetensors")):
+        own = [name_of(path) for path in installed_models()]
+        meant = "".join(f" Did you mean {name}?" for name in get_close_matches(str(source)[:200], own, n=1))
         raise HubError(f"{str(source)[:200]!r} is neither a path that exists nor a model's name: give a folder, a GGUF "
-                       f"file, or org/name such as Qwen/Qwen3-0.6B.")  # fmt: skip
+                       f"file, {', '.join([*own, 'or org/name such as Qwen/Qwen3-0.6B'])}.{meant}")  # fmt: skip
     name, file, cache = match[1], match[2] or "", Path(constants.HF_HUB_CACHE)
     try:
         return _cached(name, file=file, cache=cache)

@@ -301,8 +301,10 @@ def test_models_made_by_us_are_found_by_their_name(tmp_path: Path, monkeypatch: 
     (made / "config.json").write_text("{}")
     monkeypatch.setattr("octavo.weights.hub.SHIPPED", tmp_path / "shipped")
     assert find_model("octavo-mini", offline=True) == made
-    with pytest.raises(HubError, match="neither a path"):
-        find_model("octavo-maxi", offline=True)
+    with pytest.raises(HubError, match=r"neither a path .* octavo-mini, or org/name .* Did you mean octavo-mini\?"):
+        find_model("octavo-mni", offline=True)
+    with pytest.raises(HubError, match=r"octavo-mini, or org/name such as Qwen/Qwen3-0\.6B\.$"):
+        find_model("llama", offline=True)
 
 
 def test_a_path_is_itself_and_the_packaged_model_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
