@@ -249,9 +249,10 @@ struct Span {  // R queries over up to 64 keys
     }
 };
 
-// Causal attention of R queries of one key/value head over the pages of their sequence. soon: keys that are read next
+// Causal attention of R queries of one key/value head over the pages of their sequence. soon: keys that are read next.
+// far: out is written past the caches
 template <int R>
-void attend(const Cache& cache, const Keys& keys, const Keys& soon, const Query* queries, float scale) {
+void attend(const Cache& cache, const Keys& keys, const Keys& soon, const Query* queries, float scale, bool far) {
     const int width = cache.head_width;
     alignas(64) uint16_t q16[R][WIDEST];
     alignas(64) int8_t q8[R][WIDEST];
@@ -290,5 +291,5 @@ void attend(const Cache& cache, const Keys& keys, const Keys& soon, const Query*
     }
     for (int r = 0; r < R; r++)
         for (int i = 0; i < width; i += LANES)
-            f_store(queries[r].out + i, f_mul(f_load(out[r] + i), f_set(1.0f / softmax[r].total)));
+            f_write(far, queries[r].out + i, f_mul(f_load(out[r] + i), f_set(1.0f / softmax[r].total)));
 }

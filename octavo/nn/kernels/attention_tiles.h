@@ -12,7 +12,7 @@ class TiledAttention {
         for (int r = 0; r < count; r++) begin(r, scale);
     }
 
-    void run() {
+    void run(bool far) {
         shape();
         for (int first = 0; first <= last; first += SPAN) {
             here = find_blocks(cache, keys, soon, first, last, block, after);
@@ -23,7 +23,7 @@ class TiledAttention {
         }
         for (int r = 0; r < count; r++)
             for (int i = 0; i < width; i += LANES)
-                f_store(queries[r].out + i, f_mul(f_load(out[r] + i), f_set(1.0f / softmax[r].total)));
+                f_write(far, queries[r].out + i, f_mul(f_load(out[r] + i), f_set(1.0f / softmax[r].total)));
     }
 
   private:
@@ -163,19 +163,20 @@ class TiledAttention {
 #endif
 
 // Causal attention of any number of queries of one key/value head over the pages of their sequence. soon: the keys that
-// will be asked for next, if that is known
-INLINE void attend_any(const Cache& cache, const Keys& keys, const Keys& soon, const Query* queries, int count, float scale) {
+// will be asked for next, if that is known; far: out, then at multiples of 64 bytes, is written past the caches
+INLINE void attend_any(const Cache& cache, const Keys& keys, const Keys& soon, const Query* queries, int count, float scale,
+                       bool far) {
     int i = 0;
 #if OCTAVO_AMX
     const int few = cache.kind == KEEP_INT8 ? 4 : 0;  // sums of bf16 are exact in no order: all rows go by tiles
     for (; count - i > few; i += TILED) {
         const bool last = i + TILED >= count;
-        TiledAttention(cache, keys, last ? soon : keys, queries + i, last ? count - i : TILED, scale).run();
+        TiledAttention(cache, keys, last ? soon : keys, queries + i, last ? count - i : TILED, scale).run(far);
     }
 #else
-    for (; i + QUERIES <= count; i += QUERIES) attend<QUERIES>(cache, keys, i + QUERIES < count ? keys : soon, queries + i, scale);
+    for (; i + QUERIES <= count; i += QUERIES) attend<QUERIES>(cache, keys, i + QUERIES < count ? keys : soon, queries + i, scale, far);
 #endif
-    if (i + 4 <= count) attend<4>(cache, keys, i + 4 < count ? keys : soon, queries + i, scale), i += 4;
-    if (i + 2 <= count) attend<2>(cache, keys, i + 2 < count ? keys : soon, queries + i, scale), i += 2;
-    if (i < count) attend<1>(cache, keys, soon, queries + i, scale);
+    if (i + 4 <= count) attend<4>(cache, keys, i + 4 < count ? keys : soon, queries + i, scale, far), i += 4;
+    if (i + 2 <= count) attend<2>(cache, keys, i + 2 < count ? keys : soon, queries + i, scale, far), i += 2;
+    if (i < count) attend<1>(cache, keys, soon, queries + i, scale, far);
 }

@@ -50,6 +50,8 @@ struct Pick {  // an expert that a token goes through
     float weight;
 };
 
+constexpr int STREAMED = 32;  // what more tokens than this make is written past the caches: they would not keep it
+
 INLINE F16 silu(F16 x) { return f_div(x, f_add(exp2_(f_mul(x, f_set(-LOG2_E))), f_set(1.0f))); }
 
 // out = x / rms(x) * weight, `wide` numbers of which `width` count
@@ -137,6 +139,7 @@ class Decoder {
             for (int pair = first; pair < last; pair++)
                 pair_of_panels(m, rows, 0, count, pair, scratch[thread].data,
                                [&](int r, F16 y0, F16 y1) { give(pair * PAIR, r, y0, y1); });
+            if (count > STREAMED) f_settle();
         }, prepared, prepare);
     }
 
@@ -240,7 +243,9 @@ class Decoder {
                 queries[count++] = {y.data + t * qkv_wide + head * s.head_width,
                                     att.data + t * att_wide + head * s.head_width, block.position + i};
             }
-        attend_any(cache, keys, keys_of(number, next), queries, count, scale);
+        const bool far = step->tokens > STREAMED;
+        attend_any(cache, keys, keys_of(number, next), queries, count, scale, far);
+        if (far) f_settle();
     }
 
     // Row r of the next matrix: token t, normed. router: of a sparse layer, which the token is sent through first. kept: given as it is.
@@ -281,9 +286,10 @@ class Decoder {
 
     void attention(const Layer& layer, int number, int thread) {
         const int tokens = step->tokens;
+        const bool far = tokens > STREAMED;
         linear(layer.qkv, x_rows, tokens, thread, [&](int at, int r, F16 y0, F16 y1) {
             float* to = y.data + (size_t)r * qkv_wide + at;
-            f_store(to, y0), f_store(to + LANES, y1);
+            f_write(far, to, y0), f_write(far, to + LANES, y1);
         }, 0, [](int) {});
         const int kept = (int)runs.size() * s.kv_heads;
         pool.each(kept, std::max(1, kept / (pool.threads * 8)), [&](int first, int last) {
@@ -306,8 +312,9 @@ class Decoder {
     template <class Next>
     void dense(const Layer& layer, int thread, int rows, Next next) {
         const int tokens = step->tokens, deep = padded(s.inner);
+        const bool far = tokens > STREAMED;
         linear(layer.gate_up, x_rows, tokens, thread, [&](int at, int r, F16 gate, F16 up) {
-            f_store(h.data + (size_t)r * deep + at / 2, f_mul(silu(gate), up));
+            f_write(far, h.data + (size_t)r * deep + at / 2, f_mul(silu(gate), up));
         }, tokens, [&](int r) { set_row(h_rows, layer.down, r, h.data + (size_t)r * deep, spare[thread].data); });
         linear(layer.down, h_rows, tokens, thread, [&](int at, int r, F16 y0, F16 y1) { add(at, r, y0, y1); }, rows, next);
     }

@@ -70,7 +70,7 @@ void octavo_attend(const Cache* cache, const float* q, const float* k, const flo
     for (int i = 0; i < queries; i++)
         all.push_back({q + (size_t)i * width, out + (size_t)i * width, tokens - queries / group + i / group});
     const Keys keys{0, 0, (int)pages.size(), pages.data()};
-    attend_any(*cache, keys, keys, all.data(), queries, scale);
+    attend_any(*cache, keys, keys, all.data(), queries, scale, false);
 }
 
 // What a crew of `most` threads decides over `count` calls of so many tokens that take seconds[threads - 1] each and wait

@@ -3,6 +3,9 @@
 //   I16, F16   sixteen int32, sixteen float
 //   Bytes      sixty-four bytes: sixteen lanes of four int8, or of two bf16
 //
+// f_store_past writes past the caches, to multiples of 64 bytes, which spares them for what is read meanwhile; f_settle
+// stands before others may read it.
+//
 // Every operation gives the same lanes whatever else is computed beside it, so a row's result never depends on its
 // neighbours. Results of the integer operations are exact and equal on every instruction set.
 #pragma once
@@ -38,6 +41,8 @@ INLINE F16 f_zero() { return _mm512_setzero_ps(); }
 INLINE F16 f_set(float x) { return _mm512_set1_ps(x); }
 INLINE F16 f_load(const float* p) { return _mm512_loadu_ps(p); }
 INLINE void f_store(float* p, F16 x) { _mm512_storeu_ps(p, x); }
+INLINE void f_store_past(float* p, F16 x) { _mm512_stream_ps(p, x); }
+INLINE void f_settle() { _mm_sfence(); }
 INLINE F16 f_add(F16 a, F16 b) { return _mm512_add_ps(a, b); }
 INLINE F16 f_sub(F16 a, F16 b) { return _mm512_sub_ps(a, b); }
 INLINE F16 f_mul(F16 a, F16 b) { return _mm512_mul_ps(a, b); }
@@ -132,6 +137,8 @@ INLINE F16 f_zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 INLINE F16 f_set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 INLINE F16 f_load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 INLINE void f_store(float* p, F16 x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
+INLINE void f_store_past(float* p, F16 x) { _mm256_stream_ps(p, x.a), _mm256_stream_ps(p + 8, x.b); }
+INLINE void f_settle() { _mm_sfence(); }
 INLINE F16 f_add(F16 x, F16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 INLINE F16 f_sub(F16 x, F16 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 INLINE F16 f_mul(F16 x, F16 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
@@ -254,6 +261,8 @@ INLINE I16 i_zero() { return i_set(0); }
 INLINE F16 f_zero() { return f_set(0); }
 INLINE F16 f_load(const float* p) { F16 r; std::memcpy(r.v, p, 64); return r; }
 INLINE void f_store(float* p, F16 x) { std::memcpy(p, x.v, 64); }
+INLINE void f_store_past(float* p, F16 x) { f_store(p, x); }
+INLINE void f_settle() {}
 INLINE F16 f_add(F16 a, F16 b) { EACH a.v[i] += b.v[i]; return a; }
 INLINE F16 f_sub(F16 a, F16 b) { EACH a.v[i] -= b.v[i]; return a; }
 INLINE F16 f_mul(F16 a, F16 b) { EACH a.v[i] *= b.v[i]; return a; }
@@ -340,3 +349,5 @@ INLINE F16 exp2_(F16 x) {
     y = f_fma(y, part, f_set(1.0f));
     return f_mul(y, power_of_two(whole));
 }
+
+INLINE void f_write(bool far, float* p, F16 x) { far ? f_store_past(p, x) : f_store(p, x); }
