@@ -152,28 +152,35 @@ class Run:
         return found
 
     def figures(self, wanted: list[str], core: str) -> dict[str, dict[str, Any]]:
-        """What running processes are measured by, round by round: figure -> answers and the limits of each round."""
+        """What running processes are measured by: figure -> answers and limits. Each round measures all figures: a
+        machine is faster at one time than at another, and some figures are divided by others."""
         workers = {contender: self.worker(contender, core=core) for contender in self.paths}
-        found: dict[str, dict[str, Any]] = {}
-        for name in wanted:
-            order = FIGURES[name].order
-            assert order is not None
-            before, bounds = cpu_ticks(), [limits(1 if core == "one" else len(self.cores))]
-            answers: list[tuple[Contender, dict[str, Any]]] = []
-            for turn in range(self.rounds + 1):
+        threads = 1 if core == "one" else len(self.cores)
+        answers: dict[str, list[tuple[Contender, dict[str, Any]]]] = {name: [] for name in wanted}
+        before, bounds = cpu_ticks(), [limits(threads)]
+        for turn in range(self.rounds + 1):
+            for name in wanted:
                 for contender, worker in workers.items():
-                    if turn == 0 or not any(c == contender and "missing" in a for c, a in answers):
-                        asked = replace(order, warm=turn == 0)
-                        reply = self.ask(worker, asked, core=core) if "load" in worker.loaded else worker.loaded
-                        if turn or "missing" in reply:  # the first turn warms up and lets each choose its setting
-                            answers.append((contender, reply))
-                bounds.append(limits(1 if core == "one" else len(self.cores)))
-            best = Limits(*(max(values) for values in zip(*bounds, strict=True)))
-            found[name] = {"answers": answers, "limits": best, "machine busy": busy_share(before, cpu_ticks())}
-            show(name, answers)
+                    if turn and any(c == contender and "missing" in a for c, a in answers[name]):
+                        continue
+                    reply = self.reply(worker, name, warm=turn == 0)
+                    if turn or "missing" in reply:  # the first turn warms up and lets each choose its setting
+                        answers[name].append((contender, reply))
+                bounds.append(limits(threads))
         for worker in workers.values():
             worker.stop()
-        return found
+        best, busy = Limits(*(max(values) for values in zip(*bounds, strict=True))), busy_share(before, cpu_ticks())
+        for name in wanted:
+            show(name, answers[name])
+        return {name: {"answers": answers[name], "limits": best, "machine busy": busy} for name in wanted}
+
+    def reply(self, worker: Worker, name: str, *, warm: bool) -> dict[str, Any]:
+        """One answer, or why there is none."""
+        figure = FIGURES[name]
+        assert figure.order is not None
+        if "load" not in worker.loaded:
+            return worker.loaded
+        return self.ask(worker, replace(figure.order, warm=warm), core=figure.core)
 
     def ask(self, worker: Worker, order: Order, *, core: str) -> dict[str, Any]:
         """One figure with prompts that nobody saw before, beside a thief where one is wanted."""
