@@ -200,6 +200,6 @@ def print_bars(bars: list[dict[str, Any]]) -> None:
     """One line per bar."""
     print()
     for bar in bars:
-        mark = {True: "met", False: "MISSED", None: "not in one run"}[bar["met"]]
+        mark = {True: "met", False: "MISSED", None: "not measured, or not in one run"}[bar["met"]]
         value = "" if bar["value"] is None else f"{bar['value']:.3g}"
         print(f"{bar['bar']:58} at least {bar['least']:<5g} {value:>8}  {mark}")

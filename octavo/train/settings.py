@@ -80,8 +80,10 @@ def _converted(value: Any, kind: Any, *, what: str, strict: bool = True) -> Any:
     try:
         return msgspec.convert(value, kind, strict=strict)
     except (msgspec.ValidationError, ConfigError) as cause:
-        inside = _is_struct(kind) or "JSON" in type_name(kind)  # then the cause says where
-        raise ConfigError(f"{what}: {cause}." if inside else f"{what}: give {wanted(kind)}.") from cause
+        if _is_struct(kind):
+            raise ConfigError(f"{what}: {cause}.") from cause
+        where = f"{cause}: " if "JSON" in type_name(kind) else ""
+        raise ConfigError(f"{what}: {where}give {wanted(kind)}.") from cause
 
 
 def fields(kind: type[Struct]) -> dict[str, Any]:

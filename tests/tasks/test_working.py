@@ -122,6 +122,17 @@ def test_searches_find_late_what_they_find():
     assert min(lengths) <= 3 and max(lengths) >= 25
 
 
+def test_what_a_search_found_is_worked_out_once_more():
+    """The last line: the answer, then each of its sums, the last of which makes the target."""
+    for problem in problems("countdown", count=100):
+        count, target = len(problem.answer["numbers"]), problem.answer["target"]
+        answer, _, steps = problem.trace.splitlines()[-1].partition(": ")
+        assert bool(steps) == (count > 2), problem.trace
+        if steps:
+            assert answer == problem.gold.text and len(steps.split()) == count - 1
+            assert int(steps.rsplit("=", 1)[1]) == target
+
+
 def test_grids_have_one_solution_and_the_working_ends_with_it():
     from itertools import permutations
 

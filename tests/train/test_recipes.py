@@ -55,7 +55,7 @@ def test_words_become_settings():
         (["name=a", "on=yes"], "on=yes: give true|false."), (["name=a", "inner.kind=c"], "inner.kind=c: give a|b."),
         (["name=a", "few=0"], "few=0: give a whole number at least 1 or none."), (["name=a", "count.x=1"], "count.x"),
         (["name=a", "inner.rate=0"], "inner.rate=0: give a number above 0."),
-        (["name=a", "many=3"], "many=3: Expected"), (["name=a", "inner=1"], "'inner'"),
+        (["name=a", "many=3"], "many=3: Expected `array`, got `int`: give JSON."), (["name=a", "inner=1"], "'inner'"),
     ],
 )  # fmt: skip
 def test_words_that_are_no_settings_are_refused_by_name(words: list[str], told: str):

@@ -122,6 +122,8 @@ class Decoder {
         }
     }
 
+    bool far() const { return step->tokens > STREAMED; }
+
     // work over 0 .. count-1, then prepare(row) for each row: a single one by the last thread to arrive, more by all
     template <class Work, class Prepare>
     void phase(int count, int size, Work work, int rows, Prepare prepare) {
@@ -139,7 +141,7 @@ class Decoder {
             for (int pair = first; pair < last; pair++)
                 pair_of_panels(m, rows, 0, count, pair, scratch[thread].data,
                                [&](int r, F16 y0, F16 y1) { give(pair * PAIR, r, y0, y1); });
-            if (count > STREAMED) f_settle();
+            if (far()) f_settle();
         }, prepared, prepare);
     }
 
@@ -243,9 +245,8 @@ class Decoder {
                 queries[count++] = {y.data + t * qkv_wide + head * s.head_width,
                                     att.data + t * att_wide + head * s.head_width, block.position + i};
             }
-        const bool far = step->tokens > STREAMED;
-        attend_any(cache, keys, keys_of(number, next), queries, count, scale, far);
-        if (far) f_settle();
+        attend_any(cache, keys, keys_of(number, next), queries, count, scale, far());
+        if (far()) f_settle();
     }
 
     // Row r of the next matrix: token t, normed. router: of a sparse layer, which the token is sent through first. kept: given as it is.
@@ -286,10 +287,10 @@ class Decoder {
 
     void attention(const Layer& layer, int number, int thread) {
         const int tokens = step->tokens;
-        const bool far = tokens > STREAMED;
+        const bool past = far();
         linear(layer.qkv, x_rows, tokens, thread, [&](int at, int r, F16 y0, F16 y1) {
             float* to = y.data + (size_t)r * qkv_wide + at;
-            f_write(far, to, y0), f_write(far, to + LANES, y1);
+            f_write(past, to, y0), f_write(past, to + LANES, y1);
         }, 0, [](int) {});
         const int kept = (int)runs.size() * s.kv_heads;
         pool.each(kept, std::max(1, kept / (pool.threads * 8)), [&](int first, int last) {
@@ -312,9 +313,9 @@ class Decoder {
     template <class Next>
     void dense(const Layer& layer, int thread, int rows, Next next) {
         const int tokens = step->tokens, deep = padded(s.inner);
-        const bool far = tokens > STREAMED;
+        const bool past = far();
         linear(layer.gate_up, x_rows, tokens, thread, [&](int at, int r, F16 gate, F16 up) {
-            f_write(far, h.data + (size_t)r * deep + at / 2, f_mul(silu(gate), up));
+            f_write(past, h.data + (size_t)r * deep + at / 2, f_mul(silu(gate), up));
         }, tokens, [&](int r) { set_row(h_rows, layer.down, r, h.data + (size_t)r * deep, spare[thread].data); });
         linear(layer.down, h_rows, tokens, thread, [&](int at, int r, F16 y0, F16 y1) { add(at, r, y0, y1); }, rows, next);
     }
