@@ -50,6 +50,7 @@ struct Pick {  // an expert that a token goes through
     float weight;
 };
 
+constexpr int ADJACENT = 8;  // pairs of panels of an expert that are read one after the other, as one stream
 constexpr int STREAMED = 32;  // what more tokens than this make is written past the caches: they would not keep it
 
 INLINE F16 silu(F16 x) { return f_div(x, f_add(exp2_(f_mul(x, f_set(-LOG2_E))), f_set(1.0f))); }
@@ -88,7 +89,7 @@ class Decoder {
     Pool pool;
     int wide, att_wide, qkv_wide, inner_wide, group;
     const Step* step = nullptr;
-    Buffer<float> x, y, att, h, h_expert, angles;
+    Buffer<float> x, y, att, h, h_expert, angles, normed, chances;
     RowBuffer in, mid, in_expert, mid_expert;
     Rows x_rows, y_rows, h_rows, x_expert, h_expert_rows;
     std::vector<Buffer<uint8_t>> scratch;
@@ -102,6 +103,7 @@ class Decoder {
         const int tokens = step->tokens, picked = tokens * s.chosen;
         x.need((size_t)tokens * wide), y.need((size_t)tokens * qkv_wide), att.need((size_t)tokens * att_wide);
         h.need((size_t)tokens * padded(s.inner)), h_expert.need((size_t)picked * padded(s.expert_inner));
+        normed.need(s.experts ? (size_t)tokens * wide : 0), chances.need((size_t)tokens * s.experts);
         angles.need((size_t)tokens * s.head_width), picks.resize(picked), firsts.resize(s.experts + 1);
         x_rows = in.need(tokens, std::max(s.width, s.heads * s.head_width)), x_rows.inputs = s.width;
         y_rows = x_rows, y_rows.inputs = s.heads * s.head_width;  // never in use at the same time
@@ -249,12 +251,10 @@ class Decoder {
         if (far()) f_settle();
     }
 
-    // Row r of the next matrix: token t, normed. router: of a sparse layer, which the token is sent through first. kept: given as it is.
-    void prepare_norm(const float* weight, const Matrix& next, int t, int r, int thread, const float* router = nullptr,
-                      bool kept = false) {
+    // Row r of the next matrix: token t, normed. kept: given as it is, `count` numbers, beside that.
+    void prepare_norm(const float* weight, const Matrix& next, int t, int r, int thread, float* kept = nullptr, int count = 0) {
         norm_row(x.data + (size_t)t * wide, weight, wide, s.width, s.eps, tmp[thread].data);
-        if (kept) std::memcpy(step->logits + (size_t)r * s.width, tmp[thread].data, s.width * sizeof(float));
-        if (router) route(router, t, tmp[thread].data);
+        if (kept) std::memcpy(kept + (size_t)r * count, tmp[thread].data, count * sizeof(float));
         set_row(x_rows, next, r, tmp[thread].data, spare[thread].data);
     }
 
@@ -270,8 +270,8 @@ class Decoder {
             const float* norm = last ? s.norm : s.layer[i + 1].norm_in;
             const Matrix& after = last ? s.head : s.layer[i + 1].qkv;
             const int rows = last ? step->rows : tokens;
-            const bool kept = last && step->hidden;
-            auto next = [=, &after](int r) { prepare_norm(norm, after, last ? step->row[r] : r, r, thread, nullptr, kept); };
+            float* kept = last && step->hidden ? step->logits : nullptr;
+            auto next = [=, &after](int r) { prepare_norm(norm, after, last ? step->row[r] : r, r, thread, kept, s.width); };
             if (s.layer[i].router)
                 experts(s.layer[i], thread, rows, next);
             else
@@ -302,7 +302,7 @@ class Decoder {
         }, tokens, [&](int r) { set_row(y_rows, layer.out, r, att.data + (size_t)r * att_wide, spare[thread].data); });
         const Matrix& next = layer.router ? *layer.expert_gate_up : layer.gate_up;
         linear(layer.out, y_rows, tokens, thread, [&](int at, int r, F16 y0, F16 y1) { add(at, r, y0, y1); }, tokens,
-               [&](int r) { prepare_norm(layer.norm_out, next, r, r, thread, layer.router); });
+               [&](int r) { prepare_norm(layer.norm_out, next, r, r, thread, layer.router ? normed.data : nullptr, wide); });
     }
 
     void add(int at, int r, F16 y0, F16 y1) {
@@ -320,19 +320,26 @@ class Decoder {
         linear(layer.down, h_rows, tokens, thread, [&](int at, int r, F16 y0, F16 y1) { add(at, r, y0, y1); }, rows, next);
     }
 
-    // The likeliest experts of a token; among equals the lower number.
-    void route(const float* router, int t, const float* values) {
-        std::vector<float> chance(s.experts);
-        float most = -INFINITY, total = 0, kept = 0;
-        for (int e = 0; e < s.experts; e++) {
+    // How much each token likes each expert.
+    void ask(const float* router, int first, int last) {
+        for (int i = first; i < last; i++) {
+            const float* values = normed.data + (size_t)(i / s.experts) * wide;
+            const float* expert = router + (size_t)(i % s.experts) * wide;
             F16 sum = f_zero();
-            for (int i = 0; i < wide; i += LANES) sum = f_fma(f_load(values + i), f_load(router + (size_t)e * wide + i), sum);
-            most = std::max(most, chance[e] = f_sum(sum));
+            for (int j = 0; j < wide; j += LANES) sum = f_fma(f_load(values + j), f_load(expert + j), sum);
+            chances.data[i] = f_sum(sum);
         }
-        for (float& c : chance) total += c = std::exp(c - most);
+    }
+
+    // The likeliest experts of a token; among equals the lower number.
+    void pick(int t) {
+        float *chance = chances.data + (size_t)t * s.experts, *end = chance + s.experts;
+        const float most = *std::max_element(chance, end);
+        float total = 0, kept = 0;
+        for (float* c = chance; c < end; c++) total += *c = std::exp(*c - most);
         Pick* to = &picks[(size_t)t * s.chosen];
         for (int i = 0; i < s.chosen; i++) {
-            const int best = (int)(std::max_element(chance.begin(), chance.end()) - chance.begin());
+            const int best = (int)(std::max_element(chance, end) - chance);
             to[i] = {best, t, chance[best] / total};
             kept += to[i].weight;
             chance[best] = -1;
@@ -351,6 +358,8 @@ class Decoder {
 
     template <class Next>
     void experts(const Layer& layer, int thread, int rows, Next next) {
+        const int tokens = step->tokens;
+        phase(tokens * s.experts, 16, [&](int first, int last) { ask(layer.router, first, last); }, tokens, [&](int t) { pick(t); });
         pool.barrier([&] { sort_picks(); });
         const int kind = layer.expert_gate_up->kind, deep = padded(s.expert_inner), count = (int)sorted.size();
         pool.each(count, 4, [&](int first, int last) {
@@ -362,17 +371,17 @@ class Decoder {
                 std::memcpy(x_expert.group_scales(i), x_rows.group_scales(t), wide / 32 * sizeof(float));
             }
         });
-        phase(layer.expert_gate_up->outputs / PAIR, 1, [&](int first, int last) {
-            for (int pair = first; pair < last; pair++)
-                for (int e = 0; e < s.experts; e++)
+        phase(layer.expert_gate_up->outputs / PAIR, ADJACENT, [&](int first, int last) {
+            for (int e = 0; e < s.experts; e++)
+                for (int pair = first; pair < last; pair++)
                     pair_of_panels(layer.expert_gate_up[e], x_expert, firsts[e], firsts[e + 1], pair, scratch[thread].data,
                                    [&](int r, F16 gate, F16 up) {
                                        f_store(h_expert.data + (size_t)r * deep + pair * LANES, f_mul(silu(gate), up));
                                    });
         }, count, [&](int r) { set_row(h_expert_rows, *layer.expert_down, r, h_expert.data + (size_t)r * deep, spare[thread].data); });
-        phase(layer.expert_down->outputs / PAIR, 1, [&](int first, int last) {
-            for (int pair = first; pair < last; pair++)
-                for (int e = 0; e < s.experts; e++)
+        phase(layer.expert_down->outputs / PAIR, ADJACENT, [&](int first, int last) {
+            for (int e = 0; e < s.experts; e++)
+                for (int pair = first; pair < last; pair++)
                     pair_of_panels(layer.expert_down[e], h_expert_rows, firsts[e], firsts[e + 1], pair, scratch[thread].data,
                                    [&](int r, F16 y0, F16 y1) {
                                        const F16 weight = f_set(sorted[r].weight);
