@@ -1,7 +1,7 @@
 """Which parameters are moved by what: matrices of the layers by Muon or AdamW, all others by AdamW."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 
 from octavo.core.errors import ConfigError
 from octavo.nn.linear import multiplies_bf16
+
+STACKED = 1 << 20  # numbers of the matrices that Muon takes at once, where they are of a shape
 
 
 class Optimisation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,36 +43,63 @@ class Optimisation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ConfigError(f"weight_decay={self.weight_decay} must be 0 or more.")
 
 
-class WideMuon(torch.optim.Muon):
-    """Torch's Muon with its products in float32, for CPUs that do not multiply bf16 themselves."""
+class StackedMuon(torch.optim.Muon):
+    """Torch's Muon over many matrices of a shape at once: for small ones most of its time goes into single calls.
+
+    Products are in bf16 as torch's, to the same bits, or in float32 for CPUs that do not multiply bf16 themselves.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], *, products: torch.dtype, **how: Any) -> None:
+        """products: their type;   how: as torch's Muon has it."""
+        super().__init__(params, **how)
+        self.products = products
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """As torch's, of one learning rate matched to AdamW's. Source: arXiv:2502.16982."""
         assert closure is None, "nobody asks for a loss here"
         for group in self.param_groups:
-            rate, decay, momentum = group["lr"], group["weight_decay"], group["momentum"]
-            for matrix in group["params"]:
-                if matrix.grad is None:
-                    continue
-                state = self.state[matrix]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
-                state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
-                update = orthogonal(matrix.grad.lerp(state["momentum_buffer"], momentum), group)
-                matrix.mul_(1 - rate * decay)
-                matrix.add_(update, alpha=-rate * 0.2 * math.sqrt(max(matrix.shape)))
+            for matrices in stacks([matrix for matrix in group["params"] if matrix.grad is not None]):
+                self._step(matrices, group)
+
+    def _step(self, matrices: list[nn.Parameter], group: Mapping[str, Any]) -> None:
+        rate, decay, momentum = group["lr"], group["weight_decay"], group["momentum"]
+        grads = [matrix.grad for matrix in matrices if matrix.grad is not None]
+        for matrix, grad in zip(matrices, grads, strict=True):
+            if not self.state[matrix]:
+                self.state[matrix]["momentum_buffer"] = torch.zeros_like(grad)
+        averages = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
+        for average, grad in zip(averages, grads, strict=True):
+            average.lerp_(grad, 1 - momentum)
+        updates = [grad.lerp(average, momentum) for grad, average in zip(grads, averages, strict=True)]
+        x = torch.stack(updates) if len(updates) > 1 else updates[0]
+        made = orthogonal(x.to(self.products), group)
+        for matrix, update in zip(matrices, made if len(updates) > 1 else [made], strict=True):
+            matrix.mul_(1 - rate * decay)
+            matrix.add_(update, alpha=-rate * 0.2 * math.sqrt(max(matrix.shape)))
+
+
+def stacks(matrices: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Matrices of one shape each, as many as STACKED numbers allow; one by one what is divided among machines."""
+    alike = dict[torch.Size, list[nn.Parameter]]()
+    for matrix in matrices:
+        alike.setdefault(matrix.shape, []).append(matrix)
+    for shape, some in alike.items():
+        size = max(1, STACKED // shape.numel()) if all(type(one) is nn.Parameter for one in some) else 1
+        yield from (some[first : first + size] for first in range(0, len(some), size))
 
 
 def orthogonal(x_MN: Tensor, group: Mapping[str, Any]) -> Tensor:
-    """Nearly the orthogonal matrix that is nearest, by Newton and Schulz's iteration with Muon's coefficients."""
-    a, b, c = group["ns_coefficients"]
-    wide = x_MN.T if x_MN.shape[0] > x_MN.shape[1] else x_MN
-    wide = wide / wide.norm().clamp(min=group["eps"])
+    """Nearly the orthogonal matrix that is nearest, by Newton and Schulz's iteration with Muon's coefficients. Also of
+    a stack (B, M, N) of them."""
+    (a, b, c), tall = group["ns_coefficients"], x_MN.shape[-2] > x_MN.shape[-1]
+    multiply = torch.addmm if x_MN.dim() == 2 else torch.baddbmm
+    wide = x_MN.mT if tall else x_MN
+    wide = wide / torch.linalg.vector_norm(wide, dim=(-2, -1), keepdim=True).clamp(min=group["eps"])
     for _ in range(group["ns_steps"]):
-        square = wide @ wide.T
-        wide = torch.addmm(wide, torch.addmm(square, square, square, beta=b, alpha=c), wide, beta=a)
-    return wide.T if x_MN.shape[0] > x_MN.shape[1] else wide
+        square = wide @ wide.mT
+        wide = multiply(wide, multiply(square, square, square, beta=b, alpha=c), wide, beta=a)
+    return wide.mT if tall else wide
 
 
 def adjust(optimiser: Optimizer, rate: float) -> None:
@@ -93,10 +122,10 @@ def optimisers(model: nn.Module, how: Optimisation) -> list[Optimizer]:
     groups = [{"params": others, "weight_decay": 0.0, "share": how.others}]
     made = list[Optimizer]()
     if how.method == "muon" and matrices:
-        kind = torch.optim.Muon if matrices[0].device.type != "cpu" or multiplies_bf16() else WideMuon
+        low = matrices[0].device.type != "cpu" or multiplies_bf16()
         made += [
-            kind(half, lr=how.rate, weight_decay=how.weight_decay, momentum=how.momentum,
-                 adjust_lr_fn="match_rms_adamw")
+            StackedMuon(half, lr=how.rate, weight_decay=how.weight_decay, momentum=how.momentum,
+                        adjust_lr_fn="match_rms_adamw", products=torch.bfloat16 if low else torch.float32)
             for half in (matrices[::2], matrices[1::2]) if half
         ]  # fmt: skip
     else:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from octavo.models.backprop import Balance, Passes, Run
 from octavo.models.backprop_mlp import Gradients
@@ -27,6 +28,7 @@ from octavo.train.batch import Batch
 SHARD_TOKENS = 2048  # of a piece, at most, about: enough for fast products of matrices, few enough for caches
 LEAST_TOKENS = 1024  # of a piece where a batch is cut in two only: each piece has gradients to add
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENAS = -1, -3, -8  # names of options in glibc's malloc.h
+FILLING = 32  # tokens of a document that only fills up
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
@@ -96,20 +98,44 @@ def keep_freed_memory() -> None:
             adjust(option, value)
 
 
+def missing(count: int) -> int:
+    """Rows to add to so many, at most a sixteenth (and 15), so that few numbers of rows are met.
+
+    For products in bf16 oneDNN compiles code for each number of rows; compiling took a third of a small step.
+    """
+    return -count % (1 << max(4, count.bit_length() - 5))
+
+
 class Piece:
-    """A shard under way."""
+    """A shard under way, with tokens and targets that only fill it up: they weigh nothing."""
 
     def __init__(self, passes: Passes, batch: Batch, shard: Shard) -> None:
         """The forward pass."""
+        fills = passes.dtype == torch.bfloat16 and passes.model.config.moe is None  # experts' rows differ anyway
+        tokens_T, targets = batch.tokens_T[shard.tokens], shard.targets.stop - shard.targets.start
+        more, self.more = (missing(len(tokens_T)), missing(targets)) if fills else (0, 0)
+        fillers = (min(FILLING, more - done) for done in range(0, more, FILLING))
         self.passes, self.targets = passes, shard.targets
-        self.rows_N = batch.rows_N[shard.targets] - shard.tokens.start
-        self.targets_N = batch.targets_N[shard.targets]
-        self.run: Run = passes.run(batch.tokens_T[shard.tokens], shard.lengths)
+        self.rows_N = F.pad(batch.rows_N[shard.targets] - shard.tokens.start, (0, self.more))
+        self.targets_N = self._own(batch.targets_N)
+        self.run: Run = passes.run(F.pad(tokens_T, (0, more)), (*shard.lengths, *fillers))
         self.hidden_ND = self.run.hidden_TD[self.rows_N]
+
+    def _own(self, x_N: Tensor) -> Tensor:
+        """This piece's rows of something of the whole batch, zeros where they only fill up."""
+        return F.pad(x_N[self.targets], (*(0, 0) * (x_N.dim() - 1), 0, self.more))
+
+    def _told(self, x_N: Tensor) -> Tensor:
+        return x_N[: len(x_N) - self.more]
+
+    def hidden(self) -> Tensor:
+        """States (N, D) before the head."""
+        return self._told(self.hidden_ND)
 
     def tell(self) -> Told:
         """What the model says of this piece's targets."""
-        return tell(self.hidden_ND, self.passes.head_VD, self.targets_N, kernels=self.passes.kernels)
+        told = tell(self.hidden_ND, self.passes.head_VD, self.targets_N, kernels=self.passes.kernels)
+        return Told(*map(self._told, told))
 
     @torch.no_grad()
     def learn(self, push_N: Tensor, *, pull: Pull | None = None,
@@ -117,11 +143,11 @@ class Piece:
         """The sum of push times -log p, and of pull times the divergence from a teacher; the gradients of all
         parameters. push_N, pull: of the whole batch."""
         slopes = surprise_and_slopes(
-            self.hidden_ND, self.passes.head_VD, self.targets_N, push_N[self.targets], kernels=self.passes.kernels
+            self.hidden_ND, self.passes.head_VD, self.targets_N, self._own(push_N), kernels=self.passes.kernels
         )
         if pull is not None:
-            teacher = Teacher(pull.teacher.hidden_NE[self.targets], pull.teacher.head_VE)
-            more = divergence_and_slopes(self.hidden_ND, self.passes.head_VD, teacher, pull.weights_N[self.targets],
+            teacher = Teacher(self._own(pull.teacher.hidden_NE), pull.teacher.head_VE)
+            more = divergence_and_slopes(self.hidden_ND, self.passes.head_VD, teacher, self._own(pull.weights_N),
                                          reverse=pull.reverse)  # fmt: skip
             slopes = Slopes(*(a + b for a, b in zip(slopes, more, strict=True)))
         dhidden_TD = torch.zeros_like(self.run.hidden_TD).index_add_(0, self.rows_N, slopes.hidden_ND)

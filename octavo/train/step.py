@@ -183,7 +183,7 @@ class Learner(nn.Module):
     def _taught(self, batch: Batch, shards: list[Shard], each: Each, *, low: bool) -> Teacher:
         teacher, kernels = self._teacher(), training_kernels(threads=1 if len(shards) > 1 else self.threads)
         passes = Passes(teacher, kernels, dtype=torch.bfloat16 if low else torch.float32, checkpoint=True)
-        hidden = each(lambda shard: Piece(passes, batch, shard).hidden_ND, shards)
+        hidden = each(lambda shard: Piece(passes, batch, shard).hidden(), shards)
         return Teacher(torch.cat(list(hidden)), passes.head_VD)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from octavo.core.errors import ConfigError, TrainingError
 from octavo.train.batch import pack
-from octavo.train.optimiser import Optimisation, WideMuon, optimisers
+from octavo.train.optimiser import Optimisation, StackedMuon, optimisers
 from octavo.train.schedule import Schedule
 from octavo.train.state import load_state, save_state
 from octavo.train.step import CrossEntropy, Learner
@@ -159,7 +159,7 @@ def test_muon_in_float32_goes_where_torchs_goes(shape):
     begin = torch.randn(shape)
     wide, low = torch.nn.Parameter(begin.clone()), torch.nn.Parameter(begin.clone())
     how: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.05, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
-    ours, theirs = WideMuon([wide], **how), torch.optim.Muon([low], **how)
+    ours, theirs = StackedMuon([wide], products=torch.float32, **how), torch.optim.Muon([low], **how)
     for _ in range(4):
         wide.grad = torch.randn(shape)
         low.grad = wide.grad.clone()
@@ -169,12 +169,30 @@ def test_muon_in_float32_goes_where_torchs_goes(shape):
     assert (wide - low).norm() < 0.03 * (wide - begin).norm()  # five rounds of bf16 are a hundredth
 
 
+@pytest.mark.parametrize("stacked", [1, 7000, 1 << 20])
+def test_muon_of_many_matrices_at_once_takes_torchs_steps_to_the_bit(stacked: int, monkeypatch):
+    monkeypatch.setattr("octavo.train.optimiser.STACKED", stacked)
+    torch.manual_seed(2)
+    shapes = [(48, 32), (40, 40), (32, 96), (48, 32), (32, 48), (40, 40), (48, 32), (96, 32)]
+    how: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.05, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [torch.nn.Parameter(one.detach().clone()) for one in ours]
+    pair = StackedMuon(ours, products=torch.bfloat16, **how), torch.optim.Muon(theirs, **how)
+    for step in range(4):
+        for i, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            one.grad = torch.randn(shapes[i]) if i != step else None  # one of them was not in use
+            other.grad = None if one.grad is None else one.grad.clone()
+        for optimiser in pair:
+            optimiser.step()
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
 def test_a_cpu_that_does_not_multiply_bf16_learns_in_float32(monkeypatch):
     for place in ("trainer", "optimiser"):
         monkeypatch.setattr(f"octavo.train.{place}.multiplies_bf16", lambda: False)
     how = Optimisation(method="muon", rate=3e-3)
     asked, plain = Trainer(tiny(), CrossEntropy(), how, bf16=True), Trainer(tiny(), CrossEntropy(), how, bf16=False)
-    assert not asked.bf16 and isinstance(asked.optimisers[0], WideMuon)
+    assert not asked.bf16 and isinstance(asked.optimisers[0], StackedMuon)
     assert [asked.learn([batch(i)]).loss for i in range(4)] == [plain.learn([batch(i)]).loss for i in range(4)]
 
 
