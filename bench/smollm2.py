@@ -1,9 +1,10 @@
 """The small real model beside `transformers` on the same GGUF file: `python -m bench.smollm2` counts equal tokens.
 
-Both continue the same 20 prompts greedily. In fp32 each of 64 tokens must be the same, but where two tokens are as
-likely as each other to less than what fp32 rounds (products depend on where in memory their factors lie): there both go
-on from transformers' token. In the kind that this CPU runs fastest, rounding may decide near ties otherwise: how often
-is printed, beside what transformers' own bf16 does.
+Octavo continues 20 prompts greedily, all at once, and `transformers` reads what it said: each of 64 tokens must be the
+one that `transformers` in fp32 would have chosen there, so its own continuation is the same. In fp32 a token may be
+another where both are as likely to less than what fp32 rounds (products depend on where in memory their factors lie).
+In the kind that this CPU runs fastest, rounding may decide near ties otherwise: how often is printed, beside what
+transformers' own bf16 does.
 """
 
 import json
@@ -15,15 +16,14 @@ from typing import Any, Literal
 import torch
 
 from octavo.chat.loading import with_kernels, with_torch
-from octavo.core.sampling import Sampling
-from octavo.engine.engine import Engine, tokens_of
-from octavo.engine.types import Request
+from octavo.engine.engine import Engine
+from octavo.engine.speed import submit
 from octavo.text.tokenizer import Tokenizer
 from octavo.weights import Checkpoint, open_checkpoint
 from octavo.weights.hub import packaged_model
 
 TOKENS = 64
-TIE = 1e-3  # nats by which a token is ahead of the next likeliest
+TIE = 1e-3  # nats by which another token is likelier
 PROMPTS = (
     "The capital of France is", "Once upon a time, there was", "def fibonacci(n):\n", "The three primary colours are",
     "Water boils at", "Dear Sir or Madam,\n\n", "1, 1, 2, 3, 5, 8,", "The theory of evolution says that",
@@ -33,8 +33,8 @@ PROMPTS = (
     "The moral of the story:",
 )  # fmt: skip
 
-Continue = Callable[[Sequence[int]], list[int]]
-Led = Callable[[Sequence[int]], tuple[list[int], list[float]]]  # and by how much each token was ahead of the next
+Prompts = Sequence[Sequence[int]]
+Continue = Callable[[Prompts], list[list[int]]]
 
 
 def octavo(checkpoint: Checkpoint, *, kind: Literal["plain", "bf16"]) -> Continue:
@@ -42,60 +42,66 @@ def octavo(checkpoint: Checkpoint, *, kind: Literal["plain", "bf16"]) -> Continu
     open_backend = with_torch if kind == "plain" else with_kernels
     backend = open_backend(checkpoint, kind=kind, cache_bytes=1 << 28)
 
-    def continued(prompt: Sequence[int]) -> list[int]:
-        sampling = Sampling(temperature=0, max_tokens=TOKENS)
-        return tokens_of(Engine(backend).generate(Request(id="r", tokens=tuple(prompt), sampling=sampling)))
+    def continued(prompts: Prompts) -> list[list[int]]:
+        engine, said = Engine(backend), [list[int]() for _ in prompts]
+        for i, prompt in enumerate(prompts):
+            submit(engine, str(i), prompt, tokens=TOKENS)
+        while engine.busy:
+            for step in engine.step():
+                said[int(step.id)] += [] if step.token is None else [step.token]
+        return said
 
     return continued
 
 
-def transformers(path: Path, *, dtype: torch.dtype) -> Led:
+class Transformers:
     """`transformers`, in one type."""
-    import transformers as library
 
-    library.logging.set_verbosity_error()
-    library.logging.disable_progress_bar()
-    model = library.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype).eval()
+    def __init__(self, path: Path, *, dtype: torch.dtype) -> None:
+        """path: of a GGUF file."""
+        import transformers as library
+
+        library.logging.set_verbosity_error()
+        library.logging.disable_progress_bar()
+        model = library.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+        self.model, self.cache = model.eval(), library.DynamicCache
 
     @torch.inference_mode()
-    def continued(prompt: Sequence[int]) -> tuple[list[int], list[float]]:
-        cache, last, said, leads = library.DynamicCache(), torch.tensor([list(prompt)]), list[int](), list[float]()
-        while len(said) < TOKENS:  # a bare loop: `generate` would end at an end token
-            logits_1V = model(input_ids=last, past_key_values=cache, use_cache=True).logits[:, -1]
-            first, second = logits_1V.topk(2).values[0].tolist()
-            last = logits_1V.argmax(-1, keepdim=True)
-            said.append(int(last))
-            leads.append(first - second)
-        return said, leads
+    def continued(self, prompts: Prompts) -> list[list[int]]:
+        """Its own greedy tokens. A bare loop: `generate` would end at an end token."""
+        every = list[list[int]]()
+        for prompt in prompts:
+            cache, last, said = self.cache(), torch.tensor([list(prompt)]), list[int]()
+            while len(said) < TOKENS:
+                logits_1V = self.model(input_ids=last, past_key_values=cache, use_cache=True).logits[:, -1]
+                last = logits_1V.argmax(-1, keepdim=True)
+                said.append(int(last))
+            every.append(said)
+        return every
 
-    return continued
-
-
-def agreed(left: list[int], right: list[int]) -> int:
-    """Tokens before the first that differs."""
-    return next((i for i, (a, b) in enumerate(zip(left, right, strict=True)) if a != b), len(left))
-
-
-def agreed_but_for_ties(ours: Continue, prompt: Sequence[int], theirs: tuple[list[int], list[float]]) -> int:
-    """Tokens before the first that differs and is not a tie."""
-    (said, leads), done = theirs, 0
-    while done < TOKENS:
-        done += agreed(ours((*prompt, *said[:done]))[: TOKENS - done], said[done:])
-        if done == TOKENS or leads[done] > TIE:
-            return done
-        done += 1
-    return done
+    @torch.inference_mode()
+    def agreed(self, prompt: Sequence[int], said: Sequence[int], *, tie: float = 0.0) -> int:
+        """Tokens before the first than which another is likelier here, by more than `tie` nats."""
+        logits_TV = self.model(input_ids=torch.tensor([[*prompt, *said[:-1]]])).logits[0, len(prompt) - 1 :].float()
+        ahead_T = logits_TV.max(-1).values - logits_TV.gather(1, torch.tensor(said)[:, None]).squeeze(1)
+        wrong = (ahead_T > tie).nonzero()
+        return int(wrong[0]) if len(wrong) else len(said)
 
 
 def differences(checkpoint: Checkpoint, *, count: int, kind: Literal["plain", "bf16"]) -> dict[str, int]:
     """Prompt -> tokens that Octavo and `transformers` in fp32 have in common, of 64."""
+    ids = encoded(checkpoint, PROMPTS[:count])
+    theirs, every = Transformers(checkpoint.path, dtype=torch.float32), octavo(checkpoint, kind=kind)(ids)
+    assert all(len(said) == TOKENS for said in every)
+    tie = TIE if kind == "plain" else 0.0
+    return {PROMPTS[i]: theirs.agreed(ids[i], said, tie=tie) for i, said in enumerate(every)}
+
+
+def encoded(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int]]:
+    """Their tokens."""
     assert not isinstance(checkpoint.tokenizer_source, Path)
     tokenizer = Tokenizer.from_gguf_fields(checkpoint.tokenizer_source)
-    ours, theirs = octavo(checkpoint, kind=kind), transformers(checkpoint.path, dtype=torch.float32)
-    prompts = {text: tokenizer.encode(text) for text in PROMPTS[:count]}
-    if kind == "plain":
-        return {text: agreed_but_for_ties(ours, ids, theirs(ids)) for text, ids in prompts.items()}
-    return {text: agreed(ours(ids), theirs(ids)[0]) for text, ids in prompts.items()}
+    return [tokenizer.encode(text) for text in texts]
 
 
 def main() -> int:
@@ -106,9 +112,10 @@ def main() -> int:
     checkpoint = open_checkpoint(path)
     exact = differences(checkpoint, count=len(PROMPTS), kind="plain")
     fast = differences(checkpoint, count=len(PROMPTS), kind="bf16")
-    tokenizer = Tokenizer.from_gguf_fields(checkpoint.tokenizer_source)
-    wide, half = (transformers(path, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
-    theirs = {text: agreed(wide(ids)[0], half(ids)[0]) for text in PROMPTS if (ids := tokenizer.encode(text))}
+    ids = encoded(checkpoint, PROMPTS)
+    wide, half = (Transformers(path, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    every = zip(PROMPTS, ids, half.continued(ids), strict=True)
+    theirs = {text: wide.agreed(prompt, said) for text, prompt, said in every}
     print(f"{'prompt':44}{'fp32':>6}{'bf16':>6}{'transformers bf16':>20}   equal tokens of {TOKENS}")
     for text in PROMPTS:
         print(f"{text!r:44}{exact[text]:6}{fast[text]:6}{theirs[text]:20}")

@@ -106,14 +106,18 @@ def missing(count: int) -> int:
     return -count % (1 << max(4, count.bit_length() - 5))
 
 
+def fills(passes: Passes) -> bool:
+    """Whether pieces are filled up: not where tokens go to experts, whose numbers of rows differ anyway."""
+    return passes.dtype == torch.bfloat16 and passes.model.config.moe is None
+
+
 class Piece:
     """A shard under way, with tokens and targets that only fill it up: they weigh nothing."""
 
     def __init__(self, passes: Passes, batch: Batch, shard: Shard) -> None:
         """The forward pass."""
-        fills = passes.dtype == torch.bfloat16 and passes.model.config.moe is None  # experts' rows differ anyway
         tokens_T, targets = batch.tokens_T[shard.tokens], shard.targets.stop - shard.targets.start
-        more, self.more = (missing(len(tokens_T)), missing(targets)) if fills else (0, 0)
+        more, self.more = (missing(len(tokens_T)), missing(targets)) if fills(passes) else (0, 0)
         fillers = (min(FILLING, more - done) for done in range(0, more, FILLING))
         self.passes, self.targets = passes, shard.targets
         self.rows_N = F.pad(batch.rows_N[shard.targets] - shard.tokens.start, (0, self.more))

@@ -63,11 +63,13 @@ def test_logits_are_those_of_transformers(name: str):
 def test_greedy_tokens_are_those_of_transformers(name: str):
     """A bare loop: `generate` would end at an end token."""
     other, continued = theirs(SHIPPED / name), octavo(open_checkpoint(SHIPPED / name), kind="plain")
-    for prompt in prompts(name):
+    asked, wanted = [list(prompt) for prompt in prompts(name)], list[list[int]]()
+    for prompt in asked:
         tokens = list(prompt)
         for _ in range(TOKENS):
             tokens.append(int(other(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
-        assert continued(prompt) == tokens[len(prompt) :]
+        wanted.append(tokens[len(prompt) :])
+    assert continued(asked) == wanted
 
 
 def asked(task: str, *, count: int) -> list[Problem]:

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from octavo.nn.head import Told
 from octavo.train import shards
+from octavo.train.algorithms import TowardsTeacher
 from octavo.train.batch import Batch, pack
 from octavo.train.shards import cut
-from octavo.train.step import CrossEntropy, Learner, Terms
+from octavo.train.step import Algorithm, CrossEntropy, Learner, Terms
 from tests.train.models import SHAPES, assert_same, document, gradients, small
 
 BATCH = pack([document(length, seed=length, trained=0.7) for length in (300, 2, 170, 64, 33, 500, 2, 90, 210)])
@@ -90,6 +91,24 @@ def test_a_factor_on_the_loss_is_one_on_the_gradients():
     _, wanted = learn(Learner(small(), CrossEntropy()))
     _, found = learn(Learner(small(), CrossEntropy()), factor=0.5)
     assert_same({name: grad * 2 for name, grad in found.items()}, wanted, share=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", [CrossEntropy(), Odds(), TowardsTeacher()], ids=["cross-entropy", "told", "pull"])
+@pytest.mark.parametrize("shape", ["dense", "untied"])
+def test_what_fills_a_piece_up_is_not_learnt(shape: str, algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch):
+    made = []
+    for filled in (False, True):
+        monkeypatch.setattr(shards, "fills", lambda passes, filled=filled: filled)
+        made.append(learn(Learner(small(shape), algorithm, teacher=small(shape, seed=3))))
+    assert {shards.missing(part.tokens.stop - part.tokens.start) for part in cut(BATCH)} != {0}
+    assert made[0][0] == pytest.approx(made[1][0], rel=1e-6)
+    assert_same(made[1][1], made[0][1], share=1e-5)
+
+
+def test_pieces_have_few_numbers_of_rows():
+    counts = range(1, 1 << 15)
+    assert all(0 <= shards.missing(count) <= max(15, count / 16) for count in counts)
+    assert len({count + shards.missing(count) for count in counts}) <= 32 + 6 * 16  # 16 in each doubling
 
 
 def test_pieces_are_whole_documents_and_all_of_them():
