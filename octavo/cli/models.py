@@ -1,4 +1,4 @@
-"""The models on this machine: list, show, pull, remove."""
+"""The models on this machine: list, show, pull, remove, clear."""
 
 import math
 import sys
@@ -20,12 +20,15 @@ def list_all() -> None:
     """List the models that are here: the hub cache, and what came with the install."""
     from octavo.weights.hub import list_models
     from octavo.weights.memory import gigabytes
+    from octavo.weights.packed_file import packed_bytes
 
     found = list_models()
     if not found:
         print(f"No model is here yet: octavo models pull {LARGER}", file=sys.stderr)
     for line in table([(one_line(m.name), gigabytes(m.size_bytes), one_line(m.model_type)) for m in found]):
         print(line)
+    if packed := packed_bytes():
+        print(f"Beside these, {gigabytes(packed)} of weights packed for this CPU: octavo models clear", file=sys.stderr)
 
 
 def show(
@@ -67,6 +70,14 @@ def rm(
     print(f"{gigabytes(remove_model(name))} freed")
 
 
+def clear() -> None:
+    """Delete the weights that were packed for this CPU; a model that is opened is packed again."""
+    from octavo.weights.memory import gigabytes
+    from octavo.weights.packed_file import remove_packed
+
+    print(f"{gigabytes(remove_packed())} freed")
+
+
 def facts(checkpoint: "Checkpoint") -> list[tuple[str, str]]:
     """What a model's files say of it. Raises ConfigError for a config that is not understood."""
     from octavo.models import read_config
@@ -95,4 +106,4 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-VERBS: dict[str, Callable[..., None]] = {"list": list_all, "show": show, "pull": pull, "rm": rm}
+VERBS: dict[str, Callable[..., None]] = {"list": list_all, "show": show, "pull": pull, "rm": rm, "clear": clear}

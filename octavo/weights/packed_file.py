@@ -96,7 +96,7 @@ def open_packed(checkpoint: Checkpoint, *, recipe: Recipe, head: Kind | None = N
     if os.environ.get(PACKED) == "memory":
         plan_load(checkpoint, parameter_shapes(config))
         return collect(config, pack(config, CheckpointWeights(checkpoint), recipe=recipe, head=head))
-    folder = cache_folder() / "packed"
+    folder = packed_folder()
     name = re.sub(r"[^A-Za-z0-9._-]", "-", checkpoint.chat_name)[:60]
     path = folder / f"{name}-{recipe}-{_key(checkpoint, recipe, head)}.octavo"
     if path.exists():
@@ -112,6 +112,24 @@ def open_packed(checkpoint: Checkpoint, *, recipe: Recipe, head: Kind | None = N
     except OSError:
         return collect(config, pack(config, CheckpointWeights(checkpoint), recipe=recipe, head=head))
     return read_packed(path, checkpoint.config)
+
+
+def packed_folder() -> Path:
+    """Where packed files are kept."""
+    return cache_folder() / "packed"
+
+
+def packed_bytes() -> int:
+    """Of all packed files, and of what was left behind by processes that were killed while they packed."""
+    return sum(path.stat().st_size for path in packed_folder().glob("*"))
+
+
+def remove_packed() -> int:
+    """Delete them all; returns their bytes. Who has one open keeps it, and who opens a model next packs it again."""
+    freed = packed_bytes()
+    for path in packed_folder().glob("*"):
+        path.unlink(missing_ok=True)
+    return freed
 
 
 def write_packed(path: Path, pieces: Iterable[Packed]) -> None:

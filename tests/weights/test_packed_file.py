@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from octavo.weights import open_checkpoint, save_checkpoint
-from octavo.weights.packed_file import open_packed
+from octavo.weights.packed_file import open_packed, packed_bytes, remove_packed
 from tests.engine.test_cpu_backend import FAMILIES, model_of
 
 
@@ -50,3 +50,14 @@ def test_without_a_place_to_keep_it_the_weights_are_packed_in_memory(folder: Pat
     (folder.parent / "taken").write_text("a file, not a folder")
     monkeypatch.setenv("OCTAVO_CACHE", str(folder.parent / "taken"))
     assert same(arrays(folder), made)
+
+
+def test_what_is_packed_is_counted_and_cleared_and_an_open_model_stays_whole(folder: Path):
+    assert packed_bytes() == remove_packed() == 0
+    made = open_packed(open_checkpoint(folder), recipe="w4").arrays
+    before = {name: np.array(array) for name, array in made.items()}
+    (file,) = (folder.parent / "cache/packed").iterdir()
+    (file.parent / "killed.part").write_bytes(b"half")
+    size = file.stat().st_size + 4
+    assert packed_bytes() == size and remove_packed() == size and packed_bytes() == 0
+    assert same(dict(made), before) and same(arrays(folder), before) and file.exists()
