@@ -125,10 +125,16 @@ def packed_bytes() -> int:
 
 
 def remove_packed() -> int:
-    """Delete them all; returns their bytes. Who has one open keeps it, and who opens a model next packs it again."""
-    freed = packed_bytes()
-    for path in packed_folder().glob("*"):
-        path.unlink(missing_ok=True)
+    """Delete them all; returns their bytes. Who has one open keeps it, and who opens a model next packs it again.
+
+    Raises CheckpointError where the system does not let them go.
+    """
+    try:
+        freed = packed_bytes()
+        for path in packed_folder().glob("*"):
+            path.unlink(missing_ok=True)
+    except OSError as cause:
+        raise CheckpointError(f"what is packed cannot be deleted ({cause}): delete {packed_folder()} by hand.") from cause
     return freed
 
 
