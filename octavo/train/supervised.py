@@ -95,5 +95,6 @@ def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, less
 def shuffled(samples: Sequence[Sample], count: int, *, step: int, seed: int) -> list[Sample]:
     """`count` samples of a stream that goes round and round, in another order each time."""
     places = [divmod(place, len(samples)) for place in range(step * count, (step + 1) * count)]
-    orders = {turn: random.Random(f"{seed} {turn}").sample(range(len(samples)), len(samples)) for turn, _ in places}
+    turns = {turn for turn, _ in places}
+    orders = {turn: random.Random(f"{seed} {turn}").sample(range(len(samples)), len(samples)) for turn in turns}
     return [samples[orders[turn][place]] for turn, place in places]
