@@ -49,9 +49,10 @@ class StackedMuon(torch.optim.Muon):
     Products are in bf16 as torch's, to the same bits, or in float32 for CPUs that do not multiply bf16 themselves.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], *, products: torch.dtype, **how: Any) -> None:
-        """products: their type;   how: as torch's Muon has it."""
-        super().__init__(params, **how)
+    def __init__(self, params: Iterable[nn.Parameter], how: Optimisation, *, products: torch.dtype) -> None:
+        """products: their type."""
+        super().__init__(params, lr=how.rate, weight_decay=how.weight_decay, momentum=how.momentum,
+                         adjust_lr_fn="match_rms_adamw")  # fmt: skip
         self.products = products
 
     @torch.no_grad()
@@ -124,8 +125,7 @@ def optimisers(model: nn.Module, how: Optimisation) -> list[Optimizer]:
     if how.method == "muon" and matrices:
         low = matrices[0].device.type != "cpu" or multiplies_bf16()
         made += [
-            StackedMuon(half, lr=how.rate, weight_decay=how.weight_decay, momentum=how.momentum,
-                        adjust_lr_fn="match_rms_adamw", products=torch.bfloat16 if low else torch.float32)
+            StackedMuon(half, how, products=torch.bfloat16 if low else torch.float32)
             for half in (matrices[::2], matrices[1::2]) if half
         ]  # fmt: skip
     else:

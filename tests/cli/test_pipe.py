@@ -134,9 +134,9 @@ from octavo.cli.main import run
 run()"""
     done = piped([sys.executable, "-c", code, "--help"])
     assert json.loads(done.stderr.decode()) == []
-    seconds = []
-    for _ in range(5):
+    seconds = list[float]()
+    while len(seconds) < 30 and (len(seconds) < 5 or min(seconds) >= 0.3):  # another test has the cores, for some time
         began_s = time.perf_counter()
         piped([*OCTAVO, "--help"])
         seconds.append(time.perf_counter() - began_s)
-    assert min(seconds) < 0.3  # measured 0.08
+    assert min(seconds) < 0.3, seconds  # measured 0.08 alone on a fast machine

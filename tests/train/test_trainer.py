@@ -19,6 +19,8 @@ from octavo.train.step import CrossEntropy, Learner
 from octavo.train.trainer import Trainer
 from tests.train.minis import batch, tiny, told
 
+HOW = Optimisation(method="muon", rate=0.01, weight_decay=0.05, momentum=0.9)
+TORCHS: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.05, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
 METHODS = pytest.mark.parametrize("method", ["adamw", "muon"])
 
 
@@ -158,8 +160,7 @@ def test_muon_in_float32_goes_where_torchs_goes(shape):
     torch.manual_seed(1)
     begin = torch.randn(shape)
     wide, low = torch.nn.Parameter(begin.clone()), torch.nn.Parameter(begin.clone())
-    how: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.05, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
-    ours, theirs = StackedMuon([wide], products=torch.float32, **how), torch.optim.Muon([low], **how)
+    ours, theirs = StackedMuon([wide], HOW, products=torch.float32), torch.optim.Muon([low], **TORCHS)
     for _ in range(4):
         wide.grad = torch.randn(shape)
         low.grad = wide.grad.clone()
@@ -174,10 +175,9 @@ def test_muon_of_many_matrices_at_once_takes_torchs_steps_to_the_bit(stacked: in
     monkeypatch.setattr("octavo.train.optimiser.STACKED", stacked)
     torch.manual_seed(2)
     shapes = [(48, 32), (40, 40), (32, 96), (48, 32), (32, 48), (40, 40), (48, 32), (96, 32)]
-    how: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.05, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
     ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     theirs = [torch.nn.Parameter(one.detach().clone()) for one in ours]
-    pair = StackedMuon(ours, products=torch.bfloat16, **how), torch.optim.Muon(theirs, **how)
+    pair = StackedMuon(ours, HOW, products=torch.bfloat16), torch.optim.Muon(theirs, **TORCHS)
     for step in range(4):
         for i, (one, other) in enumerate(zip(ours, theirs, strict=True)):
             one.grad = torch.randn(shapes[i]) if i != step else None  # one of them was not in use
