@@ -134,7 +134,7 @@ def remove_packed() -> int:
         for path in packed_folder().glob("*"):
             path.unlink(missing_ok=True)
     except OSError as cause:
-        raise CheckpointError(f"cannot be deleted ({cause}): delete {packed_folder()} by hand.") from cause
+        raise CheckpointError(f"{packed_folder()} cannot be emptied ({cause}): delete it by hand.") from cause
     return freed
 
 
