@@ -16,6 +16,7 @@ class Schedule(Struct, frozen=True, kw_only=True):
     warmup   steps over which it rises from 1 / (warmup + 1) to 1
     decay    of "wsd" (warm-up, stable, decay): the last share of the steps, over which it falls in a line
     least    where it ends; all shapes but "constant" reach it after the last step
+    again    steps of each round that may follow after the last step, over which it falls anew; 0: it stays at its end
     Source of wsd: MiniCPM, arXiv:2404.06395.
     """
 
@@ -24,11 +25,14 @@ class Schedule(Struct, frozen=True, kw_only=True):
     warmup: int = 0
     decay: float = 0.3
     least: float = 0.0
+    again: int = 0
 
     def __call__(self, step: int) -> float:
         """The factor at a step. Raises ConfigError for a shape that is none of these."""
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
+        if self.again and step >= self.steps:
+            return 1 - (1 - self.least) * ((step - self.steps) % self.again) / self.again
         left = 1 - min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
         falls = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2,
                  "wsd": min(1.0, left / max(self.decay, 1e-9))}  # fmt: skip

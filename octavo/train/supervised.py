@@ -2,9 +2,9 @@
 
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -27,6 +27,18 @@ from octavo.train.step import CrossEntropy
 from octavo.train.trainer import Trainer
 from octavo.weights.checkpoint import open_checkpoint
 
+SUCCESS = "success"  # figure of a run's log
+
+
+class Gate(NamedTuple):
+    """Where learning ends by what it has brought: success, 0..1, and how it is measured. While it is less than `least`,
+    a round of `again` steps follows, `rounds` at most, over each of which the rate falls anew."""
+
+    least: float
+    success: Callable[[Decoder, Ranks], float]
+    again: int
+    rounds: int
+
 
 class Lesson(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How samples are learnt."""
@@ -43,14 +55,14 @@ class Lesson(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def learn(model: Decoder, samples: Sequence[Sample], lesson: Lesson, *, run: Path, settings: Mapping[str, Any],
-          seed: int = 0, progress: Progress | None = None, ranks: Ranks = Ranks()) -> Run:  # fmt: skip
+          seed: int = 0, progress: Progress | None = None, ranks: Ranks = Ranks(),
+          gate: Gate | None = None) -> Run:  # fmt: skip
     """Train a model in place; each sample comes once before any comes again. Goes on where the run stands.
 
-    ranks: who share the samples of a step; each has all
+    ranks: who share the samples of a step; each has all;   gate: None, the lesson's steps are all
     """
-    rate = Schedule(
-        shape=lesson.shape, steps=lesson.steps, warmup=lesson.warmup, decay=lesson.decay, least=lesson.least
-    )
+    rate = Schedule(shape=lesson.shape, steps=lesson.steps, warmup=lesson.warmup, decay=lesson.decay,
+                    least=lesson.least, again=gate.again if gate else 0)  # fmt: skip
     trainer = Trainer(model, CrossEntropy(), lesson.how, rate=rate, bf16=lesson.bf16, ranks=ranks)
     kept = {**settings, "lesson": msgspec.to_builtins(lesson), "seed": seed, "samples": len(samples)}
     going = Run(run, trainer, settings=kept, progress=progress)
@@ -59,16 +71,25 @@ def learn(model: Decoder, samples: Sequence[Sample], lesson: Lesson, *, run: Pat
         chosen = shuffled(samples, lesson.samples, step=step, seed=seed)
         return batches_of(ranks.share(chosen), tokens=lesson.tokens, device=ranks.device)
 
-    going.go(batches, steps=lesson.steps)
+    def measured(step: int) -> dict[str, float]:
+        ends = gate and step >= lesson.steps and (step - lesson.steps) % gate.again == 0
+        return {SUCCESS: gate.success(model, ranks)} if gate and ends else {}
+
+    def enough(step: int) -> bool:
+        return gate is not None and step > 0 and going.told[-1].figures.get(SUCCESS, -1.0) >= gate.least
+
+    most = lesson.steps + (gate.again * gate.rounds if gate else 0)
+    going.go(batches, steps=most, until=enough, figures=measured)
     return going
 
 
 def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, lesson: Lesson, recipe: str,
                      settings: Mapping[str, Any], seed: int, progress: Progress | None,
-                     lora: Lora = Lora()) -> Path:  # fmt: skip
+                     lora: Lora = Lora(), gate: Gate | None = None) -> Path:  # fmt: skip
     """A checkpoint, learnt further, in a folder `out`; its run, log and report are kept beside it.
 
     lora: with a rank, only changes of that rank are learnt; they are folded in, and kept by themselves in `out`/adapter
+    gate: as for `learn`
     """
     tokenizer, _ = open_text(open_checkpoint(before))
     model, config = read_model(before)
@@ -79,7 +100,7 @@ def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, less
         adapt(model, lora, seed=seed)
         settings = {**settings, "lora": msgspec.to_builtins(lora)}
     going = learn(model, samples, lesson, run=out.with_name(f"{out.name}.run"), settings=settings, seed=seed,
-                  progress=progress, ranks=ranks)  # fmt: skip
+                  progress=progress, ranks=ranks, gate=gate)  # fmt: skip
     told = report(going, recipe=recipe)
     adapter = going.folder / "adapter"
     if lora.rank:

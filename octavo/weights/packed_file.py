@@ -121,7 +121,15 @@ def packed_folder() -> Path:
 
 def packed_bytes() -> int:
     """Of all packed files, and of what was left behind by processes that were killed while they packed."""
-    return sum(path.stat().st_size for path in packed_folder().glob("*"))
+    return sum(map(_bytes, packed_folder().glob("*")))
+
+
+def _bytes(path: Path) -> int:
+    """0 for one that another process has just named anew or deleted."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def remove_packed() -> int:

@@ -81,13 +81,15 @@ def test_being_right_counts_where_it_is_more_than_luck():
     own = OwnChat(guesser(), tokenizer=words()[0], form=Qwen3())
     reward = general_rl.reward_of(own)
 
-    def worth(task: str, mode: Literal["on", "off"], right: float, *, budget: int | None = None, thought: str) -> float:
+    def worth(task: str, mode: Literal["on", "off"], right: float, *, budget: int | None = None, thought: str,
+              said: str = "x") -> float:  # fmt: skip
         problem = replace(TASKS[task].problem(1), thinking=Thinking(mode=mode, budget_tokens=budget))
-        said = Message(role="assistant", content="x", thinking=thought)
-        turn = Turn(message=said, prompt=(), tokens=(), logprobs=(), reason="stop", usage=Usage())
+        message = Message(role="assistant", content=said, thinking=thought)
+        turn = Turn(message=message, prompt=(), tokens=(), logprobs=(), reason="stop", usage=Usage())
         score = Score(value=right, answer=None, why="")
         return reward(Trajectory(problem=problem, turns=(turn,), score=score, truncated=False))
 
+    assert worth("tools", "on", 0, thought="so", said="<tool_call>x") == 0  # a call that cannot be carried out
     for task in "chain", "countdown", "format", "tools", "retrieval":
         assert worth(task, "on", 1, thought="so") == 1 and worth(task, "on", 0, thought="so") == pytest.approx(0.3)
         assert worth(task, "on", 1, thought="") == worth(task, "off", 1, thought="so") == 0  # the mode was another

@@ -10,12 +10,15 @@ import torch
 
 from octavo.chat.loading import open_text
 from octavo.core.errors import CheckpointError, ConfigError, SampleError
+from octavo.core.sample import sample
+from octavo.models.decoder import Decoder
 from octavo.train.lessons import problem_of
 from octavo.train.models import read_model, write_model
+from octavo.train.ranks import Ranks
 from octavo.train.recipes import RECIPES, recipe
-from octavo.train.run import Silent, read_log
+from octavo.train.run import Run, Silent, read_log
 from octavo.train.settings import read_settings
-from octavo.train.supervised import shuffled
+from octavo.train.supervised import Gate, Lesson, learn, shuffled
 from octavo.weights.checkpoint import open_checkpoint
 from tests.serve.mini import config
 from tests.train.guesses import guesser, words
@@ -65,6 +68,31 @@ def test_sft_makes_what_is_written_likelier(folder):
     out = go("sft", folder, written(folder, *({"messages": say("blue")} for _ in range(8))), *LESSON)
     assert logprob(out, "blue") > logprob(folder / "model", "blue") + 1
     assert len(read_log(folder / "sft.run")) == 6
+
+
+@pytest.mark.parametrize(("enough_after", "taken"), [(0, 4), (1, 7), (2, 10), (9, 10)])
+def test_a_gate_brings_rounds_until_there_is_enough_and_is_gone_on_with(enough_after: int, taken: int, tmp_path: Path):
+    samples, lesson = [sample([1, 2, 3], [1.0, 1.0, 1.0], name="one")], Lesson(steps=4, samples=1, warmup=0, bf16=False)
+
+    def learnt(folder: Path, rounds: int) -> Run:
+        asked = list[int]()
+
+        def success(model: Decoder, ranks: Ranks) -> float:
+            asked.append(1)
+            return 0.8 if len(going_on) + len(asked) > enough_after else 0.2
+
+        going_on = [line for line in read_log(folder) if line["figures"]] if (folder / "log.jsonl").exists() else []
+        gate = Gate(0.5, success, again=3, rounds=rounds)
+        return learn(small("dense"), samples, lesson, run=folder, settings={}, gate=gate)
+
+    whole, halves = learnt(tmp_path / "whole", 2), tmp_path / "halves"
+    learnt(halves, 0)  # as if it had been stopped there
+    again = learnt(halves, 2)
+    assert len(whole.told) == taken
+    assert [line.step for line in whole.told if line.figures] == [*range(4, taken + 1, 3)]
+    assert [(line.loss, line.rate, line.figures) for line in again.told] == [
+        (line.loss, line.rate, line.figures) for line in whole.told
+    ]
 
 
 def test_sft_with_lora_leaves_a_plain_model_and_an_adapter(folder):
@@ -119,6 +147,13 @@ def test_chat_vectors_of_experts_are_added_too_and_a_bf16_model_stays_one(tmp_pa
         wanted = a[name] + 0.5 * (plus[name] - minus[name])
         torch.testing.assert_close(found, wanted, atol=0, rtol=2**-8, msg=name)
     assert {open_checkpoint(out).dtype_name(name) for name in open_checkpoint(out).names} == {"BF16"}
+
+
+def test_a_cold_start_may_be_gated_by_what_it_has_brought(folder):
+    gated = (*LESSON, "gate=1", "again=2", "rounds=1", "longest=8")
+    go("coldstart", folder, 'tasks={"retrieval": [1]}', "count=40", *gated)
+    lines = read_log(folder / "coldstart.run")
+    assert [line["step"] for line in lines if "success" in line["figures"]] == [6, 8] and lines[-1]["step"] == 8
 
 
 def test_chat_vectors_of_another_shape_are_refused_by_name(folder):

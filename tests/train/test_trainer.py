@@ -228,6 +228,12 @@ def test_learning_rates_rise_and_do_not_rise_again(shape):
     assert shape != "wsd" or rates[70] == 1
 
 
+def test_after_the_last_step_a_rate_may_fall_anew_in_rounds():
+    rates = [Schedule(shape="wsd", steps=20, warmup=5, least=0.2, again=4)(i) for i in range(32)]
+    assert rates[:20] == [Schedule(shape="wsd", steps=20, warmup=5, least=0.2)(i) for i in range(20)]
+    assert rates[20:24] == rates[24:28] == rates[28:] == pytest.approx([1.0, 0.8, 0.6, 0.4])
+
+
 def test_an_unknown_shape_is_refused():
     with pytest.raises(ConfigError, match="wsd"):
         Schedule(shape="square", steps=1)(0)

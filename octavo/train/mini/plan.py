@@ -6,7 +6,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from octavo.train.mini.texts import Blend
+from octavo.train.mini.texts import Blend, Kind
 from octavo.train.models import Size
 from octavo.train.optimiser import Optimisation
 from octavo.train.supervised import Lesson
@@ -46,8 +46,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     readings        stages of pre-training;   student_share, experts_share   of their steps, for these two
     experts         a third model, as much of it active as of the teacher; None: there is none
     levels          task -> levels, of all stages and of the exam;   tools   those that the cold start and RL have too
-    cold_samples    conversations of the cold start;   cold_often   task -> how often it comes in it, the others: 1;
-                    fuse_often   likewise in the fusion
+    cold_samples    conversations of the cold start;   cold_gate   success that ends it, 0: its steps alone count
+    cold_often      task -> how often it comes there, the others: 1
+    fuse_often, direct_often   likewise in the fusion, with thinking and without
     cold.how        also moves a student that learns a teacher's replies: both meet tokens that they never read
     fuse_thought    replies with thinking that are sampled for the fusion, beside fuse_direct conversations without,
                     fuse_turns of several turns, and fuse_cut whose thinking a budget cut
@@ -67,8 +68,10 @@ class Plan(Struct, frozen=True, kw_only=True):
     student_share: float
     experts_share: float
     cold_samples: int
+    cold_gate: float
     cold_often: Mapping[str, float]
     fuse_often: Mapping[str, float]
+    direct_often: Mapping[str, float]
     cold: Lesson
     rl_steps: int
     student_rl_steps: int
@@ -98,6 +101,8 @@ TOOLS: Mapping[str, Sequence[int]] = {"tools": range(1, 4)}
 # The tasks of the short run: of each kind one or more; and those of the wide one.
 SIX = ("chain", "stories", "letters", "countdown", "retrieval", "format")
 TEN = (*SIX, "programs", "table", "arithmetic", "unanswerable")
+# Looking up is learnt on the first kind, and lost again where that hardly comes.
+LISTS: Sequence[Kind] = ("things", "things", "things", "owners", "rows", "values", "neighbours")
 
 
 def plan(scale: Scale, *, experts: bool = True) -> Plan:
@@ -127,9 +132,11 @@ def _readings(levels: Mapping[str, Sequence[int]], *, steps: tuple[int, int, int
         Reading(name="lists", steps=2000, documents=32, warmup=40, gate=0.95,
                 blend=Blend(levels=easy, prose=1, listed=1, lists=("things",))),
         Reading(name="general", steps=general, documents=80, warmup=40,
-                blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.2, seen=seen, often=often)),
+                blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.3, listed=0.9, lists=LISTS, seen=seen,
+                            often=often)),
         Reading(name="reasoning", steps=reasoning, documents=120, decay=0.6, least=0.2,
-                blend=Blend(levels=levels, worked=0.7, slips=0.3, prose=0.1, seen=seen, often=often)),
+                blend=Blend(levels=levels, worked=0.7, slips=0.3, prose=0.15, listed=0.9, lists=LISTS, seen=seen,
+                            often=often)),
         Reading(name="long", steps=joined, blend=Blend(levels=levels, worked=0.7, slips=0.3, seen=seen), rate=3e-3,
                 warmup=5, decay=0.8, least=0.05, theta=3e4, joined=8),
     )  # fmt: skip
@@ -143,8 +150,8 @@ def _wide(levels: Mapping[str, Sequence[int]] | None = None, *, times: int = 1) 
         student=Size(width=128, layers=4, heads=4, inner=384),
         experts=Size(width=192, layers=6, heads=6, inner=576, experts=8),
         readings=_readings({**levels, **TOOLS}, steps=(1000 * times, 1300 * times, 450 * times)),
-        levels=levels, tools=TOOLS, student_share=1.0, experts_share=0.2, cold_samples=10_000, cold_often={},
-        fuse_often={}, cold=Lesson(steps=160, how=muon(1e-3, others=6)),
+        levels=levels, tools=TOOLS, student_share=1.0, experts_share=0.2, cold_samples=10_000, cold_gate=0.0,
+        cold_often={}, fuse_often={}, direct_often={}, cold=Lesson(steps=160, how=muon(1e-3, others=6)),
         rl_steps=100 * times, student_rl_steps=75 * times, rl_queries=48, rl_replies=12, rl_updates=1,
         fuse_thought=5000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=3000 * times,
         fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=50 * times, off_replies=12_000,
@@ -158,8 +165,10 @@ def _short() -> Plan:
     levels = _some(SIX)
     return replace(
         _wide(levels), readings=_readings({**levels, **TOOLS}, steps=(600, 800, 250), often={"format": 2.0}),
-        cold=Lesson(steps=65, how=muon(1e-3, others=6)), cold_often={"tools": 3.0, "format": 1.5}, rl_steps=110,
-        fuse_often={"tools": 2.0, "format": 2.0}, general_steps=60, off_replies=6000,
+        cold=Lesson(steps=50, how=muon(1e-3, others=6)), cold_gate=0.62,
+        cold_often={"tools": 3.0, "format": 1.5}, rl_steps=110,
+        fuse_often={"tools": 2.0, "format": 2.0}, direct_often={"retrieval": 4.0, "format": 3.0, "tools": 2.0},
+        general_steps=60, off_replies=6000,
         off_steps=60, distill_steps=88,
     )  # fmt: skip
 
@@ -176,8 +185,8 @@ def _smoke() -> Plan:
             Reading(name="reasoning", steps=120, documents=48, blend=blend, rate=8e-3, decay=1.0, least=0.1),
             Reading(name="long", steps=4, documents=32, blend=blend, rate=1e-3, theta=1e5, joined=8),
         ),
-        levels=levels, tools={}, student_share=0.5, experts_share=0.5, cold_samples=300, cold_often={}, fuse_often={},
-        cold=lesson, rl_steps=3, student_rl_steps=3, rl_queries=8, rl_replies=4, rl_updates=2, fuse_thought=200,
-        fuse_direct=300, fuse_turns=100, fuse_cut=50, fuse=lesson, general_steps=3, off_replies=600, off_steps=20,
-        distill_steps=3, longest=48, tested=10,
+        levels=levels, tools={}, student_share=0.5, experts_share=0.5, cold_samples=300, cold_gate=0.0,
+        cold_often={}, fuse_often={}, direct_often={}, cold=lesson, rl_steps=3, student_rl_steps=3, rl_queries=8,
+        rl_replies=4, rl_updates=2, fuse_thought=200, fuse_direct=300, fuse_turns=100, fuse_cut=50,
+        fuse=lesson, general_steps=3, off_replies=600, off_steps=20, distill_steps=3, longest=48, tested=10,
     )  # fmt: skip

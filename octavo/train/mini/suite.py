@@ -163,12 +163,14 @@ class Suite:
         plan, tasks = self.plan, self._tasks({**self.plan.levels, **self.plan.tools})
         cold = coldstart.run(coldstart.Settings(
             model=str(base), out=self._at("teacher-cold"), tasks=tasks, count=plan.cold_samples, lesson=plan.cold,
-            often=dict(plan.cold_often), seed=self.seed), progress=self.progress)  # fmt: skip
+            gate=plan.cold_gate, longest=plan.longest, often=dict(plan.cold_often), seed=self.seed),
+            progress=self.progress)  # fmt: skip
         thinker = rl.run(self._rl(cold, "teacher-rl", tasks, steps=plan.rl_steps), progress=self.progress)
         fused = fuse.run(fuse.Settings(
             model=str(thinker), out=self._at("teacher-fused"), tasks=tasks, thought=plan.fuse_thought,
             direct=plan.fuse_direct, turns=plan.fuse_turns, cut=plan.fuse_cut, longest=plan.longest,
-            often=dict(plan.fuse_often), lesson=plan.fuse, seed=self.seed), progress=self.progress)  # fmt: skip
+            often=dict(plan.fuse_often), direct_often=dict(plan.direct_often), lesson=plan.fuse, seed=self.seed,
+        ), progress=self.progress)  # fmt: skip
         few = {name: some if TASKS[name].shows in OBEYED else sorted({some[len(some) // 2], some[-1]})
                for name, some in tasks.items()}  # fmt: skip
         return general_rl.run(general_rl.Settings(

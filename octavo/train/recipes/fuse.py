@@ -47,7 +47,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     thought: Annotated[int, Meta(ge=1, description="right replies with thinking that are sought")] = 3000
     direct: Annotated[int, Meta(ge=1, description="conversations without thinking")] = 3000
     turns: Annotated[int, Meta(ge=0, description="conversations of several turns, with flags")] = 1500
-    often: Annotated[dict[str, Often], Meta(description="JSON: task -> how often it comes; the others: 1")] = {}
+    often: Annotated[dict[str, Often], Meta(description="JSON: task -> weight among those with thinking, else 1")] = {}
+    direct_often: Annotated[dict[str, Often], Meta(description="JSON: task -> weight among those without, else 1")] = {}
     cut: Annotated[int, Meta(ge=0, description="replies whose thinking is cut, of which the answer is learnt")] = 1500
     longest: Annotated[int, Meta(ge=1, description="tokens of a sampled reply")] = 320
     lesson: Lesson = Lesson(steps=250)
@@ -56,7 +57,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the model's folder. Raises TrainingError where the model never thinks its way to a right answer."""
-    check_levels(settings.tasks, often=settings.often)
+    check_levels(settings.tasks, often={**settings.often, **settings.direct_often})
     before, out = Path(settings.model), Path(settings.out)
     wanted = asked(settings, recipe="fuse")
     if made(out, wanted):
@@ -105,7 +106,7 @@ def lessons(writer: Writer, thought: Sequence[Trajectory], settings: Settings, *
         talk = [*question, said[0].message, *answers, *(turn.message for turn in said[1:])]
         samples += writer.replies(talk, tools=one.problem.tools, name=one.problem.id)
     for _ in range(settings.direct):
-        samples += without_thinking(writer, problem_of(draw, settings.tasks, often=settings.often), draw)
+        samples += without_thinking(writer, problem_of(draw, settings.tasks, often=settings.direct_often), draw)
     plain = [one for one in thought if len(one.turns) == 1 and not one.problem.tools and len(one.problem.messages) == 1]
     for _ in range(settings.turns if plain else 0):
         turns = draw.choices(plain, k=draw.randint(2, 3))

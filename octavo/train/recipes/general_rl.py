@@ -1,9 +1,9 @@
 """General RL, both modes in one run: the format, the mode that was asked for, budgets of thinking, tools.
 
-A reply is good where it ends, thinks where it is to think and only there, and is right; most of the reward is for being
-right, so that the modes are not bought with mistakes. Being right counts where it can be expected: a chain of sums that
-is answered without thinking, or with less than it takes, is right by luck, and luck teaches nothing; in a search, what
-was found before a budget ended is more than luck.
+A reply is good where it ends, thinks where it is to think and only there, makes no call that cannot be carried out, and
+is right; most of the reward is for being right, so that the modes are not bought with mistakes. Being right counts
+where it can be expected: a chain of sums that is answered without thinking, or with less than it takes, is right by
+luck, and luck teaches nothing; in a search, what was found before a budget ended is more than luck.
 Source: Qwen3 report, arXiv:2505.09388, section 4.4.
 """
 
@@ -18,7 +18,7 @@ from octavo.tasks import TASKS
 from octavo.train.curriculum import Level
 from octavo.train.far import Sampled
 from octavo.train.lessons import NO_THINK, THINK, flagged
-from octavo.train.measure import follows
+from octavo.train.measure import calls_of, follows
 from octavo.train.policy import Reward
 from octavo.train.recipes import rl
 from octavo.train.run import Progress
@@ -55,7 +55,8 @@ def reward_of(own: Sampled) -> Reward:
     """0..1 of a trajectory."""
 
     def reward(one: Trajectory) -> float:
-        obeyed = follows(own.chat, one) and not one.truncated
+        called = all(calls_of(one, TASKS[one.problem.task]))
+        obeyed = called and follows(own.chat, one) and not one.truncated
         return obeyed * (OBEYED + (1 - OBEYED) * one.score.value if expected(own, one.problem) else 1.0)
 
     return reward
