@@ -168,7 +168,7 @@ def _short() -> Plan:
         cold=Lesson(steps=50, how=muon(1e-3, others=6)), cold_gate=0.62,
         cold_often={"tools": 3.0, "format": 1.5}, rl_steps=110,
         fuse_often={"tools": 2.0, "format": 2.0}, direct_often={"retrieval": 4.0, "format": 3.0, "tools": 2.0},
-        general_steps=60, off_replies=6000,
+        general_steps=80, off_replies=6000,
         off_steps=60, distill_steps=88,
     )  # fmt: skip
 
