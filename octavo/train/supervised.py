@@ -4,7 +4,7 @@ import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -15,9 +15,11 @@ from octavo.core.sample import Sample
 from octavo.models.decoder import Decoder
 from octavo.train.asked import CARD
 from octavo.train.batch import batches_of
+from octavo.train.gate import Gate
 from octavo.train.lora import Lora, adapt, fold, save_lora
 from octavo.train.models import read_model
 from octavo.train.optimiser import Optimisation
+from octavo.train.own import OwnChat
 from octavo.train.parallel import open_ranks
 from octavo.train.ranks import Ranks
 from octavo.train.report import report
@@ -26,18 +28,6 @@ from octavo.train.schedule import Schedule, Shape
 from octavo.train.step import CrossEntropy
 from octavo.train.trainer import Trainer
 from octavo.weights.checkpoint import open_checkpoint
-
-SUCCESS = "success"  # figure of a run's log
-
-
-class Gate(NamedTuple):
-    """Where learning ends by what it has brought: success, 0..1, and how it is measured. While it is less than `least`,
-    a round of `again` steps follows, `rounds` at most, over each of which the rate falls anew."""
-
-    least: float
-    success: Callable[[Decoder, Ranks], float]
-    again: int
-    rounds: int
 
 
 class Lesson(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,13 +46,13 @@ class Lesson(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def learn(model: Decoder, samples: Sequence[Sample], lesson: Lesson, *, run: Path, settings: Mapping[str, Any],
           seed: int = 0, progress: Progress | None = None, ranks: Ranks = Ranks(),
-          gate: Gate | None = None) -> Run:  # fmt: skip
+          gate: Gate = Gate(), success: Callable[[], float] = lambda: 1.0) -> Run:  # fmt: skip
     """Train a model in place; each sample comes once before any comes again. Goes on where the run stands.
 
-    ranks: who share the samples of a step; each has all;   gate: None, the lesson's steps are all
+    ranks: who share the samples of a step; each has all;   gate: where it ends, by `success`
     """
     rate = Schedule(shape=lesson.shape, steps=lesson.steps, warmup=lesson.warmup, decay=lesson.decay,
-                    least=lesson.least, again=gate.again if gate else 0)  # fmt: skip
+                    least=lesson.least, again=gate.again)  # fmt: skip
     trainer = Trainer(model, CrossEntropy(), lesson.how, rate=rate, bf16=lesson.bf16, ranks=ranks)
     kept = {**settings, "lesson": msgspec.to_builtins(lesson), "seed": seed, "samples": len(samples)}
     going = Run(run, trainer, settings=kept, progress=progress)
@@ -71,27 +61,20 @@ def learn(model: Decoder, samples: Sequence[Sample], lesson: Lesson, *, run: Pat
         chosen = shuffled(samples, lesson.samples, step=step, seed=seed)
         return batches_of(ranks.share(chosen), tokens=lesson.tokens, device=ranks.device)
 
-    def measured(step: int) -> dict[str, float]:
-        ends = gate and step >= lesson.steps and (step - lesson.steps) % gate.again == 0
-        return {SUCCESS: gate.success(model, ranks)} if gate and ends else {}
-
-    def enough(step: int) -> bool:
-        return gate is not None and step > 0 and going.told[-1].figures.get(SUCCESS, -1.0) >= gate.least
-
-    most = lesson.steps + (gate.again * gate.rounds if gate else 0)
-    going.go(batches, steps=most, until=enough, figures=measured)
+    gate.go(going, batches, steps=lesson.steps, success=success)
     return going
 
 
 def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, lesson: Lesson, recipe: str,
                      settings: Mapping[str, Any], seed: int, progress: Progress | None,
-                     lora: Lora = Lora(), gate: Gate | None = None) -> Path:  # fmt: skip
+                     lora: Lora = Lora(), gate: Gate = Gate(),
+                     success: Callable[[OwnChat], float] = lambda own: 1.0) -> Path:  # fmt: skip
     """A checkpoint, learnt further, in a folder `out`; its run, log and report are kept beside it.
 
     lora: with a rank, only changes of that rank are learnt; they are folded in, and kept by themselves in `out`/adapter
-    gate: as for `learn`
+    gate, success: as for `learn`
     """
-    tokenizer, _ = open_text(open_checkpoint(before))
+    tokenizer, form = open_text(open_checkpoint(before))
     model, config = read_model(before)
     ranks = open_ranks()
     if lora.rank:
@@ -99,8 +82,10 @@ def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, less
             raise ConfigError("lora.rank: changes of low rank are learnt in one process: leave torchrun out.")
         adapt(model, lora, seed=seed)
         settings = {**settings, "lora": msgspec.to_builtins(lora)}
+    own = OwnChat(model, tokenizer=tokenizer, form=form, ranks=ranks) if gate.least else None
     going = learn(model, samples, lesson, run=out.with_name(f"{out.name}.run"), settings=settings, seed=seed,
-                  progress=progress, ranks=ranks, gate=gate)  # fmt: skip
+                  progress=progress, ranks=ranks, gate=gate,
+                  success=lambda: success(own) if own else 1.0)  # fmt: skip
     told = report(going, recipe=recipe)
     adapter = going.folder / "adapter"
     if lora.rank:

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 import pytest
@@ -75,6 +76,12 @@ def test_distillation_of_a_model_into_itself_finds_nothing_to_learn(folder: Path
 def test_a_teacher_that_is_never_right_teaches_nothing(folder: Path):
     with pytest.raises(TrainingError, match="no right reply"):
         go("distill", folder, f"teacher={folder}/model", "replies=6", "off_steps=1", "on_steps=0")
+
+
+def test_a_search_is_asked_with_budgets_more_often():
+    for name, share in ("countdown", 4 / 8), ("chain", 1 / 5):
+        posed = [general_rl.pose(random.Random(i), (name, 3)) for i in range(400)]
+        assert fmean(one.thinking.budget_tokens is not None for one in posed) == pytest.approx(share, abs=0.08)
 
 
 def test_being_right_counts_where_it_is_more_than_luck():

@@ -11,14 +11,13 @@ import torch
 from octavo.chat.loading import open_text
 from octavo.core.errors import CheckpointError, ConfigError, SampleError
 from octavo.core.sample import sample
-from octavo.models.decoder import Decoder
+from octavo.train.gate import Gate
 from octavo.train.lessons import problem_of
 from octavo.train.models import read_model, write_model
-from octavo.train.ranks import Ranks
 from octavo.train.recipes import RECIPES, recipe
 from octavo.train.run import Run, Silent, read_log
 from octavo.train.settings import read_settings
-from octavo.train.supervised import Gate, Lesson, learn, shuffled
+from octavo.train.supervised import Lesson, learn, shuffled
 from octavo.weights.checkpoint import open_checkpoint
 from tests.serve.mini import config
 from tests.train.guesses import guesser, words
@@ -77,13 +76,13 @@ def test_a_gate_brings_rounds_until_there_is_enough_and_is_gone_on_with(enough_a
     def learnt(folder: Path, rounds: int) -> Run:
         asked = list[int]()
 
-        def success(model: Decoder, ranks: Ranks) -> float:
+        def success() -> float:
             asked.append(1)
             return 0.8 if len(going_on) + len(asked) > enough_after else 0.2
 
         going_on = [line for line in read_log(folder) if line["figures"]] if (folder / "log.jsonl").exists() else []
-        gate = Gate(0.5, success, again=3, rounds=rounds)
-        return learn(small("dense"), samples, lesson, run=folder, settings={}, gate=gate)
+        gate = Gate(least=0.5, again=3, rounds=rounds)
+        return learn(small("dense"), samples, lesson, run=folder, settings={}, gate=gate, success=success)
 
     whole, halves = learnt(tmp_path / "whole", 2), tmp_path / "halves"
     learnt(halves, 0)  # as if it had been stopped there
@@ -150,7 +149,7 @@ def test_chat_vectors_of_experts_are_added_too_and_a_bf16_model_stays_one(tmp_pa
 
 
 def test_a_cold_start_may_be_gated_by_what_it_has_brought(folder):
-    gated = (*LESSON, "gate=1", "again=2", "rounds=1", "longest=8")
+    gated = (*LESSON, "gate.least=1", "gate.again=2", "gate.rounds=1", "longest=8")
     go("coldstart", folder, 'tasks={"retrieval": [1]}', "count=40", *gated)
     lines = read_log(folder / "coldstart.run")
     assert [line["step"] for line in lines if "success" in line["figures"]] == [6, 8] and lines[-1]["step"] == 8

@@ -6,6 +6,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from octavo.train.gate import Gate
 from octavo.train.mini.texts import Blend, Kind
 from octavo.train.models import Size
 from octavo.train.optimiser import Optimisation
@@ -46,13 +47,14 @@ class Plan(Struct, frozen=True, kw_only=True):
     readings        stages of pre-training;   student_share, experts_share   of their steps, for these two
     experts         a third model, as much of it active as of the teacher; None: there is none
     levels          task -> levels, of all stages and of the exam;   tools   those that the cold start and RL have too
-    cold_samples    conversations of the cold start;   cold_gate   success that ends it, 0: its steps alone count
+    cold_samples    conversations of the cold start
+    cold_gate       what success ends it
     cold_often      task -> how often it comes there, the others: 1
     fuse_often, direct_often   likewise in the fusion, with thinking and without
     cold.how        also moves a student that learns a teacher's replies: both meet tokens that they never read
     fuse_thought    replies with thinking that are sampled for the fusion, beside fuse_direct conversations without,
                     fuse_turns of several turns, and fuse_cut whose thinking a budget cut
-    off_replies     of the teacher's, distilled off-policy
+    off_replies     of the teacher's, distilled off-policy;   distill_reverse   the direction of KL after that
     longest         tokens of a reply;   tested   problems of each family in an exam
     """
 
@@ -68,7 +70,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     student_share: float
     experts_share: float
     cold_samples: int
-    cold_gate: float
+    cold_gate: Gate
     cold_often: Mapping[str, float]
     fuse_often: Mapping[str, float]
     direct_often: Mapping[str, float]
@@ -87,6 +89,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     off_replies: int
     off_steps: int
     distill_steps: int
+    distill_how: Optimisation
+    distill_reverse: bool
     longest: int
     tested: int
 
@@ -102,7 +106,7 @@ TOOLS: Mapping[str, Sequence[int]] = {"tools": range(1, 4)}
 SIX = ("chain", "stories", "letters", "countdown", "retrieval", "format")
 TEN = (*SIX, "programs", "table", "arithmetic", "unanswerable")
 # Looking up is learnt on the first kind, and lost again where that hardly comes.
-LISTS: Sequence[Kind] = ("things", "things", "things", "owners", "rows", "values", "neighbours")
+LISTS: Sequence[Kind] = ("things", "things", "things", "words", "words", "owners", "rows", "values", "neighbours")
 
 
 def plan(scale: Scale, *, experts: bool = True) -> Plan:
@@ -150,12 +154,13 @@ def _wide(levels: Mapping[str, Sequence[int]] | None = None, *, times: int = 1) 
         student=Size(width=128, layers=4, heads=4, inner=384),
         experts=Size(width=192, layers=6, heads=6, inner=576, experts=8),
         readings=_readings({**levels, **TOOLS}, steps=(1000 * times, 1300 * times, 450 * times)),
-        levels=levels, tools=TOOLS, student_share=1.0, experts_share=0.2, cold_samples=10_000, cold_gate=0.0,
+        levels=levels, tools=TOOLS, student_share=1.0, experts_share=0.2, cold_samples=10_000, cold_gate=Gate(),
         cold_often={}, fuse_often={}, direct_often={}, cold=Lesson(steps=160, how=muon(1e-3, others=6)),
         rl_steps=100 * times, student_rl_steps=75 * times, rl_queries=48, rl_replies=12, rl_updates=1,
         fuse_thought=5000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=3000 * times,
         fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=50 * times, off_replies=12_000,
-        off_steps=250 * times, distill_steps=72 * times, longest=384, tested=200,
+        off_steps=250 * times, distill_steps=72 * times, distill_how=muon(1e-3, others=6), distill_reverse=True,
+        longest=384, tested=200,
     )  # fmt: skip
 
 
@@ -165,11 +170,11 @@ def _short() -> Plan:
     levels = _some(SIX)
     return replace(
         _wide(levels), readings=_readings({**levels, **TOOLS}, steps=(600, 800, 250), often={"format": 2.0}),
-        cold=Lesson(steps=50, how=muon(1e-3, others=6)), cold_gate=0.62,
+        cold=Lesson(steps=50, how=muon(1e-3, others=6)), cold_gate=Gate(least=0.62),
         cold_often={"tools": 3.0, "format": 1.5}, rl_steps=110,
-        fuse_often={"tools": 2.0, "format": 2.0}, direct_often={"retrieval": 4.0, "format": 3.0, "tools": 2.0},
+        fuse_often={"tools": 2.0, "format": 3.0}, direct_often={"retrieval": 4.0, "format": 3.0, "tools": 2.0},
         general_steps=80, off_replies=6000,
-        off_steps=60, distill_steps=88,
+        off_steps=60, distill_steps=105, distill_how=muon(2e-3, others=6), distill_reverse=False,
     )  # fmt: skip
 
 
@@ -185,8 +190,9 @@ def _smoke() -> Plan:
             Reading(name="reasoning", steps=120, documents=48, blend=blend, rate=8e-3, decay=1.0, least=0.1),
             Reading(name="long", steps=4, documents=32, blend=blend, rate=1e-3, theta=1e5, joined=8),
         ),
-        levels=levels, tools={}, student_share=0.5, experts_share=0.5, cold_samples=300, cold_gate=0.0,
+        levels=levels, tools={}, student_share=0.5, experts_share=0.5, cold_samples=300, cold_gate=Gate(),
         cold_often={}, fuse_often={}, direct_often={}, cold=lesson, rl_steps=3, student_rl_steps=3, rl_queries=8,
-        rl_replies=4, rl_updates=2, fuse_thought=200, fuse_direct=300, fuse_turns=100, fuse_cut=50,
-        fuse=lesson, general_steps=3, off_replies=600, off_steps=20, distill_steps=3, longest=48, tested=10,
+        rl_replies=4, rl_updates=2, fuse_thought=200, fuse_direct=300, fuse_turns=100, fuse_cut=50, fuse=lesson,
+        general_steps=3, off_replies=600, off_steps=20, distill_steps=3, distill_how=muon(1e-3, others=6),
+        distill_reverse=True, longest=48, tested=10,
     )  # fmt: skip

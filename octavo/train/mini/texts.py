@@ -12,6 +12,7 @@ from msgspec import Struct
 from octavo.core.messages import Message
 from octavo.core.task import Problem
 from octavo.tasks import TASKS
+from octavo.tasks.forms import WORDS
 from octavo.tasks.retrieval import NAMES, THINGS
 from octavo.text.chat.base import EARLY_STOP
 from octavo.text.chat.qwen3 import Qwen3
@@ -25,7 +26,7 @@ LETTERS = "abcdefghijkl"
 AGAIN = 3  # times that a list is gone through again: the more is looked up in it, the sooner looking up is learnt
 
 
-Kind = Literal["things", "owners", "rows", "values", "neighbours"]  # of lists
+Kind = Literal["things", "owners", "words", "rows", "values", "neighbours"]  # of lists
 
 
 WORK, ANSWER = "\nWork:\n", "\nAnswer:"  # what stands before a working and before an answer
@@ -109,7 +110,8 @@ def prose(draw: random.Random) -> str:
 
 def listed(draw: random.Random, *, kinds: Sequence[Kind]) -> str:
     """A list, then the same again and again, each time in another order: so is looking up learnt."""
-    makers = {"things": things, "owners": owners, "rows": rows, "values": values, "neighbours": neighbours}
+    makers = {"things": things, "owners": owners, "words": words, "rows": rows, "values": values,
+              "neighbours": neighbours}  # fmt: skip
     lines, again = makers[draw.choice(kinds)](draw)
     return "\n".join([*lines, *(line for _ in range(AGAIN) for line in draw.sample(again, len(again)))])
 
@@ -128,6 +130,13 @@ def owners(draw: random.Random) -> Lines:
     lines, _ = things(draw)
     words = draw.choice(("{} has the {}.", "{}? {}."))
     return lines, [words.format(*line.split()) for line in lines]
+
+
+def words(draw: random.Random) -> Lines:
+    """Some words behind a letter; again as they are, or all in upper case."""
+    names = draw.sample(LETTERS, draw.randint(3, 8))
+    lines = [f"{name}: {' '.join(draw.sample(WORDS, draw.randint(2, 4)))}" for name in names]
+    return lines, [line.upper() for line in lines] if draw.random() < 0.3 else lines
 
 
 def rows(draw: random.Random) -> Lines:

@@ -41,7 +41,8 @@ def pose(draw: random.Random, level: Level) -> Problem:
     problem = TASKS[level[0]].problem(draw.getrandbits(40), level=level[1])
     if any(flag in message.text for message in problem.messages for flag in (THINK, NO_THINK)):
         return problem
-    kind = draw.choice(("flag", "flag", "no flag", "setting", "budget"))
+    search = TASKS[level[0]].shows == "search"  # there, what was found before a budget ended is worth learning
+    kind = draw.choice(("flag", "flag", "no flag", "setting", *(["budget"] * (4 if search else 1))))
     if kind == "flag":
         return replace(problem, messages=flagged(problem, draw.choice((THINK, NO_THINK))))
     if kind == "setting":
