@@ -20,7 +20,8 @@ from octavo.engine.types import Step
 from octavo.tasks import TASKS
 from octavo.text.chat.qwen3 import Qwen3
 from octavo.text.tokenizer import Tokenizer
-from octavo.train.mini.exam import MODES, problems_of
+from octavo.train.measure import problems_of
+from octavo.train.mini.exam import MODES
 from octavo.train.mini.plan import LEVELS, SIX, TOOLS, plan
 from octavo.train.mini.texts import ANSWER, WORK, asked
 from octavo.train.models import read_model
@@ -99,7 +100,7 @@ def main() -> None:
     look, modes = (in_text, list(PLAIN)) if options.plain else (in_budget, list(MODES))
     shares = list[list[float]]()
     for name in options.families.split(","):
-        problems = problems_of(name, {**LEVELS, **TOOLS}[name], count=options.count)
+        problems = problems_of(TASKS[name], {**LEVELS, **TOOLS}[name], count=options.count)
         seen = {mode: look(own, problems, mode) for mode in modes}
         shares.append([100 * sum(one.right for one in some) / len(some) for some in seen.values()])
         told = "  ".join(f"{mode} {part:5.1f}" for mode, part in zip(modes, shares[-1], strict=True))

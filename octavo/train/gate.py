@@ -1,17 +1,16 @@
 """Where a stage ends: by what it has brought, as the same few steps leave one model near nothing and another not."""
 
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
 from typing import Annotated
 
 from msgspec import Meta, Struct
-from msgspec.structs import replace
 
 from octavo.core.sampling import Sampling, Thinking
 from octavo.tasks import TASKS
 from octavo.train.batch import Batch
+from octavo.train.measure import measure, problems_of
 from octavo.train.own import OwnChat
-from octavo.train.rollout import How, rollout
+from octavo.train.rollout import How
 from octavo.train.run import Run
 
 ASKED = 40  # validation problems of each task
@@ -43,10 +42,11 @@ class Gate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def solved(own: OwnChat, tasks: Mapping[str, Sequence[int]], *, longest: int) -> float:
     """Share of validation problems, as many of each task, that are answered right with thinking, greedily."""
-    ranks, how = own.whole.ranks, How(sampling=Sampling(temperature=0, max_tokens=longest))
     posed = [
-        replace(TASKS[name].problem(i, level=levels[i % len(levels)], split="validation"), thinking=Thinking(mode="on"))
-        for name, levels in sorted(tasks.items())
-        for i in range(ASKED)
+        problem
+        for name, some in sorted(tasks.items())
+        for problem in problems_of(TASKS[name], some, count=ASKED, split="validation")
     ]
-    return fmean(one.score.value for one in rollout(own.refresh(), posed, tasks=TASKS, how=how, ranks=ranks))
+    how = How(sampling=Sampling(temperature=0, max_tokens=longest))
+    return measure(own.refresh(), posed, tasks=TASKS, thinking=Thinking(mode="on"), how=how,
+                   ranks=own.whole.ranks).accuracy.value  # fmt: skip

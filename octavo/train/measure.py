@@ -10,9 +10,10 @@ from octavo.chat.local import LocalChat
 from octavo.core.errors import TaskError
 from octavo.core.messages import ToolCall
 from octavo.core.sampling import Sampling, Thinking
-from octavo.core.task import Problem, Trajectory
+from octavo.core.task import Problem, Split, Trajectory
 from octavo.tasks.base import Task
 from octavo.text.chat.hermes import TOOLS
+from octavo.train.ranks import Ranks
 from octavo.train.rollout import How, rollout
 
 SURE = 1.96  # standard deviations: 95 %
@@ -45,11 +46,22 @@ class Measured(Struct, frozen=True, kw_only=True):
     passed: dict[int, float]
 
 
+def problems_of(task: Task, levels: Sequence[int], *, count: int, split: Split = "test") -> list[Problem]:
+    """So many different problems, spread evenly over the levels; fewer where there are not so many."""
+    found = dict[str, Problem]()
+    for seed in range(20 * count):
+        if len(found) == count:
+            break
+        problem = task.problem(seed, level=levels[len(found) % len(levels)], split=split)
+        found.setdefault(problem.key, problem)
+    return list(found.values())
+
+
 def measure(chat: LocalChat, problems: Sequence[Problem], *, tasks: Mapping[str, Task],
-            thinking: Thinking | None = None, how: How = GREEDY) -> Measured:  # fmt: skip
-    """All of it for some problems.   thinking   how they are asked; None: as each says itself"""
+            thinking: Thinking | None = None, how: How = GREEDY, ranks: Ranks = Ranks()) -> Measured:  # fmt: skip
+    """All of it for some problems, which ranks share.   thinking   how they are asked; None: as each says itself"""
     asked = [problem if thinking is None else replace(problem, thinking=thinking) for problem in problems]
-    done = rollout(chat, asked, tasks=tasks, how=how)
+    done = rollout(chat, asked, tasks=tasks, how=how, ranks=ranks)
     return summary(chat, done, tasks=tasks, replies=how.replies)
 
 

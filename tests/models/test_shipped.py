@@ -13,9 +13,9 @@ from octavo.nn.context import PackedContext
 from octavo.tasks import TASKS
 from octavo.text.chat.qwen3 import Qwen3
 from octavo.text.tokenizer import Tokenizer
-from octavo.train.measure import measure
+from octavo.train.measure import measure, problems_of
 from octavo.train.mini.card import NAMES
-from octavo.train.mini.exam import MODES, problems_of
+from octavo.train.mini.exam import MODES
 from octavo.train.models import read_model
 from octavo.weights import open_checkpoint
 from octavo.weights.hub import SHIPPED, find_model
@@ -73,7 +73,7 @@ def test_greedy_tokens_are_those_of_transformers(name: str):
 
 
 def asked(task: str, *, count: int) -> list[Problem]:
-    return problems_of(task, range(1, TASKS[task].levels + 1), count=count)
+    return problems_of(TASKS[task], range(1, TASKS[task].levels + 1), count=count)
 
 
 @each_model

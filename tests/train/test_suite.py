@@ -16,11 +16,13 @@ from msgspec.structs import replace
 
 from octavo.core.errors import TrainingError
 from octavo.core.sampling import Thinking
+from octavo.tasks import TASKS
 from octavo.tasks.forms import FORMS
 from octavo.tasks.retrieval import THINGS
+from octavo.train.measure import problems_of
 from octavo.train.mini.card import CURVES, NAMES, ship
 from octavo.train.mini.evidence import Claim, Evidence, table
-from octavo.train.mini.exam import MODES, problems_of
+from octavo.train.mini.exam import MODES
 from octavo.train.mini.plan import LEVELS, Reading, plan
 from octavo.train.mini.reading import looked_up
 from octavo.train.mini.suite import LOOK, Suite
@@ -211,7 +213,7 @@ def test_a_gate_ends_a_stage_and_only_where_it_is_reached(tmp_path):
 
 
 def test_problems_of_an_exam_are_different_and_held_out():
-    problems = problems_of("chain", (1, 2, 3), count=60)
+    problems = problems_of(TASKS["chain"], (1, 2, 3), count=60)
     assert len({p.key for p in problems}) == 60 and {p.level for p in problems} == {1, 2, 3}
     assert all(p.id.startswith("test") and p.thinking == Thinking() for p in problems)
 

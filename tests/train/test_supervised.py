@@ -177,6 +177,8 @@ def test_tasks_come_as_often_as_they_are_told_to(folder):
     for name in "coldstart", "fuse":
         with pytest.raises(ConfigError, match="often: 'maze' is none of the tasks: retrieval"):
             go(name, folder, 'tasks={"retrieval": [1]}', 'often={"maze": 2}', *LESSON)
+    with pytest.raises(ConfigError, match="direct_often: 'maze' is none"):
+        go("fuse", folder, 'tasks={"retrieval": [1]}', 'direct_often={"maze": 2}', *LESSON)
 
 
 def test_samples_come_once_before_any_comes_again():

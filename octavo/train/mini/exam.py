@@ -8,7 +8,7 @@ import msgspec
 from octavo.core.sampling import Sampling, Thinking
 from octavo.core.task import Problem, Split
 from octavo.tasks import TASKS
-from octavo.train.measure import Budgeted, Measured, by_budget, measure
+from octavo.train.measure import Budgeted, Measured, by_budget, measure, problems_of
 from octavo.train.own import OwnChat
 from octavo.train.rollout import How
 
@@ -31,9 +31,9 @@ class Exam:
         """family -> mode -> "greedy" and "sampled" -> figures; and of "switches" whether flags are followed."""
         found = dict[str, Any]()
         for name, some in levels.items():
-            problems = problems_of(name, some, count=self.count, split=self.split)
+            problems = problems_of(TASKS[name], some, count=self.count, split=self.split)
             found[name] = {"shows": TASKS[name].shows, **{mode: self._asked(problems, mode) for mode in MODES}}
-        flagged = problems_of("switches", (1, 2, 3), count=self.count, split=self.split)
+        flagged = problems_of(TASKS["switches"], (1, 2, 3), count=self.count, split=self.split)
         flags = told(measure(self.chat, flagged, tasks=TASKS, how=self.ways["greedy"]))
         return {**found, "switches": {"shows": TASKS["switches"].shows, "flags": {"greedy": flags}}}
 
@@ -48,7 +48,7 @@ class Exam:
         how = How(replies=PASSES, sampling=self.ways["sampled"].sampling)
         found = dict[str, Any]()
         for name, some in levels.items():
-            problems = problems_of(name, some, count=max(1, self.count // 4), split=self.split)
+            problems = problems_of(TASKS[name], some, count=max(1, self.count // 4), split=self.split)
             found[name] = told(measure(self.chat, problems, tasks=TASKS, thinking=MODES["thinking"], how=how))
         return found
 
@@ -59,21 +59,10 @@ class Exam:
         """
         found = dict[str, Any]()
         for name, some in levels.items():
-            problems = problems_of(name, list(some)[len(some) // 2 :], count=self.count, split=self.split)
+            problems = problems_of(TASKS[name], list(some)[len(some) // 2 :], count=self.count, split=self.split)
             curve = by_budget(self.chat, problems, BUDGETS, tasks=TASKS, how=self.ways["greedy"])
             found[name] = {str(budget): told(measured) for budget, measured in curve.items()}
         return found
-
-
-def problems_of(name: str, levels: Sequence[int], *, count: int, split: Split = "test") -> list[Problem]:
-    """So many different problems, spread evenly over the levels; fewer where there are not so many."""
-    found = dict[str, Problem]()
-    for seed in range(20 * count):
-        if len(found) == count:
-            break
-        problem = TASKS[name].problem(seed, level=levels[len(found) % len(levels)], split=split)
-        found.setdefault(problem.key, problem)
-    return list(found.values())
 
 
 def told(measured: Measured | Budgeted) -> dict[str, Any]:

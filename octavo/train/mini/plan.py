@@ -105,7 +105,7 @@ TOOLS: Mapping[str, Sequence[int]] = {"tools": range(1, 4)}
 # The tasks of the short run: of each kind one or more; and those of the wide one.
 SIX = ("chain", "stories", "letters", "countdown", "retrieval", "format")
 TEN = (*SIX, "programs", "table", "arithmetic", "unanswerable")
-# Looking up is learnt on the first kind, and lost again where that hardly comes.
+# Looking up is learnt on the first kind, and lost again where that hardly comes; of words, formats want copies.
 LISTS: Sequence[Kind] = ("things", "things", "things", "words", "words", "owners", "rows", "values", "neighbours")
 
 

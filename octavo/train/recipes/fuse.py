@@ -57,7 +57,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the model's folder. Raises TrainingError where the model never thinks its way to a right answer."""
-    check_levels(settings.tasks, often={**settings.often, **settings.direct_often})
+    check_levels(settings.tasks, often=settings.often)
+    check_levels(settings.tasks, often=settings.direct_often, setting="direct_often")
     before, out = Path(settings.model), Path(settings.out)
     wanted = asked(settings, recipe="fuse")
     if made(out, wanted):

@@ -122,10 +122,10 @@ def check_updates(settings: Settings) -> None:
         raise ConfigError("clipping=gspo bounds changes at 3e-4, which bf16 rounds away: leave bf16 or updates out.")
 
 
-def check_levels(tasks: Mapping[str, list[int]], *, often: Mapping[str, float] = {}) -> None:
-    """Raise ConfigError for a task or a level that there is not, and where `often` names none of the tasks."""
+def check_levels(tasks: Mapping[str, list[int]], *, often: Mapping[str, float] = {}, setting: str = "often") -> None:
+    """Raise ConfigError for a task or a level that there is not, and where `often`, a `setting`, names none of them."""
     if strange := sorted(often.keys() - tasks.keys()):
-        raise ConfigError(f"often: {strange[0]!r:.80} is none of the tasks: {', '.join(sorted(tasks))}.")
+        raise ConfigError(f"{setting}: {strange[0]!r:.80} is none of the tasks: {', '.join(sorted(tasks))}.")
     for name, levels in tasks.items():
         if name not in TASKS:
             raise ConfigError(f"there is no task {name!r:.80}: choose of {', '.join(sorted(TASKS))}.")
