@@ -1,5 +1,6 @@
 """A run: steps one after the other, logged and saved, so that it can be stopped and gone on with at any moment."""
 
+import fcntl
 import json
 import os
 import time
@@ -7,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import msgspec
 import torch
@@ -19,7 +20,7 @@ from octavo.train.speed import peak_flops
 from octavo.train.state import load_state, save_state
 from octavo.train.trainer import Learnt, Trainer
 
-LOG, BOARD = "log.jsonl", "tensorboard"
+LOG, BOARD, LOCK = "log.jsonl", "tensorboard", ".lock"
 
 
 class Told(Struct, frozen=True, kw_only=True):
@@ -70,13 +71,15 @@ class Run:
         """Goes on where the folder's newest state says.
 
         save_s: seconds between states;   board: write for TensorBoard too
-        Raises TrainingError where the folder has a run with other settings, and where TensorBoard is not installed.
+        Raises TrainingError where the folder has a run with other settings or one that is going on in another process,
+        and where TensorBoard is not installed.
         """
         self.folder, self.trainer, self.settings, self.save_s = folder, trainer, settings, save_s
         self.first = trainer.ranks.rank == 0  # who writes
         self.progress = (progress if self.first else None) or Silent()
         if self.first:
             folder.mkdir(parents=True, exist_ok=True)
+            self.lock = hold(folder)
         trainer.ranks.wait()
         load_state(folder, trainer, settings=settings)
         self.told = self._kept_lines()
@@ -151,6 +154,23 @@ class Run:
             part.replace(path)
         self.trainer.ranks.wait()
         return [msgspec.json.decode(line, type=Told) for line in lines]
+
+
+def hold(folder: Path) -> IO[str]:
+    """The lock of a run's folder, this process's while the file is open. Raises TrainingError: it is another's."""
+    file = (folder / LOCK).open("a+", encoding="utf-8")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read() or "unknown"
+        file.close()
+        raise TrainingError(f"{folder}: process {owner} is training here already: wait for its end, stop it, or name "
+                            f"another folder.") from None  # fmt: skip
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
 
 
 def open_board(folder: Path, *, after: int) -> Any:

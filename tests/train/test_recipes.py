@@ -213,6 +213,23 @@ def test_tensorboard_is_written_where_it_is_installed(texts, tmp_path, monkeypat
     assert next(tmp_path.iterdir()).stat().st_size > 0
 
 
+def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path):
+    from octavo.train.run import hold
+
+    first = (
+        "import sys, pathlib; from octavo.train.run import hold; lock = hold(pathlib.Path('.')); print('held'); input()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", first], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline() == b"held\n"
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=rf"process {other.pid} is training here already: wait"):
+            hold(tmp_path)
+    other.kill()
+    other.communicate()
+    with hold(tmp_path):
+        pass
+
+
 @pytest.mark.slow
 def test_a_recipe_killed_at_any_moment_ends_with_the_same_log_and_model(texts, tmp_path):
     def command(out: str) -> list[str]:
