@@ -128,7 +128,7 @@ def _readings(levels: Mapping[str, Sequence[int]], *, steps: tuple[int, int, int
               often: Mapping[str, float] = {}) -> tuple[Reading, ...]:  # fmt: skip
     """Lists until looking up is learnt, then the three stages.   steps   of these three
 
-    often: task -> its weight, before the long-context stage
+    often: task -> its weight
     """
     (general, reasoning, joined), seen = steps, ("retrieval",)
     easy = {name: tuple(some)[: max(2, len(some) // 2)] for name, some in levels.items()}
@@ -141,8 +141,8 @@ def _readings(levels: Mapping[str, Sequence[int]], *, steps: tuple[int, int, int
         Reading(name="reasoning", steps=reasoning, documents=120, decay=0.6, least=0.2,
                 blend=Blend(levels=levels, worked=0.7, slips=0.3, prose=0.15, listed=0.9, lists=LISTS, seen=seen,
                             often=often)),
-        Reading(name="long", steps=joined, blend=Blend(levels=levels, worked=0.7, slips=0.3, seen=seen), rate=3e-3,
-                warmup=5, decay=0.8, least=0.05, theta=3e4, joined=8),
+        Reading(name="long", steps=joined, blend=Blend(levels=levels, worked=0.7, slips=0.3, seen=seen, often=often),
+                rate=3e-3, warmup=5, decay=0.8, least=0.05, theta=3e4, joined=8),
     )  # fmt: skip
 
 
@@ -153,14 +153,15 @@ def _wide(levels: Mapping[str, Sequence[int]] | None = None, *, times: int = 1) 
         scale="wide", teacher=Size(width=192, layers=6, heads=6, inner=576), vocabulary=480, context_tokens=1024,
         student=Size(width=128, layers=4, heads=4, inner=384),
         experts=Size(width=192, layers=6, heads=6, inner=576, experts=8),
-        readings=_readings({**levels, **TOOLS}, steps=(1000 * times, 1300 * times, 450 * times)),
-        levels=levels, tools=TOOLS, student_share=1.0, experts_share=0.2, cold_samples=10_000, cold_gate=Gate(),
-        cold_often={}, fuse_often={}, direct_often={}, cold=Lesson(steps=160, how=muon(1e-3, others=6)),
-        rl_steps=100 * times, student_rl_steps=75 * times, rl_queries=48, rl_replies=12, rl_updates=1,
-        fuse_thought=5000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times, fuse_cut=3000 * times,
-        fuse=Lesson(steps=300 * times, how=muon(7e-4)), general_steps=50 * times, off_replies=12_000,
-        off_steps=250 * times, distill_steps=72 * times, distill_how=muon(1e-3, others=6), distill_reverse=True,
-        longest=384, tested=200,
+        readings=_readings({**levels, **TOOLS}, steps=(1000 * times, 1300 * times, 450 * times), often={"format": 2.5}),
+        levels=levels, tools=TOOLS, student_share=1.0, experts_share=0.2, cold_samples=10_000,
+        cold=Lesson(steps=60, how=muon(1e-3, others=6)), cold_gate=Gate(least=0.62),
+        cold_often={"tools": 3.0, "format": 1.5}, rl_steps=150 * times, student_rl_steps=75 * times, rl_queries=48,
+        rl_replies=12, rl_updates=1, fuse_thought=7000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times,
+        fuse_cut=5000 * times, fuse_often={"tools": 2.0, "format": 3.0},
+        direct_often={"retrieval": 4.0, "format": 3.0, "tools": 2.0}, fuse=Lesson(steps=450 * times, how=muon(7e-4)),
+        general_steps=80 * times, off_replies=12_000, off_steps=250 * times, distill_steps=72 * times,
+        distill_how=muon(1e-3, others=6), distill_reverse=False, longest=384, tested=200,
     )  # fmt: skip
 
 
@@ -169,12 +170,9 @@ def _short() -> Plan:
     steps off-policy do the same for what is compared after them."""
     levels = _some(SIX)
     return replace(
-        _wide(levels), readings=_readings({**levels, **TOOLS}, steps=(600, 800, 250), often={"format": 2.0}),
-        cold=Lesson(steps=50, how=muon(1e-3, others=6)), cold_gate=Gate(least=0.62),
-        cold_often={"tools": 3.0, "format": 1.5}, rl_steps=110,
-        fuse_often={"tools": 2.0, "format": 3.0}, direct_often={"retrieval": 4.0, "format": 3.0, "tools": 2.0},
-        general_steps=80, off_replies=6000,
-        off_steps=60, distill_steps=105, distill_how=muon(2e-3, others=6), distill_reverse=False,
+        _wide(levels), readings=_readings({**levels, **TOOLS}, steps=(600, 900, 250), often={"format": 2.5}),
+        cold=Lesson(steps=50, how=muon(1e-3, others=6)), rl_steps=110, fuse_cut=3000, off_replies=6000, off_steps=60,
+        distill_steps=105, distill_how=muon(2e-3, others=6),
     )  # fmt: skip
 
 

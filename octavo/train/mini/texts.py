@@ -133,10 +133,14 @@ def owners(draw: random.Random) -> Lines:
 
 
 def words(draw: random.Random) -> Lines:
-    """Some words behind a letter; again as they are, or all in upper case."""
-    names = draw.sample(LETTERS, draw.randint(3, 8))
-    lines = [f"{name}: {' '.join(draw.sample(WORDS, draw.randint(2, 4)))}" for name in names]
-    return lines, [line.upper() for line in lines] if draw.random() < 0.3 else lines
+    """Some words behind a letter, or each of them twice; again as they are, in upper case, or from the last one on."""
+    names, times = draw.sample(LETTERS, draw.randint(3, 8)), draw.choice((1, 1, 2))
+    told = {name: [word for word in draw.sample(WORDS, draw.randint(2, 4)) for _ in range(times)] for name in names}
+    lines = [f"{name}: {' '.join(said)}" for name, said in told.items()]
+    way = draw.choice(("as it is", "as it is", "upper", "backwards"))
+    if way == "backwards":
+        return lines, [f"{name}: {' '.join(said[::-1])}" for name, said in told.items()]
+    return lines, [line.upper() for line in lines] if way == "upper" else lines
 
 
 def rows(draw: random.Random) -> Lines:
