@@ -157,16 +157,21 @@ class Run:
 
 
 def hold(folder: Path) -> IO[str]:
-    """The lock of a run's folder, this process's while the file is open. Raises TrainingError: it is another's."""
+    """The lock of a run's folder, this process's while the file is open; of nobody where a file system has no locks.
+
+    Raises TrainingError: it is another's.
+    """
     file = (folder / LOCK).open("a+", encoding="utf-8")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):
         file.seek(0)
         owner = file.read() or "unknown"
         file.close()
         raise TrainingError(f"{folder}: process {owner} is training here already: wait for its end, stop it, or name "
                             f"another folder.") from None  # fmt: skip
+    except OSError:  # as on some of clusters: runs must go there too
+        return file
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()

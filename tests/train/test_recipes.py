@@ -1,5 +1,6 @@
 """Recipes from the command line to a model that transformers reads; settings that are refused with a clear error."""
 
+import errno
 import json
 import math
 import os
@@ -213,7 +214,8 @@ def test_tensorboard_is_written_where_it_is_installed(texts, tmp_path, monkeypat
     assert next(tmp_path.iterdir()).stat().st_size > 0
 
 
-def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path):
+def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    from octavo.train import run
     from octavo.train.run import hold
 
     first = (
@@ -226,6 +228,13 @@ def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path):
             hold(tmp_path)
     other.kill()
     other.communicate()
+    with hold(tmp_path):
+        pass
+
+    def none(*asked: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(run.fcntl, "lockf", none)
     with hold(tmp_path):
         pass
 
