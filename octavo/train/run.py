@@ -79,7 +79,7 @@ class Run:
         self.progress = (progress if self.first else None) or Silent()
         if self.first:
             folder.mkdir(parents=True, exist_ok=True)
-            self.lock = hold(folder)
+            self.lock = hold(folder)  # open, and so this run's, as long as this object lives
         trainer.ranks.wait()
         load_state(folder, trainer, settings=settings)
         self.told = self._kept_lines()
