@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
@@ -20,6 +21,7 @@ from octavo.tasks import TASKS
 from octavo.tasks.forms import FORMS
 from octavo.tasks.retrieval import THINGS
 from octavo.train.measure import problems_of
+from octavo.train.mini import suite
 from octavo.train.mini.card import CURVES, NAMES, ship
 from octavo.train.mini.evidence import Claim, Evidence, table
 from octavo.train.mini.exam import MODES
@@ -28,6 +30,7 @@ from octavo.train.mini.reading import looked_up
 from octavo.train.mini.suite import LOOK, Suite
 from octavo.train.mini.texts import AGAIN, Blend, document, prose, slipped
 from octavo.train.models import read_model
+from octavo.train.run import Silent, read_log
 
 STAGES = ("teacher-1-general", "teacher-2-reasoning", "teacher-3-long", "teacher-cold", "teacher-rl", "teacher-fused",
           "teacher", "student-1-general", "student-2-reasoning", "student-3-long", "student-off", "student-rl",
@@ -180,6 +183,32 @@ def test_a_plan_may_change_for_what_is_not_made_yet_and_only_there(tmp_path):
             Suite(tmp_path, changed).pretrain("teacher", tiny.teacher)
     with pytest.raises(TrainingError, match="let `octavo train mini"):
         Evidence.of(tmp_path)
+
+
+def test_time_of_a_stage_that_was_killed_on_the_way_counts(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    class Killed(Silent):
+        @contextmanager
+        def begin(self, name, *, steps, done):
+            def show(told):
+                if told.step == 3:
+                    raise KeyboardInterrupt
+
+            yield show
+
+    small = replace(plan("smoke"), readings=(replace(plan("smoke").readings[0], steps=4),))
+    kept = {}
+    for mark_s in 0.0, 1e9:
+        monkeypatch.setattr(suite, "MARK_S", mark_s)
+        made = Suite(tmp_path / str(mark_s), small, progress=Killed())
+        made.tokenizer()
+        made.mark()
+        before_s = made.about["seconds"]
+        with pytest.raises(KeyboardInterrupt):
+            made.pretrain("teacher", small.teacher)
+        lines = read_log(made.folder / "runs/teacher-1-general")
+        found = json.loads((made.folder / "mini.json").read_text())["seconds"] - before_s
+        kept[mark_s] = found, sum(line["seconds"] for line in lines[:2])
+    assert kept[0.0][0] >= kept[0.0][1] > 0 == kept[1e9][0]
 
 
 class Copier:

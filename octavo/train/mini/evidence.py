@@ -127,7 +127,7 @@ class Evidence:
     def claims(self) -> list[Claim]:
         """All of them, in order."""
         stages_s = sum(part.get("seconds", 0.0) for stage in self.cards for part in self.parts(stage))
-        minutes = max(self.about.get("seconds", 0.0), stages_s) / 60  # a process that is killed keeps its stages' only
+        minutes = max(self.about.get("seconds", 0.0), stages_s) / 60  # older: a kill kept its stages' only
         whole = "minutes" if EXPERTS in self.exams else "minutes, without the experts"
         return [
             Claim(bar=1, what=whole, value=minutes, most=90),

@@ -7,7 +7,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from octavo.train.models import Size, fresh, read_model, reread, write_model
 from octavo.train.own import OwnChat
 from octavo.train.parallel import open_ranks
 from octavo.train.recipes import coldstart, distill, fuse, general_rl, rl
-from octavo.train.run import Progress, Run, cpu_time_s
+from octavo.train.run import Progress, Run, Silent, Told, cpu_time_s
 from octavo.train.schedule import Schedule
 from octavo.train.step import CrossEntropy
 from octavo.train.trainer import Trainer
@@ -36,6 +37,7 @@ TOKENIZER_TEXTS = 6000
 OBEYED = ("format", "tools")  # what general RL is about: the other families stay in it with two of their levels
 OBEYED_KNOWN = 0.98  # success from which on general RL leaves a level to chance: what it is about should be sure
 LOOK = 50  # steps between two looks at whether a gate is reached
+MARK_S = 30.0  # seconds between two marks of the time that all took
 BALANCE = 0.01  # coefficient of the loss that keeps experts in use
 
 
@@ -47,6 +49,25 @@ class Stage(NamedTuple):
     config: dict[str, Any]
     run: Path
     asked: str
+
+
+class Marked:
+    """What shows the suite's runs, and has the suite mark its time on the way."""
+
+    def __init__(self, shown: Progress, suite: "Suite") -> None:
+        self.shown, self.suite = shown, suite
+
+    @contextmanager
+    def begin(self, name: str, *, steps: int, done: int) -> Generator[Callable[[Told], None]]:
+        """As Progress."""
+        with self.shown.begin(name, steps=steps, done=done) as show:
+
+            def told(line: Told) -> None:
+                show(line)
+                if time.perf_counter() - self.suite.since_s >= MARK_S:
+                    self.suite.mark()
+
+            yield told
 
 
 class Suite:
@@ -61,7 +82,7 @@ class Suite:
         )
         if (found := {name: about.get(name) for name in asked}) != asked:
             raise TrainingError(f"{folder} has a suite with {found}, asked for is {asked}: name another folder.")
-        self.folder, self.plan, self.seed, self.progress = folder, plan, seed, progress
+        self.folder, self.plan, self.seed, self.progress = folder, plan, seed, Marked(progress or Silent(), self)
         self.about, self.since_s, self.ranks = about, time.perf_counter(), open_ranks()
         self.about.pop("plan", None)
         self.mark()
@@ -72,7 +93,7 @@ class Suite:
         self.mark()
 
     def mark(self) -> None:
-        """Keep in mini.json how long it all took so far; what a killed process did since its last mark is not in it."""
+        """Keep in mini.json how long it all took so far; of a killed process, MARK_S or a step may be missing."""
         now_s = time.perf_counter()
         self.about["seconds"], self.since_s = self.about.get("seconds", 0.0) + now_s - self.since_s, now_s
         _keep(self.folder / "mini.json", self.about)
