@@ -169,10 +169,12 @@ class Run:
                 bounds.append(limits(threads))
         for worker in workers.values():
             worker.stop()
-        best, busy = Limits(*(max(values) for values in zip(*bounds, strict=True))), busy_share(before, cpu_ticks())
+        best, typical = (Limits(*map(pick, zip(*bounds, strict=True))) for pick in (max, statistics.median))
+        busy = busy_share(before, cpu_ticks())
         for name in wanted:
             show(name, answers[name])
-        return {name: {"answers": answers[name], "limits": best, "machine busy": busy} for name in wanted}
+        found = {"limits": best, "typical limits": typical, "machine busy": busy}
+        return {name: {"answers": answers[name], **found} for name in wanted}
 
     def reply(self, worker: Worker, name: str, *, warm: bool) -> dict[str, Any]:
         """One answer, or why there is none."""

@@ -12,6 +12,7 @@ from bench.shapes import SHAPES, reads, tensors
 from octavo.models import skeleton
 
 LIMITS = Limits(bandwidth=25e9, bf16=2e12, int8=4e12)
+TYPICAL = Limits(bandwidth=20e9, bf16=1e12, int8=2e12)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -57,7 +58,8 @@ def test_a_figure_at_its_limit_has_a_share_of_one():
 def _row(name: str, **values: list[float]) -> dict:
     by = {c.name.replace(" ", "_").replace(".", "_"): c for group in CONTENDERS.values() for c in group}
     answers = [(by[key], {"value": v}) for key, found in values.items() for v in found]
-    return bars.row(name, FIGURES[name], {"answers": answers, "limits": LIMITS, "machine busy": 1.0}, model="0.6b")
+    found = {"answers": answers, "limits": LIMITS, "typical limits": TYPICAL, "machine busy": 1.0}
+    return bars.row(name, FIGURES[name], found, model="0.6b")
 
 
 def test_a_ratio_above_one_is_ahead_whichever_way_the_figure_points():
@@ -65,6 +67,14 @@ def test_a_ratio_above_one_is_ahead_whichever_way_the_figure_points():
     assert faster["ratio"] == 2 and faster["ratios"] == [2, 2, 2] and faster["median"] == 21
     sooner = _row("requests_64", octavo_w8=[10], llama_cpp_q8_0=[30])["contenders"]["llama.cpp q8_0"]
     assert sooner["ratio"] == 3
+
+
+def test_bars_go_by_the_best_that_the_machine_allowed():
+    row = _row("decode_1", octavo_w8=[40, 42, 44])
+    entry = row["contenders"]["octavo w8"]
+    assert entry["share"] == pytest.approx(0.8 * entry["share_of_typical"])
+    told = {bar["bar"]: bar["value"] for bar in bars.judged({"0.6b at 8 bits": {"decode_1": row}})}
+    assert told["1 decode at 8 bits, share of roofline"] == entry["share"]
 
 
 def test_bars_take_the_better_rival_and_say_what_was_not_measured():
@@ -87,7 +97,8 @@ def test_figures_of_two_runs_are_not_divided_by_each_other():
 
 def test_what_a_contender_cannot_do_is_kept_as_its_reason():
     contender = CONTENDERS[8][0]
-    found = {"answers": [(contender, {"missing": "no such kind"})], "limits": LIMITS, "machine busy": 0.5}
+    answers = [(contender, {"missing": "no such kind"})]
+    found = {"answers": answers, "limits": LIMITS, "typical limits": TYPICAL, "machine busy": 0.5}
     row = bars.row("decode_1", FIGURES["decode_1"], found, model="0.6b")
     assert row["contenders"][contender.name] == {"rounds": [], "missing": "no such kind"}
     bars.print_table("title", {"decode_1": row})

@@ -293,8 +293,9 @@ def test_a_crew_stays_whole_while_nobody_takes_a_core():
 
 
 @pytest.mark.parametrize("changing", [False, True])
-def test_a_crew_gives_a_stolen_core_up_and_takes_it_back(changing: bool):
-    rng, calls = np.random.default_rng(0), 4000
+@pytest.mark.parametrize("seed", range(6))
+def test_a_crew_gives_a_stolen_core_up_and_takes_it_back(changing: bool, seed: int):
+    rng, calls = np.random.default_rng(seed), 4000
     stolen = (np.arange(calls) >= 500) & (np.arange(calls) < 2500)
     two = np.where(stolen, 1.5, 0.55) * (0.9 + 0.2 * rng.random(calls))
     tokens = np.where(rng.random(calls) < 0.1, rng.integers(100, 300, calls), rng.integers(24, 33, calls))
@@ -319,6 +320,15 @@ def test_a_crew_beside_busy_neighbours_stays_whole_whatever_comes():
     sizes = crew(1.0, two, np.where(burst, 0.45, 0.1), tokens=tokens)
     taken = np.where(sizes == 2, two, 1.0)
     assert two.sum() / taken.sum() > 0.97
+
+
+@pytest.mark.parametrize(("late", "least"), [(1, 1.0), (4, 0.9)])
+def test_a_crew_does_not_give_up_for_some_late_calls(late: int, least: float):
+    rng, calls = np.random.default_rng(2), 8000
+    slow = np.arange(calls) % 200 < late  # after each rest a thread wakes late, or a neighbour has a burst
+    two = np.where(slow, 2.0, 0.55) * (0.9 + 0.2 * rng.random(calls))
+    sizes = crew(1.0, two, np.where(slow, 0.75, 0.05))
+    assert two.sum() / np.where(sizes == 2, two, 1.0).sum() >= least
 
 
 def test_a_crew_of_one_stays():

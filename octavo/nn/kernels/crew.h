@@ -3,7 +3,8 @@
 // A thread whose core is taken holds the others up at every barrier. When they wait for a large part of the calls, one
 // thread fewer is tried for some calls, and kept for a while if that is faster; then all are tried again. What proves
 // slower is tried more seldom each time. Calls are compared with earlier ones of about the same size, whose time is
-// kept for each size: a server's batches change all the time. Results do not depend on the number of threads.
+// kept for each size: a server's batches change all the time. One late call alone (after a rest, or a neighbour's burst)
+// is no reason. Results do not depend on the number of threads.
 #pragma once
 
 #include <cmath>
@@ -20,8 +21,10 @@ class Crew {
         double& whole_s = usual_s[bucket(size)];
         calls++;
         if (now == most) {
-            mix(whole_s, seconds), mix(waits, waited);
-            if (calls > rest + LOOK && waits > MUCH && most > 1) become(most - 1);
+            whole_s = whole_s == 0 ? seconds : whole_s * KEEP + seconds * (1 - KEEP);
+            waits = waits * KEEP_WAITS + waited, weight = weight * KEEP_WAITS + 1;
+            if (calls > rest + LOOK && waits > MUCH * weight && most > 1) return become(most - 1);
+            if (calls > HOLD) hold = HOLD;
             if (calls > LONGEST) patience = PATIENCE;
             return;
         }
@@ -31,21 +34,20 @@ class Crew {
     }
 
   private:
-    static constexpr double KEEP = 0.5, MUCH = 0.3, LITTLE = 0.05;
-    static constexpr int LOOK = 3, FEW = 3, TRY = 12, HOLD = 32, PATIENCE = 128, LONGEST = 1024;  // calls
+    static constexpr double KEEP = 0.5, KEEP_WAITS = 0.8, MUCH = 0.3, LITTLE = 0.05;
+    static constexpr int LOOK = 3, FEW = 5, TRY = 12, HOLD = 8, MOST_HOLD = 128, PATIENCE = 64, LONGEST = 1024;  // calls
     static constexpr int BUCKETS = 64;
 
     const int most;
     int now, calls = 0, judged = 0, rest = 0, hold = HOLD, patience = PATIENCE;
     bool kept = false;
-    double waits = 0, gain = 0, usual_s[BUCKETS] = {};  // seconds of a call with all threads
+    double waits = 0, weight = 0, gain = 0, usual_s[BUCKETS] = {};  // seconds of a call with all threads
 
     // A quarter of an octave.
     static int bucket(int size) {
         const int found = size < 4 ? size : (int)(4 * std::log2((double)size)) - 4;
         return found < BUCKETS ? found : BUCKETS - 1;
     }
-    static void mix(double& usual, double value) { usual = usual == 0 ? value : usual * KEEP + value * (1 - KEEP); }
 
     // One fewer was tried, or kept for a while.
     void judge() {
@@ -55,11 +57,11 @@ class Crew {
             return;
         }
         if (kept) {  // look again at once: the core may be free
-            rest = 0, hold = hold * 2 < 4 * HOLD ? hold * 2 : 4 * HOLD;
+            rest = 0, hold = hold * 2 < MOST_HOLD ? hold * 2 : MOST_HOLD;
         } else {
             rest = patience, patience = patience * 2 < LONGEST ? patience * 2 : LONGEST, hold = HOLD;
         }
         become(most);
     }
-    void become(int size) { now = size, calls = 0, waits = 0, gain = 0, judged = 0, kept = false; }
+    void become(int size) { now = size, calls = 0, waits = 0, weight = 0, gain = 0, judged = 0, kept = false; }
 };
