@@ -292,13 +292,18 @@ class Decoder {
             float* to = y.data + (size_t)r * qkv_wide + at;
             f_write(past, to, y0), f_write(past, to + LANES, y1);
         }, 0, [](int) {});
+        const bool together = tokens == step->sequences;  // one token each: who keeps a head's key attends with it at once
         const int kept = (int)runs.size() * s.kv_heads;
-        pool.each(kept, std::max(1, kept / (pool.threads * 8)), [&](int first, int last) {
-            for (int i = first; i < last; i++) keep(layer, number, runs[i / s.kv_heads], i % s.kv_heads);
-        });
+        if (!together)
+            pool.each(kept, std::max(1, kept / (pool.threads * 8)), [&](int first, int last) {
+                for (int i = first; i < last; i++) keep(layer, number, runs[i / s.kv_heads], i % s.kv_heads);
+            });
         const int items = (int)blocks.size() * s.kv_heads;
         phase(items, std::max(1, items / (pool.threads * 8)), [&](int first, int last) {
-            for (int i = first; i < last; i++) attend_item(number, i, i + 1 < last ? i + 1 : i);
+            for (int i = first; i < last; i++) {
+                if (together) keep(layer, number, runs[i % runs.size()], i / (int)runs.size());
+                attend_item(number, i, i + 1 < last ? i + 1 : i);
+            }
         }, tokens, [&](int r) { set_row(y_rows, layer.out, r, att.data + (size_t)r * att_wide, spare[thread].data); });
         const Matrix& next = layer.router ? *layer.expert_gate_up : layer.gate_up;
         linear(layer.out, y_rows, tokens, thread, [&](int at, int r, F16 y0, F16 y1) { add(at, r, y0, y1); }, tokens,
