@@ -151,19 +151,20 @@ class Run:
                 worker.stop()
         return found
 
-    def figures(self, wanted: list[str], core: str) -> dict[str, dict[str, Any]]:
+    def figures(self, wanted: list[str]) -> dict[str, dict[str, Any]]:
         """What running processes are measured by: figure -> answers and limits. Each round measures all figures: a
         machine is faster at one time than at another, and some figures are divided by others."""
-        workers = {contender: self.worker(contender, core=core) for contender in self.paths}
-        threads = 1 if core == "one" else len(self.cores)
+        places = {FIGURES[name].core for name in wanted}
+        workers = {(c, place): self.worker(c, core=place) for c in self.paths for place in places}
+        threads = len(self.cores) if "" in places else 1
         answers: dict[str, list[tuple[Contender, dict[str, Any]]]] = {name: [] for name in wanted}
         before, bounds = cpu_ticks(), [limits(threads)]
         for turn in range(self.rounds + 1):
             for name in wanted:
-                for contender, worker in workers.items():
+                for contender in self.paths:
                     if turn and any(c == contender and "missing" in a for c, a in answers[name]):
                         continue
-                    reply = self.reply(worker, name, warm=turn == 0)
+                    reply = self.reply(workers[contender, FIGURES[name].core], name, warm=turn == 0)
                     if turn or "missing" in reply:  # the first turn warms up and lets each choose its setting
                         answers[name].append((contender, reply))
                 bounds.append(limits(threads))
@@ -212,10 +213,10 @@ def collect(run: Run, only: list[str]) -> dict[str, dict[str, Any]]:
         raw |= {name: {"answers": answers} for name, answers in run.starts().items() if name in only}
         for name in raw:
             show(name, raw[name]["answers"])
-    for core in ("", "one", "stolen"):
-        wanted = [name for name in only if FIGURES[name].order is not None and FIGURES[name].core == core]
+    for places in (("",), ("one", "stolen")):
+        wanted = [name for name in only if FIGURES[name].order is not None and FIGURES[name].core in places]
         if wanted:
-            raw |= run.figures(wanted, core)
+            raw |= run.figures(wanted)
     return raw
 
 

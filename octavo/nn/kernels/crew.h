@@ -22,8 +22,8 @@ class Crew {
         calls++;
         if (now == most) {
             whole_s = whole_s == 0 ? seconds : whole_s * KEEP + seconds * (1 - KEEP);
-            waits = waits * KEEP_WAITS + waited, weight = weight * KEEP_WAITS + 1;
-            if (calls > rest + LOOK && waits > MUCH * weight && most > 1) return become(most - 1);
+            late = waited > MUCH ? (late < 3 ? late + 2 : 4) : (late > 0 ? late - 1 : 0);
+            if (calls > rest + LOOK && late > 2 && most > 1) return become(most - 1);
             if (calls > HOLD) hold = HOLD;
             if (calls > LONGEST) patience = PATIENCE;
             return;
@@ -34,14 +34,15 @@ class Crew {
     }
 
   private:
-    static constexpr double KEEP = 0.5, KEEP_WAITS = 0.8, MUCH = 0.3, LITTLE = 0.05;
-    static constexpr int LOOK = 3, FEW = 5, TRY = 12, HOLD = 8, MOST_HOLD = 128, PATIENCE = 64, LONGEST = 1024;  // calls
+    static constexpr double KEEP = 0.5, MUCH = 0.3, LITTLE = 0.05;
+    static constexpr int LOOK = 2, FEW = 5, TRY = 12, HOLD = 16, MOST_HOLD = 128, PATIENCE = 64, LONGEST = 1024;  // calls
     static constexpr int BUCKETS = 64;
 
     const int most;
     int now, calls = 0, judged = 0, rest = 0, hold = HOLD, patience = PATIENCE;
+    int late = 0;  // up by two for a call with much waiting, down by one for another
     bool kept = false;
-    double waits = 0, weight = 0, gain = 0, usual_s[BUCKETS] = {};  // seconds of a call with all threads
+    double gain = 0, usual_s[BUCKETS] = {};  // seconds of a call with all threads
 
     // A quarter of an octave.
     static int bucket(int size) {
@@ -63,5 +64,5 @@ class Crew {
         }
         become(most);
     }
-    void become(int size) { now = size, calls = 0, waits = 0, weight = 0, gain = 0, judged = 0, kept = false; }
+    void become(int size) { now = size, calls = 0, late = 0, gain = 0, judged = 0, kept = false; }
 };
