@@ -156,7 +156,7 @@ class Run:
         machine is faster at one time than at another, and some figures are divided by others."""
         places = {FIGURES[name].core for name in wanted}
         workers = {(c, place): self.worker(c, core=place) for c in self.paths for place in places}
-        threads = len(self.cores) if "" in places else 1
+        threads = len(self.cores) if "" in places else 1  # that limits are measured with: a stolen core has none
         answers: dict[str, list[tuple[Contender, dict[str, Any]]]] = {name: [] for name in wanted}
         before, bounds = cpu_ticks(), [limits(threads)]
         for turn in range(self.rounds + 1):

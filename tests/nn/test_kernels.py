@@ -325,7 +325,7 @@ def test_a_crew_beside_busy_neighbours_stays_whole_whatever_comes():
 @pytest.mark.parametrize(("late", "least"), [(1, 1.0), (4, 0.9)])
 def test_a_crew_does_not_give_up_for_some_late_calls(late: int, least: float):
     rng, calls = np.random.default_rng(2), 8000
-    slow = np.arange(calls) % 200 < late  # after each rest a thread wakes late, or a neighbour has a burst
+    slow = np.arange(calls) % 200 < late  # now and then a thread is held up
     two = np.where(slow, 2.0, 0.55) * (0.9 + 0.2 * rng.random(calls))
     sizes = crew(1.0, two, np.where(slow, 0.75, 0.05))
     assert two.sum() / np.where(sizes == 2, two, 1.0).sum() >= least

@@ -3,10 +3,11 @@
 // A thread whose core is taken holds the others up at every barrier. When they wait for a large part of the calls, one
 // thread fewer is tried for some calls, and kept for a while if that is faster; then all are tried again. What proves
 // slower is tried more seldom each time. Calls are compared with earlier ones of about the same size, whose time is
-// kept for each size: a server's batches change all the time. One late call alone (after a rest, or a neighbour's burst)
-// is no reason. Results do not depend on the number of threads.
+// kept for each size: a server's batches change all the time. One late call alone is
+// no reason. Results do not depend on the number of threads.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 class Crew {
@@ -22,9 +23,9 @@ class Crew {
         calls++;
         if (now == most) {
             whole_s = whole_s == 0 ? seconds : whole_s * KEEP + seconds * (1 - KEEP);
-            late = waited > MUCH ? (late < 3 ? late + 2 : 4) : (late > 0 ? late - 1 : 0);
-            if (calls > rest + LOOK && late > 2 && most > 1) return become(most - 1);
-            if (calls > HOLD) hold = HOLD;
+            late = waited > MUCH ? std::min(late + 2, LATE + 1) : std::max(late - 1, 0);
+            if (calls > rest + LOOK && late >= LATE && most > 1) return become(most - 1);
+            if (calls > HOLD) hold = HOLD;  // the core is free again
             if (calls > LONGEST) patience = PATIENCE;
             return;
         }
@@ -36,6 +37,7 @@ class Crew {
   private:
     static constexpr double KEEP = 0.5, MUCH = 0.3, LITTLE = 0.05;
     static constexpr int LOOK = 2, FEW = 5, TRY = 12, HOLD = 16, MOST_HOLD = 128, PATIENCE = 64, LONGEST = 1024;  // calls
+    static constexpr int LATE = 3;  // two calls with much waiting, and at most one without it between them
     static constexpr int BUCKETS = 64;
 
     const int most;

@@ -104,7 +104,7 @@ double octavo_bandwidth(const uint8_t* data, size_t bytes, int threads) {
 }
 
 // Multiply-adds per second of the instructions that the matrix kernels stand on, between registers. Tiles that were only
-// zeroed are multiplied at full speed even while another thread of the core holds the unit, so they get numbers first.
+// zeroed are multiplied at full speed even while a shared machine slows all others down, so they get numbers first.
 double octavo_matrix_rate(int kind, int threads) {
 #if OCTAVO_AMX
     constexpr int TILES = 2000000, DEEP = 64;
