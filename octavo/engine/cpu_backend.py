@@ -1,7 +1,8 @@
 """The CPU backend: whole steps in one call of our kernels, over packed weights. No torch."""
 
 import ctypes
-from collections.abc import Sequence
+from array import array
+from itertools import accumulate, chain
 from weakref import finalize
 
 import numpy as np
@@ -94,12 +95,15 @@ class CpuBackend:
                 rows += range(first, last)
             first = last
         sizes = [len(chunk.pages) for chunk in plan.chunks]
-        arrays = [_ints(x) for x in (
+        lists = (
             [token for chunk in plan.chunks for token in chunk.tokens], counts, [c.start for c in plan.chunks],
-            [page for chunk in plan.chunks for page in chunk.pages], np.cumsum([0, *sizes[:-1]]), rows,
-        )]  # fmt: skip
+            [page for chunk in plan.chunks for page in chunk.pages], [0, *accumulate(sizes[:-1])], rows,
+        )  # fmt: skip
+        numbers = array("i", chain.from_iterable(lists))  # all in one: a step of one token has little time for these
+        begin, ends = numbers.buffer_info()[0], accumulate(map(len, lists[:-1]), initial=0)
         out_NW = np.empty((len(rows), width), dtype=np.float32)
-        step = CStep(first, len(counts), len(rows), hidden, *map(pointer, arrays), pointer(out_NW))
+        places = [begin + end * numbers.itemsize for end in ends]
+        step = CStep(first, len(counts), len(rows), hidden, *places, pointer(out_NW))
         self.library.calls["octavo_forward"](self.handle, ctypes.byref(step))
         return out_NW
 
@@ -145,7 +149,3 @@ def unsupported(config: DecoderConfig) -> str:
     if heads.heads // heads.kv_heads > WIDEST_GROUP:
         return f"{heads.heads // heads.kv_heads} query heads share a key head, the kernels take {WIDEST_GROUP}"
     return ""
-
-
-def _ints(values: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
-    return np.ascontiguousarray(values, dtype=np.int32)

@@ -147,7 +147,7 @@ class Engine:
         if plan.chunks:
             drafts = self.speculator.propose(plan, sequences) if self.speculator else {}
             plan = self.scheduler.lengthen(plan, sequences, drafts)
-            plain = list[tuple[Sequence, Chunk, NDArray[np.float32]]]()
+            plain: list[tuple[Sequence, Chunk, NDArray[np.float32]]] = []
             for chunk, sequence, rows in self._computed(plan, sequences):
                 self.computed_tokens += len(chunk.tokens)
                 if sequence.scores:
@@ -217,7 +217,8 @@ class Engine:
 
     def _follow_plain(self, plain: Items[tuple[Sequence, Chunk, NDArray[np.float32]]]) -> None:
         """One token each, all sampled together."""
-        ready, asks = list[tuple[Sequence, Chunk, NDArray[np.float32]]](), list[Ask]()
+        asks: list[Ask] = []
+        ready: list[tuple[Sequence, Chunk, NDArray[np.float32]]] = []
         for sequence, chunk, rows in plain:
             try:
                 asks.append(sequence.ask())

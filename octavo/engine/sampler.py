@@ -5,6 +5,7 @@ Pure: the same logits, settings, history and (seed, reply, position) give the sa
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from octavo.core.errors import RequestError
 from octavo.core.sampling import Sampling
 
-BLOCK = 64  # of the vocabulary: its k largest values lie in the k blocks with the largest maxima
+BLOCK = 64  # numbers of a block: the k largest values lie in the k blocks with the largest maxima
+STRIP = 512  # neighbours whose weights are added up first, where the vocabulary is long
 LOOKS = (64, 1024)  # candidates that top_p tries before it sorts them all
 TOGETHER = 1 << 16  # numbers of the rows that are looked at together: they stay in the cache
 AHEAD = 64  # random numbers that are drawn at once
@@ -60,11 +62,11 @@ class History:
 
 
 def choose(logits_V: NDArray[np.float32], sampling: Sampling, *, history: History, mask: NDArray[np.int32] | None,
-           draw: tuple[int, int, int]) -> Choice:  # fmt: skip
+           number: float) -> Choice:  # fmt: skip
     """The next token.
 
-    mask   bits of the tokens that may come (bit i%32 of word i//32); None: all may
-    draw   seed, number of the reply, position in it: names the random number used
+    mask     bits of the tokens that may come (bit i%32 of word i//32); None: all may
+    number   the random number of the draw, in [0, 1)
     At equal logits the smaller id comes first. Raises RequestError where the model gives no finite logit.
     Sources: top-k, arXiv:1805.04833; top-p, arXiv:1904.09751; min-p, arXiv:2407.01082.
     """
@@ -72,11 +74,10 @@ def choose(logits_V: NDArray[np.float32], sampling: Sampling, *, history: Histor
     likely = int(np.argmax(changed_V))
     if not np.isfinite(changed_V[likely]):  # a NaN counts as the largest
         raise RequestError("the model's numbers are not finite: its weights are damaged, or overflow in this type.")
-    token = likely if sampling.temperature == 0 else _sample(changed_V, sampling, draw=draw)
+    token = likely if sampling.temperature == 0 else _sample(changed_V, sampling, number=number)
     if sampling.logprobs is None:
         return Choice(token, None, ())
-    logprobs_V = to_logprobs(logits_V)
-    return Choice(token, float(logprobs_V[token]), likeliest(logprobs_V, sampling.logprobs))
+    return Choice(token, *logprobs_of(logits_V, token, likeliest=sampling.logprobs))
 
 
 def is_plain(sampling: Sampling) -> bool:
@@ -91,51 +92,67 @@ def choose_many(rows_1V: Sequence[NDArray[np.float32]], asks: Sequence[Ask]) -> 
 
     None for a row that needs a closer look by `choose`: not finite, or allowed nothing that is likely at all.
     """
-    step = max(1, TOGETHER // rows_1V[0].shape[1]) if asks else 1
+    if all(ask.sampling.temperature == 0 and ask.mask is None and ask.sampling.logprobs is None for ask in asks):
+        return [_greediest(row_1V[0]) for row_1V in rows_1V]
+    step = max(1, TOGETHER // rows_1V[0].shape[1])
     parts = [slice(first, first + step) for first in range(0, len(asks), step)]
-    return [choice for part in parts for choice in _choose_part(_joined(rows_1V[part]), asks[part])]
+    return [choice for part in parts for choice in _choose_block(np.concatenate(rows_1V[part]), asks[part])]
 
 
-def _joined(rows_1V: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return rows_1V[0] if len(rows_1V) == 1 else np.concatenate(rows_1V)
-
-
-def _choose_part(logits_NV: NDArray[np.float32], asks: Sequence[Ask]) -> list[Choice | None]:
-    if any(ask.sampling.temperature or ask.mask is not None or ask.sampling.logprobs is not None for ask in asks):
-        return _choose_block(logits_NV, asks)
-    tokens = np.argmax(logits_NV, axis=1).tolist()  # a NaN counts as the largest
-    return [
-        Choice(token, None, ()) if np.isfinite(row[token]) else None
-        for token, row in zip(tokens, logits_NV, strict=True)
-    ]
+def _greediest(logits_V: NDArray[np.float32]) -> Choice | None:
+    token = int(logits_V.argmax())  # a NaN counts as the largest
+    return Choice(token, None, ()) if isfinite(logits_V[token]) else None
 
 
 def _choose_block(logits_NV: NDArray[np.float32], asks: Sequence[Ask]) -> list[Choice | None]:
-    wide_NV = logits_NV.astype(np.float64)
-    wide_NV -= wide_NV.max(axis=1, keepdims=True)
-    weights_NV = np.exp(wide_NV)
-    size_N = np.log(weights_NV.sum(axis=1))
-    heats = [ask.sampling.temperature for ask in asks]
-    if any(heat not in (0, 1) for heat in heats):
-        with np.errstate(over="ignore"):
-            weights_NV = np.exp(wide_NV / np.array([heat or 1.0 for heat in heats])[:, None])
+    top_N, vocab = logits_NV.max(axis=1), logits_NV.shape[1]
+    heats = np.array([ask.sampling.temperature or 1.0 for ask in asks])
+    weights_NV, last_N = _weights(logits_NV, heats), np.zeros(len(asks))
+    wanted = any(ask.sampling.logprobs is not None for ask in asks)
+    size_N = _log_sum(weights_NV if (heats == 1).all() else _weights(logits_NV, 1.0)) if wanted else last_N
     _forbid(weights_NV, asks)
-    sums_NV = np.cumsum(weights_NV, axis=1)
-    aim_N = np.array([ask.number for ask in asks]) * sums_NV[:, -1]
-    tokens = np.count_nonzero(sums_NV <= aim_N[:, None], axis=1).tolist()
-    for i, heat in enumerate(heats):
-        if heat == 0:
-            tokens[i] = int(np.argmax(weights_NV[i]))
-    fine_N = np.isfinite(size_N) & (sums_NV[:, -1] > 0)
-    vocab = wide_NV.shape[1]
-    last_N = wide_NV[np.arange(len(asks)), np.minimum(tokens, vocab - 1)] - size_N
+    tokens, total_N = _drawn(weights_NV, np.array([ask.number for ask in asks]))
+    for i, ask in enumerate(asks):
+        if ask.sampling.temperature == 0:
+            allowed_V = logits_NV[i] if ask.mask is None else np.where(weights_NV[i] > 0, logits_NV[i], -np.inf)
+            tokens[i] = int(np.argmax(allowed_V))
+    fine_N = np.isfinite(top_N) & (total_N > 0)
+    if wanted:
+        last_N = logits_NV[np.arange(len(asks)), np.minimum(tokens, vocab - 1)].astype(np.float64) - top_N - size_N
     return [
         Choice(token, None if ask.sampling.logprobs is None else logprob, ()) if fine and token < vocab else None
         for ask, token, logprob, fine in zip(asks, tokens, last_N.tolist(), fine_N.tolist(), strict=True)
     ]
 
 
-def _forbid(weights_NV: NDArray[np.float64], asks: Sequence[Ask]) -> None:
+def _drawn(weights_NV: NDArray[np.float32], numbers_N: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64]]:
+    """The first token of each row at which the weights so far exceed the row's number times their total; the totals.
+
+    V where rounding lets none exceed it. Sums are of fp64; in long rows those of whole strips come first, of fp32.
+    """
+    rows, vocab = weights_NV.shape
+    if vocab <= 2 * STRIP:
+        sums_NV = np.cumsum(weights_NV, axis=1, dtype=np.float64)
+        aim_N = numbers_N * sums_NV[:, -1]
+        return np.count_nonzero(sums_NV <= aim_N[:, None], axis=1).tolist(), sums_NV[:, -1]
+    whole = vocab // STRIP * STRIP
+    strips = np.empty((rows, whole // STRIP + 1))
+    strips[:, :-1] = weights_NV[:, :whole].reshape(rows, -1, STRIP).sum(axis=2)
+    strips[:, -1] = weights_NV[:, whole:].sum(axis=1)
+    sums, tokens = np.cumsum(strips, axis=1), list[int]()
+    for weights_V, sums_S, aim in zip(weights_NV, sums, numbers_N * sums[:, -1], strict=True):
+        strip = int(np.searchsorted(sums_S, aim, side="right"))
+        if strip == len(sums_S):
+            tokens.append(vocab)
+            continue
+        here = weights_V[strip * STRIP : strip * STRIP + STRIP]
+        rest = aim - (sums_S[strip - 1] if strip else 0)
+        place = int(np.searchsorted(np.cumsum(here, dtype=np.float64), rest, side="right"))
+        tokens.append(strip * STRIP + min(place, int(np.flatnonzero(here)[-1])))
+    return tokens, sums[:, -1]
+
+
+def _forbid(weights_NV: NDArray[np.float32], asks: Sequence[Ask]) -> None:
     """Weight 0 where a mask says so; masks are often one array for many rows."""
     barred = dict[int, NDArray[np.bool_]]()
     for i, ask in enumerate(asks):
@@ -175,17 +192,18 @@ def unpacked(mask: NDArray[np.int32], size: int) -> NDArray[np.bool_]:
     return np.unpackbits(mask.view(np.uint8), bitorder="little")[:size].view(np.bool_)
 
 
-def to_logprobs(logits_V: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Log-probabilities in nats."""
-    wide_V = logits_V.astype(np.float64)
-    top = wide_V.max()
-    return wide_V - (top + np.log(np.exp(wide_V - top).sum()))
+def logprobs_of(logits_V: NDArray[np.float32], token: int, *,
+                likeliest: int) -> tuple[float, tuple[tuple[int, float], ...]]:  # fmt: skip
+    """Log-probability of a token in nats; ids and those of the likeliest so many, likeliest first."""
+    ids = largest(logits_V, likeliest)
+    size = float(_log_sum(_weights(logits_V[None], 1.0))[0])
+    values = (logits_V[[token, *ids]].astype(np.float64) - logits_V.max() - size).tolist()
+    return values[0], tuple(zip(ids.tolist(), values[1:], strict=True))
 
 
-def likeliest(values_V: NDArray[np.float64], count: int) -> tuple[tuple[int, float], ...]:
-    """The `count` largest with their ids, largest first."""
-    ids = largest(values_V, count)
-    return tuple((int(id), float(values_V[id])) for id in ids)
+def _log_sum(weights_NV: NDArray[np.float32]) -> NDArray[np.float64]:
+    sums_N: NDArray[np.float64] = np.log(weights_NV.sum(axis=1, dtype=np.float64))
+    return sums_N
 
 
 def largest(values_V: NDArray[np.floating], count: int) -> NDArray[np.int64]:
@@ -195,50 +213,58 @@ def largest(values_V: NDArray[np.floating], count: int) -> NDArray[np.int64]:
         return np.empty(0, dtype=np.int64)
     if count >= size:
         return np.argsort(-values_V, kind="stable")
-    if count > size // BLOCK // 8:  # so many blocks would hold a good part of all
-        ids = np.flatnonzero(values_V >= np.partition(values_V, size - count)[size - count])
-        return ids[np.argsort(-values_V[ids], kind="stable")[:count]]
-    even = size // BLOCK * BLOCK
-    maxima_B = np.maximum.reduceat(values_V, np.arange(0, size, BLOCK)) if even < size else (
-        values_V.reshape(-1, BLOCK).max(axis=1)
-    )  # fmt: skip
-    edge = np.partition(maxima_B, len(maxima_B) - count)[len(maxima_B) - count]
-    blocks = np.flatnonzero(maxima_B >= edge)  # more than `count` only where maxima are equal
-    ids = (blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
-    ids = ids[ids < size]
+    few = count <= size // BLOCK // 8  # or their blocks would hold a good part of all
+    ids = _likely(values_V, count) if few else np.arange(size)
+    some = values_V[ids]
+    ids = ids[some >= np.partition(some, len(some) - count)[len(some) - count]]
     return ids[np.argsort(-values_V[ids], kind="stable")[:count]]
 
 
-def _sample(logits_V: NDArray[np.float32], s: Sampling, *, draw: tuple[int, int, int]) -> int:
-    if s.top_k:
-        ids = largest(logits_V, s.top_k)
-        weights = _weights(logits_V[ids], s.temperature)
-        total = weights.sum()
-    elif s.top_p < 1:
-        every = _weights(logits_V, s.temperature)
-        total = every.sum()
-        ids = largest(logits_V, LOOKS[0])
-        for look in (*LOOKS[1:], len(logits_V)):
-            if every[ids].sum() < s.top_p * total:
-                ids = largest(logits_V, look)
-        weights = every[ids]
-    else:
-        ids, weights = np.arange(len(logits_V)), _weights(logits_V, s.temperature)
-        total = weights.sum()
+def _likely(values_V: NDArray[np.floating], count: int) -> NDArray[np.int64]:
+    """Ids, rising, among which the `count` largest are. Numbers of a block lie a row apart: maxima of rows are fast."""
+    wide = len(values_V) // BLOCK
+    maxima_B = values_V[: wide * BLOCK].reshape(BLOCK, wide).max(axis=0)
+    blocks = np.flatnonzero(maxima_B >= np.partition(maxima_B, wide - count)[wide - count])
+    ids = (np.arange(BLOCK)[:, None] * wide + blocks).reshape(-1)
+    return np.concatenate([ids, np.arange(wide * BLOCK, len(values_V))])
+
+
+def _sample(logits_V: NDArray[np.float32], s: Sampling, *, number: float) -> int:
+    ids, weights, total = _candidates(logits_V, s)
     if s.top_p < 1:  # the smallest set that reaches top_p, the candidate that crosses it included
-        kept = int(np.searchsorted(np.cumsum(weights), s.top_p * total)) + 1
+        kept = int(np.searchsorted(np.cumsum(weights, dtype=np.float64), s.top_p * total)) + 1
         ids, weights = ids[:kept], weights[:kept]
     if s.min_p:
         weights = np.where(weights >= s.min_p * weights.max(), weights, 0)
-    sums = np.cumsum(weights)
-    place = int(np.searchsorted(sums, uniform(draw) * sums[-1], side="right"))
-    return int(ids[min(place, int(np.flatnonzero(weights)[-1]))])
+    (place,), _ = _drawn(weights[None], np.array([number]))
+    return int(ids[place if place < len(weights) else np.flatnonzero(weights)[-1]])
 
 
-def _weights(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    wide = logits.astype(np.float64)
-    with np.errstate(over="ignore"):  # a tiny temperature: what is less likely gets weight 0
-        return np.exp((wide - wide.max()) / temperature)
+def _candidates(logits_V: NDArray[np.float32],
+                s: Sampling) -> tuple[NDArray[np.int64] | range, NDArray[np.float32], float]:  # fmt: skip
+    """Ids, likeliest first where top_p asks, their weights, and what weights add up to before top_p."""
+    if s.top_k:
+        ids = largest(logits_V, s.top_k)
+        weights = _weights(logits_V[ids][None], s.temperature)[0]
+        return ids, weights, float(weights.sum())
+    every = _weights(logits_V[None], s.temperature)[0]
+    total = float(every.sum())
+    if s.top_p == 1:
+        return range(len(every)), every, total
+    ids = largest(logits_V, LOOKS[0])
+    for look in (*LOOKS[1:], len(logits_V)):
+        if every[ids].sum() < s.top_p * total:
+            ids = largest(logits_V, look)
+    return ids, every[ids], total
+
+
+def _weights(logits_NV: NDArray[np.float32], temperature: float | NDArray[np.float64]) -> NDArray[np.float32]:
+    """exp((logits - the row's largest) / temperature); of one temperature, or of one for each row."""
+    inverse = (1 / np.maximum(temperature, 1e-30)).astype(np.float32)
+    with np.errstate(over="ignore", under="ignore"):  # a tiny temperature: what is less likely gets weight 0
+        wide_NV = logits_NV - logits_NV.max(axis=1, keepdims=True)
+        wide_NV *= inverse[..., None]
+        return np.exp(wide_NV, out=wide_NV)
 
 
 def uniform(draw: Sequence[int]) -> float:

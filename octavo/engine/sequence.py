@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from octavo.core.channel import Channel
 from octavo.engine.pages import Part
 from octavo.engine.rules import Rules
-from octavo.engine.sampler import Ask, Choice, Draws, History, choose, choose_many, is_plain, likeliest, to_logprobs
+from octavo.engine.sampler import Ask, Choice, Draws, History, choose, choose_many, is_plain, logprobs_of
 from octavo.engine.types import Chunk, EngineFinish, Request, Step
 
 
@@ -90,7 +90,7 @@ class Sequence:
         if self.plain and (common := choose_many([logits_V[None]], [self.ask()])[0]):
             return self.take(common)
         choice = choose(logits_V, self.request.sampling, history=self.history, mask=self.rules.allowed(),
-                        draw=(self.seed, self.index, self.replied))  # fmt: skip
+                        number=self.draws.at(self.replied))  # fmt: skip
         self.take(choice)
 
     def ask(self) -> Ask:
@@ -110,9 +110,9 @@ class Sequence:
         tops += [()] * (len(known) - len(tops))
         for i, logits_V in enumerate(logits_TV, chunk.start):
             if i + 1 < len(self.tokens):
-                values_V = to_logprobs(logits_V)
-                known.append(float(values_V[self.tokens[i + 1]]))
-                tops.append(likeliest(values_V, count))
+                logprob, top = logprobs_of(logits_V, self.tokens[i + 1], likeliest=count)
+                known.append(logprob)
+                tops.append(top)
 
     def pool(self, chunk: Chunk, rows_TD: NDArray[np.float32]) -> None:
         """Add the chunk's rows one after the other: the sum does not depend on how the prompt is cut."""

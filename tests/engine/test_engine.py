@@ -15,7 +15,6 @@ from octavo.core.sampling import Sampling
 from octavo.engine.channels import start_channel
 from octavo.engine.engine import Engine, tokens_of
 from octavo.engine.rules import StopRule
-from octavo.engine.sampler import to_logprobs
 from octavo.engine.types import Request
 from tests.engine.hash_backend import HashBackend
 
@@ -64,7 +63,8 @@ def test_scoring_gives_each_tokens_logprob_and_generates_nothing():
     steps = Engine(backend, step_tokens=7).generate(ask(*tokens, max_tokens=0, logprobs=0))
     assert len(steps) == 1 and steps[0].token is None and steps[0].finish == "length"
     found = steps[0].prompt_logprobs
-    wanted = [to_logprobs(backend.logits(tokens[:i]))[tokens[i]] for i in range(1, len(tokens))]
+    rows = [np.float64(backend.logits(tokens[:i])) for i in range(1, len(tokens))]
+    wanted = [row[token] - np.log(np.exp(row).sum()) for row, token in zip(rows, tokens[1:], strict=True)]
     assert np.isnan(found[0]) and found[1:] == pytest.approx(wanted)
 
 

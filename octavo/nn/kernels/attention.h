@@ -152,48 +152,48 @@ struct Span {  // R queries over up to 64 keys
     // Pages, and panels of values, go two at a time: their sums do not wait for each other. The last may be its own twin.
     int twin(int p) const { return p + 1 < pages ? p + 1 : p; }
 
-    void scores_bf16(const uint16_t (&q)[R][WIDEST], float scale, float (&scores)[R][SPAN]) const {
+    void scores_bf16(const Half (&q)[R][WIDEST], float scale, float (&scores)[R][SPAN]) const {
+        const int lines = cache.head_width / 2, inner = tile_lines(lines);
         for (int p = 0; p < pages; p += 2) {
-            F16 acc[R][2];
-            for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = f_zero();
-            for (int i = 0; i < cache.head_width; i += 2) {
-                const Bytes k0 = b_load(block[p] + i * 32), k1 = b_load(block[twin(p)] + i * 32);
-                fetch_values(p, i * 32), fetch_values(twin(p), i * 32);
-                for (int r = 0; r < R; r++) {
-                    const Bytes x = b_set4(q[r] + i);
-                    acc[r][0] = dot2(acc[r][0], k0, x), acc[r][1] = dot2(acc[r][1], k1, x);
+            HalfSum acc[R][2];
+            for (int line = 0; line < lines; line += inner) {
+                for (int i = line; i < line + inner; i++) {
+                    const Bytes k0 = b_load(block[p] + i * 64), k1 = b_load(block[twin(p)] + i * 64);
+                    fetch_values(p, i * 64), fetch_values(twin(p), i * 64);
+                    for (int r = 0; r < R; r++) acc[r][0].add(k0, q[r] + 2 * i), acc[r][1].add(k1, q[r] + 2 * i);
                 }
+                for (int r = 0; r < R; r++) acc[r][0].close(), acc[r][1].close();
             }
             for (int r = 0; r < R; r++) {
-                f_store(scores[r] + twin(p) * PAGE, f_mul(acc[r][1], f_set(scale)));
-                f_store(scores[r] + p * PAGE, f_mul(acc[r][0], f_set(scale)));
+                f_store(scores[r] + twin(p) * PAGE, f_mul(acc[r][1].sum, f_set(scale)));
+                f_store(scores[r] + p * PAGE, f_mul(acc[r][0].sum, f_set(scale)));
             }
         }
     }
 
     void add_bf16(const float (&weights)[R][SPAN], const float (&alpha)[R], float (&out)[R][WIDEST]) const {
-        uint16_t w[R][SPAN];
+        Half w[R][SPAN];
         for (int r = 0; r < R; r++)
-            for (int i = 0; i < SPAN; i += LANES) to_bf16(w[r] + i, f_load(weights[r] + i));
+            for (int i = 0; i < SPAN; i += LANES) to_halves(w[r] + i, f_load(weights[r] + i));
         for (int c = 0; c < cache.head_width; c += 2 * LANES) {
             const int c1 = c + LANES < cache.head_width ? c + LANES : c;
-            F16 acc[R][2];
-            for (int r = 0; r < R; r++) {
-                acc[r][0] = f_mul(f_load(out[r] + c), f_set(alpha[r]));
-                acc[r][1] = f_mul(f_load(out[r] + c1), f_set(alpha[r]));
-            }
+            HalfSum acc[R][2];
             for (int p = 0; p < pages; p++) {
                 const uint8_t* values = block[p] + cache.values_at();
                 for (int slot = 0; slot < PAGE; slot += 2) {
                     const Bytes v0 = b_load(values + (c + slot) * 32), v1 = b_load(values + (c1 + slot) * 32);
                     fetch_keys(p, (c + slot) * 32), fetch_keys(p, (c1 + slot) * 32);
                     for (int r = 0; r < R; r++) {
-                        const Bytes x = b_set4(w[r] + p * PAGE + slot);
-                        acc[r][0] = dot2(acc[r][0], v0, x), acc[r][1] = dot2(acc[r][1], v1, x);
+                        const Half* x = w[r] + p * PAGE + slot;
+                        acc[r][0].add(v0, x), acc[r][1].add(v1, x);
                     }
                 }
+                for (int r = 0; r < R; r++) acc[r][0].close(), acc[r][1].close();
             }
-            for (int r = 0; r < R; r++) f_store(out[r] + c1, acc[r][1]), f_store(out[r] + c, acc[r][0]);
+            for (int r = 0; r < R; r++) {
+                const F16 a0 = f_mul(f_load(out[r] + c), f_set(alpha[r])), a1 = f_mul(f_load(out[r] + c1), f_set(alpha[r]));
+                f_store(out[r] + c1, f_add(a1, acc[r][1].sum)), f_store(out[r] + c, f_add(a0, acc[r][0].sum));
+            }
         }
     }
 
@@ -254,7 +254,7 @@ struct Span {  // R queries over up to 64 keys
 template <int R>
 void attend(const Cache& cache, const Keys& keys, const Keys& soon, const Query* queries, float scale, bool far) {
     const int width = cache.head_width;
-    alignas(64) uint16_t q16[R][WIDEST];
+    alignas(64) Half q16[R][WIDEST];
     alignas(64) int8_t q8[R][WIDEST];
     alignas(64) float scores[R][SPAN], out[R][WIDEST];
     float q_scale[R], alpha[R];
@@ -265,7 +265,7 @@ void attend(const Cache& cache, const Keys& keys, const Keys& soon, const Query*
         last = queries[r].position > last ? queries[r].position : last;
         for (int i = 0; i < width; i += LANES) f_store(out[r] + i, f_zero());
         if (cache.kind == KEEP_BF16) {
-            for (int i = 0; i < width; i += LANES) to_bf16(q16[r] + i, f_load(queries[r].q + i));
+            for (int i = 0; i < width; i += LANES) to_halves(q16[r] + i, f_load(queries[r].q + i));
         } else {
             q_scale[r] = to_int8(queries[r].q, width, q8[r]) * scale * LOG2_E;
             q_sum[r] = 0;

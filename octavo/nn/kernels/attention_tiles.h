@@ -8,7 +8,7 @@ class TiledAttention {
   public:
     TiledAttention(const Cache& cache, const Keys& keys, const Keys& soon, const Query* queries, int count, float scale)
         : cache(cache), keys(keys), soon(soon), queries(queries), count(count), width(cache.head_width),
-          halves(cache.kind == KEEP_BF16), key_lines(width / (halves ? 2 : 4)), inner(longest(key_lines)) {
+          halves(cache.kind == KEEP_BF16), key_lines(width / (halves ? 2 : 4)), inner(tile_lines(key_lines)) {
         for (int r = 0; r < count; r++) begin(r, scale);
     }
 
@@ -47,13 +47,6 @@ class TiledAttention {
     alignas(64) float scored[TILED][SPAN];
     alignas(64) float sums[TILE][ABREAST * LANES];   // fp32 or int32
     alignas(64) float out[TILED][WIDEST];
-
-    // The most lines a tile can have so that all tiles have as many.
-    static int longest(int lines) {
-        int some = lines < TILE ? lines : TILE;
-        while (lines % some) some--;
-        return some;
-    }
 
     void begin(int r, float scale) {
         last = queries[r].position > last ? queries[r].position : last;
@@ -168,8 +161,8 @@ INLINE void attend_any(const Cache& cache, const Keys& keys, const Keys& soon, c
                        bool far) {
     int i = 0;
 #if OCTAVO_AMX
-    const int few = cache.kind == KEEP_INT8 ? 4 : 0;  // sums of bf16 are exact in no order: all rows go by tiles
-    for (; count - i > few; i += TILED) {
+    constexpr int FEW = 4;  // so many go by vectors: to the same bits, and without the way through memory that tiles take
+    for (; count - i > FEW; i += TILED) {
         const bool last = i + TILED >= count;
         TiledAttention(cache, keys, last ? soon : keys, queries + i, last ? count - i : TILED, scale).run(far);
     }

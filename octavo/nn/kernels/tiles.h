@@ -65,11 +65,39 @@ inline void configure(const TileShapes& shapes) {
 
 // Stands in every call from outside that may use tiles. Between calls others on the thread (PyTorch) shape tiles or give
 // them up, after which our instructions would be wrong or illegal: so nothing is taken for configured at the next call.
+// Meanwhile numbers below the smallest normal one are zero to vectors too, as they are to tiles.
 struct TileUse {
+    const unsigned before = _mm_getcsr();
+
+    TileUse() {
+        constexpr unsigned RESULTS = 1 << 15, OPERANDS = 1 << 6;  // flush to zero, denormals are zero
+        _mm_setcsr(before | RESULTS | OPERANDS);
+    }
     ~TileUse() {
         configured = TileShapes{0};
         asm volatile("tilerelease");
+        _mm_setcsr(before);
     }
+};
+
+// Sixteen sums of bf16 products by vectors, to the bits of a tile's: even and odd inputs are added up apart, and once for
+// each tile, where `close` stands, both to what was there.
+using Half = float;  // a number of bf16, ready to be multiplied
+
+INLINE void to_halves(Half* out, F16 x) {
+    uint16_t halves[LANES];
+    to_bf16(halves, x);
+    f_store(out, from_bf16(halves));
+}
+
+struct HalfSum {
+    F16 sum = f_zero(), even = f_zero(), odd = f_zero();
+
+    INLINE_MEMBER void add(Bytes w, const Half* x) {
+        even = f_fma((F16)_mm512_slli_epi32(w, 16), f_set(x[0]), even);
+        odd = f_fma((F16)_mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)), f_set(x[1]), odd);
+    }
+    INLINE_MEMBER void close() { sum = f_add(sum, f_add(even, odd)), even = odd = f_zero(); }
 };
 
 // Tiles: 0-3 sums (of the first 16 rows times both panels, then of the others), 4 and 5 activations (the first rows, the
@@ -134,4 +162,22 @@ __attribute__((noinline)) void tile_products(Panels& panels, const uint8_t* a, p
 struct TileUse {
     ~TileUse() {}
 };
+
+using Half = uint16_t;
+
+INLINE void to_halves(Half* out, F16 x) { to_bf16(out, x); }
+
+struct HalfSum {
+    F16 sum = f_zero();
+
+    INLINE_MEMBER void add(Bytes w, const Half* x) { sum = dot2(sum, w, b_set4(x)); }
+    INLINE_MEMBER void close() {}
+};
 #endif
+
+// The most lines a tile can have so that all tiles of so many lines have as many.
+inline int tile_lines(int lines) {
+    int some = lines < 16 ? lines : 16;
+    while (lines % some) some--;
+    return some;
+}
