@@ -1,8 +1,10 @@
 """Each kernel equals its plain reference, on every instruction set that this machine has."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from octavo.core.errors import KernelError
 from octavo.nn.kernels import cpu_flags
 from octavo.nn.kernels.build import TIERS
-from octavo.nn.kernels.library import Library, open_library
+from octavo.nn.kernels.library import Library, open_library, pointer, reserved
 from octavo.nn.packed import (
     GroupedWeight,
     PackedMatrix,
@@ -228,6 +230,19 @@ def test_a_query_does_not_depend_on_its_chunk(tier: str, kind: str, group: int, 
     here = slice((tokens - 1) * group, tokens * group)
     alone = library.attend(q[here], k[:tokens], v[:tokens], group=group, kind=kind, scale=scale)
     np.testing.assert_array_equal(alone, whole[here])
+
+
+def test_keys_and_values_may_lie_in_large_pages():
+    """Which shared memory seldom may: most systems allow it none."""
+    path = Path("/proc/self/smaps")
+    if not path.exists() or "VmFlags" not in path.read_text():
+        pytest.skip("this system does not say how memory is mapped")
+    store = reserved(4 << 20)
+    entries = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", path.read_text(), flags=re.MULTILINE)[1:]
+    places = [tuple(int(end, 16) for end in entry.split(maxsplit=1)[0].split("-")) for entry in entries]
+    here = next(e for e, (first, last) in zip(entries, places, strict=True) if first <= pointer(store) < last)
+    flags = here.split("VmFlags:")[1].split()
+    assert "hg" in flags and "sh" not in flags
 
 
 SANITIZERS = {
