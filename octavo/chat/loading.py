@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from octavo.core.chat import Chat
 from octavo.core.errors import KernelError
 from octavo.core.sources import Hub, Report, silent
-from octavo.weights.memory import Needs, available_bytes, check_memory, needs
+from octavo.weights.memory import TORCH_BYTES, Needs, available_bytes, check_memory, needs
 
 if TYPE_CHECKING:
     from octavo.engine.cpu_backend import CpuBackend
@@ -127,7 +127,7 @@ def choose_backend(checkpoint: Checkpoint, *, kind: AnyKind | None = None, repor
 
         if torch.cuda.is_available():
             free = torch.cuda.mem_get_info()[0]
-            needed = replace(needs(checkpoint, dtype_bytes=2), available_bytes=free)
+            needed = replace(needs(checkpoint, work_bytes=TORCH_BYTES), available_bytes=free)
             return Opening(needed, partial(_on_cuda, checkpoint))
     if kind not in ("fp16", "plain"):
         recipe: Recipe = kind or default_kind(checkpoint)
@@ -142,7 +142,7 @@ def choose_backend(checkpoint: Checkpoint, *, kind: AnyKind | None = None, repor
     from octavo.nn.linear import best_kind
 
     torch_kind = kind or best_kind()
-    needed = needs(checkpoint, dtype_bytes=4 if torch_kind == "plain" else 2)
+    needed = needs(checkpoint, dtype_bytes=4 if torch_kind == "plain" else 2, work_bytes=TORCH_BYTES)
     return Opening(needed, partial(with_torch, checkpoint, kind=torch_kind))
 
 

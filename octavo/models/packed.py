@@ -24,12 +24,13 @@ from octavo.nn.packed import (
     rotation_of,
     wide,
 )
-from octavo.nn.quant import Int4Weight, Weight, quantise_w4, quantise_w8
+from octavo.nn.quant import Int4Weight, Int8Weight, Weight, joined, quantise_w4, quantise_w8
 
 Recipe = Literal["bf16", "w8", "w4", "stored"]  # stored: as the file has them where the kernels can, else w8
 HEADS: dict[Recipe, Kind] = {"bf16": "bf16", "w8": "w8", "w4": "w8", "stored": "w8"}  # 4 bits cost a head too much
 Stored = Weight | GroupedWeight
 BYTES: dict[Kind, float] = {"bf16": 2, "w8": 1, "w4": 0.5, "g8": 1, "g4": 0.5, "g4m": 0.5}  # of data, per weight
+AT_ONCE = 1 << 24  # numbers of a weight that are rounded before the next ones are looked at
 PARTS = ("data", "groups", "scale", "bias")
 Array = NDArray[Any]
 Join = Callable[[Sequence[Array]], Array]
@@ -167,12 +168,27 @@ def _pack_linear(name: str, linear: Linear, weights: Weights, *, kind: Kind, kee
     elif kind == "bf16":
         matrix = pack_bf16(join([as_bf16(_whole(weights, source)) for source in linear.names]), bias_N=bias_N)
     else:
-        quantise = quantise_w4 if kind == "w4" else quantise_w8
-        whole = [as_floats(_whole(weights, source)) for source in linear.names]
-        made: list[Stored] = [quantise(rotated(weight_NK, rotation_of(weight_NK.shape[1]))) for weight_NK in whole]
+        quantise = _quantised4 if kind == "w4" else _quantised8
+        made: list[Stored] = [quantise(_whole(weights, source)) for source in linear.names]
         matrix = _pack_stored(made, join, bias_N=bias_N)
     arrays = {f"{name}.{part}": getattr(matrix, part) for part in PARTS}
     return Packed(name, arrays, (matrix.kind, matrix.inputs, matrix.rotation))
+
+
+def _quantised4(numbers_NK: Array) -> Int4Weight:
+    return joined([quantise_w4(part_NK) for part_NK in _turned(numbers_NK)])
+
+
+def _quantised8(numbers_NK: Array) -> Int8Weight:
+    return joined([quantise_w8(part_NK) for part_NK in _turned(numbers_NK)])
+
+
+def _turned(numbers_NK: Array) -> Iterator[NDArray[np.float32]]:
+    """A weight in float32, rotated, some rows at a time: memory may not have room for a whole head so often."""
+    inputs = numbers_NK.shape[1]
+    rows = max(1, AT_ONCE // inputs)
+    for first in range(0, len(numbers_NK), rows):
+        yield rotated(as_floats(numbers_NK[first : first + rows]), rotation_of(inputs))
 
 
 def _pack_stored(parts: Sequence[Stored], join: Join, *, bias_N: Array | None) -> PackedMatrix:

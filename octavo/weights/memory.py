@@ -16,30 +16,32 @@ if TYPE_CHECKING:
 
 CONTEXT_TOKENS = 8_192  # that the estimate makes room for, where nobody says
 CACHE_NUMBER_BYTES = 2  # keys and values are kept in 16 bits
-WORK_BYTES = 600_000_000  # the interpreter, torch and the buffers of a forward pass
+KERNELS_BYTES = 150_000_000  # the interpreter, our kernels and the buffers of a forward pass
+TORCH_BYTES = 600_000_000  # the same with torch
 LIMIT = "OCTAVO_MEMORY_BYTES"
 PACKED = "OCTAVO_PACKED"  # "memory": packed weights are neither looked for in the cache nor kept there
 UNLIMITED_BYTES = 1 << 60  # a control group's limit above this is none
 
 # Qwen3 in 16 bits, largest first: what it takes with its cache of 8,192 tokens, as `needs` has it
 SMALLER = {
-    "Qwen/Qwen3-32B": 68_300_000_000, "Qwen/Qwen3-14B": 31_500_000_000, "Qwen/Qwen3-8B": 18_200_000_000,
-    "Qwen/Qwen3-4B": 10_700_000_000, "Qwen/Qwen3-1.7B": 5_700_000_000, "Qwen/Qwen3-0.6B": 3_100_000_000,
+    "Qwen/Qwen3-32B": 67_900_000_000, "Qwen/Qwen3-14B": 31_100_000_000, "Qwen/Qwen3-8B": 17_800_000_000,
+    "Qwen/Qwen3-4B": 10_200_000_000, "Qwen/Qwen3-1.7B": 5_200_000_000, "Qwen/Qwen3-0.6B": 2_600_000_000,
 }  # fmt: skip
 
 
 class Needs(Struct, frozen=True, kw_only=True):
-    """Bytes.   disk: of the files;   weights, cache: in memory;   available: memory that the machine can give now."""
+    """Bytes.   disk: of the files;   weights, cache, work: in memory;   available: memory that can be had now."""
 
     disk_bytes: int
     weights_bytes: int
     cache_bytes: int
+    work_bytes: int
     available_bytes: int
 
     @property
     def needed_bytes(self) -> int:
-        """Memory in all: weights, cache, and what any run takes."""
-        return self.weights_bytes + self.cache_bytes + WORK_BYTES
+        """Memory in all."""
+        return self.weights_bytes + self.cache_bytes + self.work_bytes
 
     @property
     def line(self) -> str:
@@ -56,7 +58,8 @@ def gigabytes(size: int) -> str:
     return f"{size / 1e9:,.1f} GB"
 
 
-def needs(checkpoint: Checkpoint, *, dtype_bytes: float = 2, context_tokens: int | None = None) -> Needs:
+def needs(checkpoint: Checkpoint, *, dtype_bytes: float = 2, context_tokens: int | None = None,
+          work_bytes: int = KERNELS_BYTES) -> Needs:  # fmt: skip
     """What a checkpoint needs to answer.
 
     dtype_bytes      per number of the weights, as they will lie in memory
@@ -73,7 +76,7 @@ def needs(checkpoint: Checkpoint, *, dtype_bytes: float = 2, context_tokens: int
     per_token = 2 * config.layers * config.heads.kv_heads * config.heads.head_width * CACHE_NUMBER_BYTES
     return Needs(
         disk_bytes=checkpoint.size_bytes, weights_bytes=int(numbers * dtype_bytes), cache_bytes=per_token * tokens,
-        available_bytes=available_bytes(),
+        work_bytes=work_bytes, available_bytes=available_bytes(),
     )  # fmt: skip
 
 
@@ -82,7 +85,7 @@ def check_memory(needed: Needs) -> None:
     if needed.needed_bytes <= needed.available_bytes:
         return
     fits = next((name for name, size in SMALLER.items() if size <= needed.available_bytes), None)
-    if needed.weights_bytes + WORK_BYTES <= needed.available_bytes:
+    if needed.weights_bytes + needed.work_bytes <= needed.available_bytes:
         advice = "Ask for a shorter context, or close other programs"
     elif fits is not None:
         advice = f"Take a smaller model, such as {fits}, or close other programs"

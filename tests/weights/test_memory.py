@@ -10,7 +10,7 @@ from octavo.core.errors import MemoryNeeded
 from octavo.models import build, read_config, skeleton
 from octavo.models.decoder import count_parameters
 from octavo.weights import check_memory, needs, open_checkpoint, save_checkpoint
-from octavo.weights.memory import SMALLER, WORK_BYTES, Needs, available_bytes, gigabytes
+from octavo.weights.memory import KERNELS_BYTES, SMALLER, Needs, available_bytes, gigabytes
 from tests.weights.test_hub import CONFIG
 
 GIB = 1 << 30
@@ -43,22 +43,23 @@ QWEN3 = {  # of models.md: width, layers, heads of keys, tied, parameters
 def test_the_advice_knows_how_much_each_model_needs(name: str):
     width, layers, heads, tied, parameters = QWEN3[name]
     weights = 2 * (parameters + (151_936 * width if tied else 0))
-    needed = weights + 2 * layers * heads * 128 * 2 * 8192 + WORK_BYTES
+    needed = weights + 2 * layers * heads * 128 * 2 * 8192 + KERNELS_BYTES
     assert needed <= SMALLER[f"Qwen/Qwen3-{name}"] < needed * 1.03
 
 
 def test_refusal_is_polite_and_says_what_to_do():
     whole = Needs(disk_bytes=16_400_000_000, weights_bytes=16_400_000_000, cache_bytes=1_200_000_000,
-                  available_bytes=8_000_000_000)  # fmt: skip
+                  work_bytes=600_000_000, available_bytes=8_000_000_000)  # fmt: skip
     with pytest.raises(MemoryNeeded, match=r"needs 18.2 GB .* has 8.0 GB free. Take .* such as Qwen/Qwen3-1.7B"):
         check_memory(whole)
-    tight = Needs(disk_bytes=1, weights_bytes=1_000_000_000, cache_bytes=9_000_000_000, available_bytes=2_000_000_000)
+    tight = Needs(disk_bytes=1, weights_bytes=1_000_000_000, cache_bytes=9_000_000_000, work_bytes=1,
+                  available_bytes=2_000_000_000)  # fmt: skip
     with pytest.raises(MemoryNeeded, match="shorter context"):
         check_memory(tight)
-    none = Needs(disk_bytes=1, weights_bytes=1_000_000_000, cache_bytes=0, available_bytes=500_000_000)
+    none = Needs(disk_bytes=1, weights_bytes=1_000_000_000, cache_bytes=0, work_bytes=1, available_bytes=500_000_000)
     with pytest.raises(MemoryNeeded, match="small model that comes with the install"):
         check_memory(none)
-    check_memory(Needs(disk_bytes=1, weights_bytes=10, cache_bytes=0, available_bytes=WORK_BYTES + 10))
+    check_memory(Needs(disk_bytes=1, weights_bytes=10, cache_bytes=0, work_bytes=5, available_bytes=15))
     assert whole.line == "16.4 GB on disk; 18.2 GB of memory (weights 16.4 GB, context 1.2 GB), 8.0 GB free"
     assert [gigabytes(n) for n in (0, 98_362_432, 999_600_000, 1_192_135_096)] == ["0 MB", "98 MB", "1.0 GB", "1.2 GB"]
 
