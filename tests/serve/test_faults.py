@@ -76,7 +76,7 @@ def test_clients_that_leave_at_any_moment_leave_nothing_behind(tmp_path: Path):
 def test_models_make_room_for_each_other(tmp_path: Path):
     names = [f"{name}={mini_random()}" for name in ("one", "two")]
     body = {"messages": LONG["messages"], "max_tokens": 2}
-    with serving(names, folder=tmp_path, options=["--memory", "0.62"]) as served:
+    with serving(names, folder=tmp_path, options=["--memory", "0.2"]) as served:
         states = lambda: {m["id"]: m["state"] for m in served.client.get("/v1/models").json()["data"]}  # noqa: E731
         assert states() == {"one": "ready", "two": "cold"}
         answer = served.client.post("/v1/chat/completions", json={**body, "model": "two"})
