@@ -24,7 +24,7 @@ from octavo.nn.packed import (
     rotation_of,
     wide,
 )
-from octavo.nn.quant import Int4Weight, Int8Weight, Weight, joined, quantise_w4, quantise_w8
+from octavo.nn.quant import Int4Weight, Weight, joined, quantise_w4, quantise_w8
 
 Recipe = Literal["bf16", "w8", "w4", "stored"]  # stored: as the file has them where the kernels can, else w8
 HEADS: dict[Recipe, Kind] = {"bf16": "bf16", "w8": "w8", "w4": "w8", "stored": "w8"}  # 4 bits cost a head too much
@@ -168,19 +168,15 @@ def _pack_linear(name: str, linear: Linear, weights: Weights, *, kind: Kind, kee
     elif kind == "bf16":
         matrix = pack_bf16(join([as_bf16(_whole(weights, source)) for source in linear.names]), bias_N=bias_N)
     else:
-        quantise = _quantised4 if kind == "w4" else _quantised8
-        made: list[Stored] = [quantise(_whole(weights, source)) for source in linear.names]
+        made: list[Stored] = [_rounded(_whole(weights, source), kind) for source in linear.names]
         matrix = _pack_stored(made, join, bias_N=bias_N)
     arrays = {f"{name}.{part}": getattr(matrix, part) for part in PARTS}
     return Packed(name, arrays, (matrix.kind, matrix.inputs, matrix.rotation))
 
 
-def _quantised4(numbers_NK: Array) -> Int4Weight:
-    return joined([quantise_w4(part_NK) for part_NK in _turned(numbers_NK)])
-
-
-def _quantised8(numbers_NK: Array) -> Int8Weight:
-    return joined([quantise_w8(part_NK) for part_NK in _turned(numbers_NK)])
+def _rounded(numbers_NK: Array, kind: Kind) -> Weight:
+    parts = _turned(numbers_NK)
+    return joined([*map(quantise_w4, parts)]) if kind == "w4" else joined([*map(quantise_w8, parts)])
 
 
 def _turned(numbers_NK: Array) -> Iterator[NDArray[np.float32]]:

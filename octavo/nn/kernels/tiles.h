@@ -2,7 +2,8 @@
 // inputs at a time. A panel's tile is read where it lies: its rows stand 128 bytes apart in a pair of panels.
 //
 // A row's sums do not depend on how many rows are computed together. Those of int8 are exact; those of bf16 are added up
-// in an order of the unit's own, so where there are tiles, all products of bf16 go through them.
+// in an order of the unit's own, so where there are tiles, all products of bf16 go through them, or through vectors in
+// that order (HalfSum).
 #pragma once
 #include "vector.h"
 
