@@ -22,6 +22,7 @@ from octavo.weights.save import official_tensors
 
 CACHE_BYTES = 1 << 30  # of keys and values; taken only as they are written
 STEP_TOKENS = 1024
+ALONE_BYTES = 4 << 20  # of weights: a step of a model below this takes less time than what is done between steps
 
 
 class ModuleWeights:
@@ -78,7 +79,9 @@ class OwnChat:
             backend: TorchBackend | CpuBackend = TorchBackend(self.model, cache_bytes=cache_bytes)
         else:
             self.copy = self._packed()
-            backend = CpuBackend(self.copy, cache_bytes=cache_bytes)
+            small = sum(array.nbytes for array in self.copy.arrays.values()) < ALONE_BYTES
+            # Of two threads one would wait, which takes its core as much as work does.
+            backend = CpuBackend(self.copy, cache_bytes=cache_bytes, threads=1 if small else None)
         engine = Engine(backend, step_tokens=STEP_TOKENS, speculation=None)
         self.chat = LocalChat(name="trained", engine=engine, tokenizer=tokenizer, form=form)
 
