@@ -27,6 +27,7 @@ SMALLER = {
     "Qwen/Qwen3-32B": 67_900_000_000, "Qwen/Qwen3-14B": 31_100_000_000, "Qwen/Qwen3-8B": 17_800_000_000,
     "Qwen/Qwen3-4B": 10_200_000_000, "Qwen/Qwen3-1.7B": 5_200_000_000, "Qwen/Qwen3-0.6B": 2_600_000_000,
 }  # fmt: skip
+SHIPPED_BYTES = 200_000_000  # so much does the small model that comes with the install need at most
 
 
 class Needs(Struct, frozen=True, kw_only=True):
@@ -90,7 +91,8 @@ def check_memory(needed: Needs) -> None:
     elif fits is not None:
         advice = f"Take a smaller model, such as {fits}, or close other programs"
     else:
-        advice = "Close other programs, or take the small model that comes with the install"
+        smaller = ", or take the small model that comes with the install" if needed.needed_bytes > SHIPPED_BYTES else ""
+        advice = f"Close other programs{smaller}"
     raise MemoryNeeded(f"The model needs {gigabytes(needed.needed_bytes)} of memory (weights "
                        f"{gigabytes(needed.weights_bytes)}, context {gigabytes(needed.cache_bytes)}), this machine has "
                        f"{gigabytes(needed.available_bytes)} free. {advice}.")  # fmt: skip

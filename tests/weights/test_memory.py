@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from octavo.core.errors import MemoryNeeded
 from octavo.models import build, read_config, skeleton
 from octavo.models.decoder import count_parameters
 from octavo.weights import check_memory, needs, open_checkpoint, save_checkpoint
+from octavo.weights.hub import SHIPPED
 from octavo.weights.memory import KERNELS_BYTES, SMALLER, Needs, available_bytes, gigabytes
 from tests.weights.test_hub import CONFIG
 
@@ -59,6 +61,8 @@ def test_refusal_is_polite_and_says_what_to_do():
     none = Needs(disk_bytes=1, weights_bytes=1_000_000_000, cache_bytes=0, work_bytes=1, available_bytes=500_000_000)
     with pytest.raises(MemoryNeeded, match="small model that comes with the install"):
         check_memory(none)
+    with pytest.raises(MemoryNeeded, match=r"free\. Close other programs\.$"):  # there is none that needs less
+        check_memory(replace(needs(open_checkpoint(SHIPPED / "octavo-mini")), available_bytes=100_000_000))
     check_memory(Needs(disk_bytes=1, weights_bytes=10, cache_bytes=0, work_bytes=5, available_bytes=15))
     assert whole.line == "16.4 GB on disk; 18.2 GB of memory (weights 16.4 GB, context 1.2 GB), 8.0 GB free"
     assert [gigabytes(n) for n in (0, 98_362_432, 999_600_000, 1_192_135_096)] == ["0 MB", "98 MB", "1.0 GB", "1.2 GB"]
