@@ -229,7 +229,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--kinds", default="", help="only contenders whose name holds one of these, such as octavo,llama"
     )
-    parser.add_argument("--only", default="", help=f"figures that begin so: {', '.join(FIGURES)}")
+    parser.add_argument("--only", default="", help=f"names of figures, or how names begin, of {', '.join(FIGURES)}")
     parser.add_argument("--rivals", type=Path, default=Path(".rivals"), help="what bench/rivals.sh set up")
     parser.add_argument("--result", default="cpu", help="name of the file in bench/results that the figures go into")
     parser.add_argument("--no-write", action="store_true", help="leave that file as it is")
