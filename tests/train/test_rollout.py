@@ -13,15 +13,17 @@ from octavo.core.deltas import Finished, Usage
 from octavo.core.messages import Message
 from octavo.core.sampling import Sampling, Thinking
 from octavo.core.task import Score, Trajectory, Turn
+from octavo.engine.cpu_backend import CpuBackend
 from octavo.models import build
 from octavo.models.decoder import Decoder
 from octavo.nn.context import PackedContext
 from octavo.nn.head import tell
+from octavo.nn.kernels import usable_cores
 from octavo.tasks import TASKS as ALL_TASKS
 from octavo.train.batch import pack
 from octavo.train.lessons import cut_short
 from octavo.train.measure import by_budget, calls_of, measure, passes, share
-from octavo.train.own import OwnChat
+from octavo.train.own import ALONE_BYTES, OwnChat
 from octavo.train.rollout import How, rollout, to_sample
 from tests.serve.mini import config
 from tests.train.guesses import OFF, ON, TASKS, guesser, problems, words
@@ -67,6 +69,17 @@ def test_neither_order_nor_company_changes_a_trajectory(exact: bool):
     assert there == [back[3 * i + j] for i in reversed(range(len(asked))) for j in range(3)]
     assert there[:3] == said(rollout(chat, asked[:1], tasks=TASKS, how=HOW))
     assert there != said(rollout(chat, asked, tasks=TASKS, how=replace(HOW, seed=6)))
+
+
+def test_a_small_model_takes_one_thread_and_says_the_same(monkeypatch: pytest.MonkeyPatch):
+    model, taken, replies = guesser(), list[int](), list[object]()
+    for bound in (ALONE_BYTES, 0):
+        monkeypatch.setattr("octavo.train.own.ALONE_BYTES", bound)
+        chat = own(model, exact=False).chat
+        assert isinstance(chat.engine.backend, CpuBackend)
+        taken.append(chat.engine.backend.threads)
+        replies.append(said(rollout(chat, problems(6), tasks=TASKS, how=HOW)))
+    assert taken == [1, usable_cores()] and replies[0] == replies[1]
 
 
 def test_only_what_the_model_sampled_has_a_weight():
