@@ -5,6 +5,7 @@ and not; or with --plain, for stages of pre-training, in the form of the texts t
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
@@ -23,7 +24,7 @@ from octavo.text.tokenizer import Tokenizer
 from octavo.train.measure import problems_of
 from octavo.train.mini.exam import MODES
 from octavo.train.mini.plan import LEVELS, SIX, TOOLS, plan
-from octavo.train.mini.texts import ANSWER, WORK, asked
+from octavo.train.mini.texts import ANSWER, ANSWERS, WORK, asked
 from octavo.train.models import read_model
 from octavo.train.own import OwnChat
 from octavo.train.rollout import How, rollout
@@ -68,10 +69,17 @@ def in_text(own: OwnChat, problems: Sequence[Problem], mode: str) -> list[Seen]:
     found = list[Seen]()
     for problem, reader, steps in running.values():
         text = reader.whole(steps).message.text
-        working, _, answer = text.rpartition(ANSWER.strip()) if mode == "worked" else ("", "", text)
+        working, answer = parted(text) if mode == "worked" else ("", text)
         right = float(answer.strip() == problem.gold.text.strip())
         found.append(Seen(problem, right, working.strip("\n"), answer.strip()))
     return found
+
+
+def parted(text: str) -> tuple[str, str]:
+    """A working, and the answer behind what stands before one."""
+    marks = [re.escape(mark.strip(" ")) for mark in sorted(ANSWERS, key=len, reverse=True)]
+    working, *rest = re.split("|".join(marks), text, maxsplit=1)
+    return working, rest[0] if rest else ""
 
 
 def first_wrong(seen: Seen) -> str:

@@ -3,11 +3,13 @@
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from msgspec.structs import replace
 
 from octavo.chat.local import LocalChat
 from octavo.core.errors import TrainingError
+from octavo.core.sample import Sample
 from octavo.core.sampling import Sampling, Thinking
 from octavo.core.task import Problem, Trajectory
 from octavo.tasks import TASKS
@@ -41,13 +43,17 @@ class Pupil:
 
     def told(self, count: int, *, queries: int) -> Source:
         """Of so many of the teacher's replies those that are right, `queries` at a step, all once before any comes
-        again. Raises TrainingError where none is right."""
-        done = self._replies(self.teacher.chat, random.Random(f"{self.seed} off"), count=count)
-        if not (samples := [to_sample(one) for one in done if good(self.teacher, one)]):
-            raise TrainingError("the teacher gave no right reply: give it easier levels, or another teacher.")
+        again. The teacher is asked before the first step; raises TrainingError where none is right."""
+
+        @cache
+        def samples() -> list[Sample]:
+            done = self._replies(self.teacher.chat, random.Random(f"{self.seed} off"), count=count)
+            if not (right := [to_sample(one) for one in done if good(self.teacher, one)]):
+                raise TrainingError("the teacher gave no right reply: give it easier levels, or another teacher.")
+            return right
 
         def batches(step: int) -> list[Batch]:
-            chosen = shuffled(samples, queries, step=step, seed=self.seed)
+            chosen = shuffled(samples(), queries, step=step, seed=self.seed)
             return batches_of(self.ranks.share(chosen), tokens=self.tokens, device=self.ranks.device)
 
         return batches

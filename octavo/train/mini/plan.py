@@ -54,7 +54,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     cold.how        also moves a student that learns a teacher's replies: both meet tokens that they never read
     fuse_thought    replies with thinking that are sampled for the fusion, beside fuse_direct conversations without,
                     fuse_turns of several turns, and fuse_cut whose thinking a budget cut
-    off_replies     of the teacher's, distilled off-policy;   distill_reverse   the direction of KL after that
+    off_replies     of the teacher's, distilled off-policy, in off_steps and until off_gate
+    distill_reverse the direction of KL after that
     longest         tokens of a reply;   tested   problems of each family in an exam
     """
 
@@ -88,6 +89,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     general_steps: int
     off_replies: int
     off_steps: int
+    off_gate: Gate
     distill_steps: int
     distill_how: Optimisation
     distill_reverse: bool
@@ -155,24 +157,23 @@ def _wide(levels: Mapping[str, Sequence[int]] | None = None, *, times: int = 1) 
         experts=Size(width=192, layers=6, heads=6, inner=576, experts=8),
         readings=_readings({**levels, **TOOLS}, steps=(1000 * times, 1300 * times, 450 * times), often={"format": 2.5}),
         levels=levels, tools=TOOLS, student_share=1.0, experts_share=0.2, cold_samples=10_000,
-        cold=Lesson(steps=60, how=muon(1e-3, others=6)), cold_gate=Gate(least=0.62),
-        cold_often={"tools": 3.0, "format": 1.5}, rl_steps=150 * times, student_rl_steps=75 * times, rl_queries=48,
+        cold=Lesson(steps=30, how=muon(1e-3, others=6)), cold_gate=Gate(least=0.62),
+        cold_often={"tools": 4.0, "format": 1.5}, rl_steps=150 * times, student_rl_steps=75 * times, rl_queries=48,
         rl_replies=12, rl_updates=1, fuse_thought=7000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times,
         fuse_cut=5000 * times, fuse_often={"tools": 2.0, "format": 3.0},
         direct_often={"retrieval": 4.0, "format": 3.0, "tools": 2.0}, fuse=Lesson(steps=450 * times, how=muon(7e-4)),
-        general_steps=80 * times, off_replies=12_000, off_steps=250 * times, distill_steps=72 * times,
+        general_steps=80 * times, off_replies=12_000, off_steps=250 * times, off_gate=Gate(), distill_steps=72 * times,
         distill_how=muon(1e-3, others=6), distill_reverse=False, longest=384, tested=200,
     )  # fmt: skip
 
 
 def _short() -> Plan:
-    """Fewer families, a cold start that leaves more to RL: but for what few steps do not bring at all. A student's few
-    steps off-policy do the same for what is compared after them."""
+    """Fewer families and steps. A student's steps off-policy end early, so that there is something to compare."""
     levels = _some(SIX)
     return replace(
         _wide(levels), readings=_readings({**levels, **TOOLS}, steps=(600, 900, 250), often={"format": 2.5}),
-        cold=Lesson(steps=50, how=muon(1e-3, others=6)), rl_steps=110, fuse_cut=3000, off_replies=6000, off_steps=60,
-        distill_steps=105, distill_how=muon(2e-3, others=6),
+        rl_steps=110, fuse_cut=3000, off_replies=6000, off_steps=20, off_gate=Gate(least=0.3), distill_steps=105,
+        distill_how=muon(2e-3, others=6),
     )  # fmt: skip
 
 
@@ -191,6 +192,6 @@ def _smoke() -> Plan:
         levels=levels, tools={}, student_share=0.5, experts_share=0.5, cold_samples=300, cold_gate=Gate(),
         cold_often={}, fuse_often={}, direct_often={}, cold=lesson, rl_steps=3, student_rl_steps=3, rl_queries=8,
         rl_replies=4, rl_updates=2, fuse_thought=200, fuse_direct=300, fuse_turns=100, fuse_cut=50, fuse=lesson,
-        general_steps=3, off_replies=600, off_steps=20, distill_steps=3, distill_how=muon(1e-3, others=6),
-        distill_reverse=True, longest=48, tested=10,
+        general_steps=3, off_replies=600, off_steps=20, off_gate=Gate(), distill_steps=3,
+        distill_how=muon(1e-3, others=6), distill_reverse=True, longest=48, tested=10,
     )  # fmt: skip

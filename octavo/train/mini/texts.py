@@ -29,7 +29,17 @@ AGAIN = 3  # times that a list is gone through again: the more is looked up in i
 Kind = Literal["things", "owners", "words", "rows", "values", "neighbours"]  # of lists
 
 
-WORK, ANSWER = "\nWork:\n", "\nAnswer:"  # what stands before a working and before an answer
+# What stands before a working and before an answer: in one fixed wording, a model learns to find the question so many
+# tokens back, and finds it no more where a chat's tokens stand between.
+WORKS = (
+    "\nWork:\n", "\n\nWork\n", "\nThe work:\n", "\nFirst, work it out:\n", "\n---\n\nWork\n\n---\n", "\n[work] ",
+    "\n\n\n# Work\n\n", "\n> ", "\n\n(work)\n\n", "\n...\n\n\n", "\nThe work, line by line, is this:\n", " -- Work:\n",
+)  # fmt: skip
+ANSWERS = (
+    "\nAnswer:", "\n\nAnswer\n", "\nThe answer:", "\nSo, the answer is", "\n---\n\nAnswer\n\n---\n", "\n[answer]",
+    "\n\n\n# Answer\n\n", "\n=>", "\n\n(answer)\n\n", "\n***\n\n\n", "\nThe answer, then, is this:\n", " -- Answer:",
+)  # fmt: skip
+WORK, ANSWER = WORKS[0], ANSWERS[0]
 
 
 class Blend(Struct, frozen=True, kw_only=True):
@@ -64,7 +74,7 @@ def document(blend: Blend, *, seed: int | str, number: int) -> str:
     if draw.random() >= blend.worked:
         seen = blend.seen if draw.random() < 0.5 else ()
         levels = {name: blend.levels[name] for name in seen} or blend.levels
-        return bare(problem_of(draw, levels, other=blend.other, often=blend.often))
+        return bare(problem_of(draw, levels, other=blend.other, often=blend.often), draw)
     return worked(problem_of(draw, blend.levels, other=blend.other, often=blend.often), draw, slips=blend.slips)
 
 
@@ -74,15 +84,23 @@ def asked(problem: Problem) -> str:
     return "\n".join([*tools, *(message.text for message in problem.messages)])
 
 
-def bare(problem: Problem) -> str:
+def bare(problem: Problem, draw: random.Random) -> str:
     """A problem and its answer."""
-    return f"{asked(problem)}{ANSWER} {problem.gold.text}"
+    return f"{asked(problem)}{answered(problem, draw)}"
 
 
 def worked(problem: Problem, draw: random.Random, *, slips: float) -> str:
     """A problem, the way to its answer, and the answer."""
+    if not problem.trace:
+        return bare(problem, draw)
     trace = slipped(problem.trace, draw) if draw.random() < slips else problem.trace
-    return f"{asked(problem)}{WORK}{trace}{ANSWER} {problem.gold.text}" if trace else bare(problem)
+    return f"{asked(problem)}{draw.choice(WORKS)}{trace}{answered(problem, draw)}"
+
+
+def answered(problem: Problem, draw: random.Random) -> str:
+    """The answer, and what stands before it."""
+    before = draw.choice(ANSWERS)
+    return f"{before}{'' if before[-1].isspace() else ' '}{problem.gold.text}"
 
 
 def slipped(trace: str, draw: random.Random) -> str:

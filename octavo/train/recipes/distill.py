@@ -5,6 +5,7 @@ and at each of its tokens is pulled towards the teacher's whole distribution.
 Source: Qwen3 report, arXiv:2505.09388, section 4.5; GKD, arXiv:2306.13649.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from octavo.chat.loading import open_text
 from octavo.core.errors import ConfigError
 from octavo.train.algorithms import TowardsTeacher
 from octavo.train.asked import CARD, asked, made
+from octavo.train.gate import Gate, solved
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
@@ -40,6 +42,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     off_steps: Annotated[int, Meta(ge=0, description="steps of learning the teacher's right replies")] = 200
     off_queries: Annotated[int, Meta(ge=1, description="of those replies, learnt at a step")] = 96
     off_how: Optimisation = Optimisation(rate=2e-3, weight_decay=0.0, betas=(0.9, 0.98))
+    off_gate: Gate = Gate()
     on_steps: Annotated[int, Meta(ge=0, description="steps of on-policy distillation")] = 80
     queries: Annotated[int, Meta(ge=1, description="of the student's replies, learnt at an on-policy step")] = 40
     each: Annotated[int, Meta(ge=1, description="of these, to one problem, whose prompt is computed once")] = 1
@@ -76,14 +79,14 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
         learns = OwnChat(student.to(ranks.device), tokenizer=tokenizer, form=form, ranks=ranks)
         pupil = Pupil(teacher=taught, student=learns, ranks=ranks, tasks=settings.tasks, thought=settings.thought,
                       longest=settings.longest, tokens=settings.tokens, seed=settings.seed)  # fmt: skip
-        rate = Schedule(shape="linear", steps=steps, warmup=settings.warmup, least=0.1)
+        told, gate = (True, settings.off_gate) if name == "off" else (False, Gate())
+        rate = Schedule(shape="linear", steps=steps, warmup=settings.warmup, least=0.1, again=gate.again)
         trainer = Trainer(learns.whole.learning, algorithm, how, rate=rate, bf16=settings.bf16, teacher=taught.model,
                           ranks=ranks)  # fmt: skip
         going = Run(out.with_name(f"{out.name}.{name}"), trainer, settings=wanted | {"stage": name}, progress=progress)
-        if trainer.step < steps:
-            told = name == "off"
-            going.go(pupil.told(settings.replies, queries=settings.off_queries) if told
-                     else pupil.tries(settings.queries, each=settings.each), steps=steps)  # fmt: skip
+        source = (pupil.told(settings.replies, queries=settings.off_queries) if told
+                  else pupil.tries(settings.queries, each=settings.each))  # fmt: skip
+        gate.go(going, source, steps=steps, success=partial(solved, learns, settings.tasks, longest=settings.longest))
         cards.append(report(going, recipe=f"distill {name}"))
         student = trainer.whole_model()
     if ranks.rank == 0:
