@@ -157,7 +157,7 @@ def _wide(levels: Mapping[str, Sequence[int]] | None = None, *, times: int = 1) 
         experts=Size(width=192, layers=6, heads=6, inner=576, experts=8),
         readings=_readings({**levels, **TOOLS}, steps=(1000 * times, 1300 * times, 450 * times), often={"format": 2.5}),
         levels=levels, tools=TOOLS, student_share=1.0, experts_share=0.2, cold_samples=10_000,
-        cold=Lesson(steps=30, how=muon(1e-3, others=6)), cold_gate=Gate(least=0.62),
+        cold=Lesson(steps=30, how=muon(1e-3, others=6)), cold_gate=Gate(least=0.62, again=5, rounds=16),
         cold_often={"tools": 4.0, "format": 1.5}, rl_steps=150 * times, student_rl_steps=75 * times, rl_queries=48,
         rl_replies=12, rl_updates=1, fuse_thought=7000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times,
         fuse_cut=5000 * times, fuse_often={"tools": 2.0, "format": 3.0},
