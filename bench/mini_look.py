@@ -24,7 +24,7 @@ from octavo.text.tokenizer import Tokenizer
 from octavo.train.measure import problems_of
 from octavo.train.mini.exam import MODES
 from octavo.train.mini.plan import LEVELS, SIX, TOOLS, plan
-from octavo.train.mini.texts import ANSWER, ANSWERS, WORK, asked
+from octavo.train.mini.texts import ANSWER, ANSWERS, WORK, asked, called
 from octavo.train.models import read_model
 from octavo.train.own import OwnChat
 from octavo.train.rollout import How, rollout
@@ -34,10 +34,11 @@ PLAIN = {"worked": WORK, "bare": ANSWER}
 
 
 class Seen(NamedTuple):
-    """A reply: whether it was right, what it wrote before its answer, and the answer."""
+    """A reply: whether it was right, what it wanted before its answer and what it wrote there, and the answer."""
 
     problem: Problem
     right: float
+    wanted: str
     working: str
     answer: str
 
@@ -49,8 +50,9 @@ def in_chat(own: OwnChat, problems: Sequence[Problem], mode: str, *, budget: int
     put = [replace(problem, thinking=thinking) for problem in problems]
     done = rollout(own.refresh(), put, tasks=TASKS, how=how)
     return [
-        Seen(one.problem, one.score.value, one.turns[0].message.thinking or "", one.turns[-1].message.text)
+        Seen(one.problem, one.score.value, one.problem.trace, said[0].thinking or "", said[-1].text)
         for one in done
+        if (said := [turn.message for turn in one.turns])
     ]
 
 
@@ -71,7 +73,8 @@ def in_text(own: OwnChat, problems: Sequence[Problem], mode: str) -> list[Seen]:
         text = reader.whole(steps).message.text
         working, answer = parted(text) if mode == "worked" else ("", text)
         right = float(answer.strip() == problem.gold.text.strip())
-        found.append(Seen(problem, right, working.strip("\n"), answer.strip()))
+        wanted = "".join([problem.trace, *called(problem)])
+        found.append(Seen(problem, right, wanted, working.strip("\n"), answer.strip()))
     return found
 
 
@@ -84,7 +87,7 @@ def parted(text: str) -> tuple[str, str]:
 
 def first_wrong(seen: Seen) -> str:
     """The first line that is not the solver's."""
-    lines = zip_longest(seen.problem.trace.split("\n"), seen.working.split("\n"), fillvalue="(none)")
+    lines = zip_longest(seen.wanted.split("\n"), seen.working.split("\n"), fillvalue="(none)")
     for number, (wanted, written) in enumerate(lines, 1):
         if wanted != written:
             return f"line {number}: {written!r}, the solver's is {wanted!r}"

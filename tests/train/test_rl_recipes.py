@@ -21,7 +21,7 @@ from octavo.train import pupil
 from octavo.train.models import write_model
 from octavo.train.own import OwnChat
 from octavo.train.ranks import Ranks
-from octavo.train.recipes import RECIPES, fuse, general_rl, recipe
+from octavo.train.recipes import RECIPES, distill, fuse, general_rl, recipe
 from octavo.train.run import Silent, read_log
 from octavo.train.settings import read_settings
 from octavo.weights.checkpoint import open_checkpoint
@@ -76,6 +76,17 @@ def test_distillation_of_a_model_into_itself_finds_nothing_to_learn(folder: Path
 def test_a_teacher_that_is_never_right_teaches_nothing(folder: Path):
     with pytest.raises(TrainingError, match="no right reply"):
         go("distill", folder, f"teacher={folder}/model", "replies=6", "off_steps=1", "on_steps=0")
+
+
+def test_off_policy_distillation_goes_on_until_enough_is_right(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pupil.Pupil, "told", lambda self, count, queries: self.tries(queries, each=1))
+    success = iter((0.1, 0.2, 0.5, 0.9))
+    monkeypatch.setattr(distill, "solved", lambda own, tasks, longest: next(success))
+    go("distill", folder, f"teacher={folder}/model", "replies=6", "off_queries=2", "off_steps=2", "on_steps=0",
+       "off_gate.least=0.5", "off_gate.again=3", "warmup=0")  # fmt: skip
+    lines = read_log(folder / "distill.off")
+    assert [line["figures"].get("success") for line in lines] == [None, 0.1, None, None, 0.2, None, None, 0.5]
+    assert lines[2]["rate"] == lines[5]["rate"] > lines[4]["rate"]
 
 
 def test_a_search_is_asked_with_budgets_more_often():

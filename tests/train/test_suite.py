@@ -138,6 +138,19 @@ def test_half_of_the_bare_problems_are_those_whose_answer_can_be_seen():
     assert 0.55 < looked / len(texts) < 0.78  # half, and a third of the rest
 
 
+def test_a_text_with_a_tool_holds_the_call_and_what_it_brought():
+    for worked in (0, 1):
+        blend = Blend(levels={"tools": (1,)}, worked=worked, prose=0)
+        texts = [document(blend, seed=0, number=i) for i in range(60)]
+        calls = [[line for line in text.split("\n") if '{"name": ' in line] for text in texts]
+        names = [[json.loads(line)["name"] for line in some] for some in calls]
+        assert all(some in (["day"], ["calc"], ["points"], []) for some in names)
+        assert 0.6 < sum(map(len, names)) / len(texts) < 0.95  # one problem in five takes none
+        for text in [text for text, call in zip(texts, calls, strict=True) if call]:
+            answer = text.split()[-1]
+            assert re.search(rf"\}}\n{re.escape(answer)}( --|\n)", text)  # as the tool said
+
+
 def test_texts_hold_more_of_what_is_to_come_more_often():
     levels = {"chain": (1,), "stories": (1,), "format": (1,)}
     for often, share in ({}, 1 / 3), ({"format": 4.0}, 2 / 3):

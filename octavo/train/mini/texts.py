@@ -3,6 +3,7 @@
 Document i of a stream is a pure function of the stream's seed and i, so that training goes on anywhere.
 """
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -85,8 +86,8 @@ def asked(problem: Problem) -> str:
 
 
 def bare(problem: Problem, draw: random.Random) -> str:
-    """A problem and its answer."""
-    return f"{asked(problem)}{answered(problem, draw)}"
+    """A problem and its answer; where it takes a call of a tool, behind that."""
+    return f"{asked(problem)}{''.join(called(problem))}{answered(problem, draw)}"
 
 
 def worked(problem: Problem, draw: random.Random, *, slips: float) -> str:
@@ -94,7 +95,16 @@ def worked(problem: Problem, draw: random.Random, *, slips: float) -> str:
     if not problem.trace:
         return bare(problem, draw)
     trace = slipped(problem.trace, draw) if draw.random() < slips else problem.trace
-    return f"{asked(problem)}{draw.choice(WORKS)}{trace}{answered(problem, draw)}"
+    return f"{asked(problem)}{draw.choice(WORKS)}{trace}{''.join(called(problem))}{answered(problem, draw)}"
+
+
+def called(problem: Problem) -> list[str]:
+    """The calls of tools that it takes, as JSON, and what the tools say; each on a line of its own."""
+    lines = list[str]()
+    for message in TASKS[problem.task].golden(problem):
+        calls = [{"name": call.name, "arguments": json.loads(call.arguments)} for call in message.tool_calls]
+        lines += map(json.dumps, calls) if calls else [message.text]
+    return [f"\n{line}" for line in lines]
 
 
 def answered(problem: Problem, draw: random.Random) -> str:
