@@ -171,7 +171,7 @@ def test_a_pupil_is_asked_with_thinking_as_often_as_is_said(monkeypatch: pytest.
                           tokens=64, seed=0)  # fmt: skip
         one.tries(1000, each=2)(0)
         with pytest.raises(TrainingError, match="no right reply"):
-            one.told(500, queries=4)
+            one.told(500, queries=4)(0)
         shares = Counter(problem.thinking.mode for problem in posed)
         assert len(posed) == 500 + 500 and shares["on"] + shares["off"] == 1000
         assert abs(shares["on"] / 1000 - thought) < 0.05
