@@ -172,8 +172,8 @@ def _short() -> Plan:
     levels = _some(SIX)
     return replace(
         _wide(levels), readings=_readings({**levels, **TOOLS}, steps=(600, 900, 250), often={"format": 2.5}),
-        rl_steps=110, fuse_cut=3000, off_replies=6000, off_steps=20, off_gate=Gate(least=0.3), distill_steps=105,
-        distill_how=muon(2e-3, others=6),
+        rl_steps=110, fuse_cut=3000, off_replies=6000, off_steps=20, off_gate=Gate(least=0.3, again=2, rounds=40),
+        distill_steps=105, distill_how=muon(2e-3, others=6),
     )  # fmt: skip
 
 
