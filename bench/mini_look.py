@@ -34,7 +34,7 @@ PLAIN = {"worked": WORK, "bare": ANSWER}
 
 
 class Seen(NamedTuple):
-    """A reply: whether it was right, what it wanted before its answer and what it wrote there, and the answer."""
+    """A reply: whether it was right, what was to stand before its answer and what does, and the answer."""
 
     problem: Problem
     right: float
@@ -50,10 +50,10 @@ def in_chat(own: OwnChat, problems: Sequence[Problem], mode: str, *, budget: int
     put = [replace(problem, thinking=thinking) for problem in problems]
     done = rollout(own.refresh(), put, tasks=TASKS, how=how)
     return [
-        Seen(one.problem, one.score.value, one.problem.trace, said[0].thinking or "", said[-1].text)
+        Seen(problem=one.problem, right=one.score.value, wanted=one.problem.trace,
+             working=one.turns[0].message.thinking or "", answer=one.turns[-1].message.text)
         for one in done
-        if (said := [turn.message for turn in one.turns])
-    ]
+    ]  # fmt: skip
 
 
 def in_text(own: OwnChat, problems: Sequence[Problem], mode: str) -> list[Seen]:

@@ -29,7 +29,7 @@ from octavo.train.mini.exam import MODES
 from octavo.train.mini.plan import LEVELS, Reading, plan
 from octavo.train.mini.reading import looked_up
 from octavo.train.mini.suite import LOOK, Suite
-from octavo.train.mini.texts import AGAIN, WORKS, Blend, document, prose, slipped
+from octavo.train.mini.texts import AGAIN, ANSWERS, WORKS, Blend, document, prose, slipped
 from octavo.train.models import read_model
 from octavo.train.run import Silent, read_log
 
@@ -131,6 +131,13 @@ def test_documents_are_functions_of_seed_and_number():
     assert len(set(texts)) > 50
 
 
+def test_a_working_and_an_answer_begin_in_all_wordings():
+    texts = [document(Blend(levels={"chain": (2,)}, worked=1, prose=0), seed=0, number=i) for i in range(400)]
+    for wordings in WORKS, ANSWERS:
+        counts = [sum(wording in text for text in texts) for wording in wordings]
+        assert min(counts) > 400 / len(wordings) / 3
+
+
 def test_half_of_the_bare_problems_are_those_whose_answer_can_be_seen():
     blend = Blend(levels={"chain": (1,), "stories": (1,), "retrieval": (1,)}, worked=0, prose=0, seen=("retrieval",))
     texts = [document(blend, seed=0, number=i) for i in range(300)]
@@ -182,6 +189,14 @@ def test_a_list_says_everything_again_as_often_as_it_should(kind):
             same = ways.index(set(written[len(first) :])) == 0
         told = AGAIN + same  # the others are told in other words at first
         assert Counter(lines.values())[told] >= 3 and set(lines.values()) <= {1, told}
+
+
+def test_what_older_texts_made_is_refused(tmp_path, monkeypatch):
+    tiny = replace(plan("smoke"), readings=(replace(plan("smoke").readings[0], steps=1),))
+    Suite(tmp_path, tiny).pretrain("teacher", tiny.teacher)
+    monkeypatch.setattr(suite, "EDITION", 0)
+    with pytest.raises(TrainingError, match="another plan"):
+        Suite(tmp_path, tiny).pretrain("teacher", tiny.teacher)
 
 
 def test_a_plan_may_change_for_what_is_not_made_yet_and_only_there(tmp_path):

@@ -22,7 +22,7 @@ from octavo.train.asked import CARD
 from octavo.train.mini.exam import Exam
 from octavo.train.mini.plan import Plan, Reading, muon
 from octavo.train.mini.reading import looked_up, reader
-from octavo.train.mini.texts import document, fixed_texts
+from octavo.train.mini.texts import EDITION, document, fixed_texts
 from octavo.train.models import Size, fresh, read_model, reread, write_model
 from octavo.train.own import OwnChat
 from octavo.train.parallel import open_ranks
@@ -124,7 +124,7 @@ class Suite:
             def read(stage: Stage, reading: Reading = reading, steps: int = steps) -> dict[str, Any]:
                 return self._read(stage, reading, steps=steps)
 
-            words = (self.plan.vocabulary, self.plan.readings[-1].blend, self.plan.context_tokens, self.seed)
+            words = (EDITION, self.plan.vocabulary, self.plan.readings[-1].blend, self.plan.context_tokens, self.seed)
             asked = _digest(words, size, share, self.plan.readings[:number])
             path = self.stage(f"{name}-{number}-{reading.name}", begin, read, asked=asked)
         return path
