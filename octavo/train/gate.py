@@ -26,8 +26,9 @@ class Gate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rounds: Annotated[int, Meta(ge=0, description="that may follow")] = 8
 
     def go(self, run: Run, batches: Callable[[int], Sequence[Batch]], *, steps: int,
-           success: Callable[[], float]) -> None:  # fmt: skip
-        """A run to its end.   steps   before success is measured;   success   0..1, kept in the run's log"""
+           success: Callable[[], float], together: int = 1) -> None:  # fmt: skip
+        """A run to its end.   steps   before success is measured;   success   0..1, kept in the run's log;   together
+        as of `Run.go`"""
 
         def measured(step: int) -> dict[str, float]:
             ends = self.least > 0 and step >= steps and (step - steps) % self.again == 0
@@ -37,7 +38,7 @@ class Gate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return self.least > 0 < step and run.told[-1].figures.get(SUCCESS, -1.0) >= self.least
 
         most = steps + self.again * self.rounds if self.least else steps
-        run.go(batches, steps=most, until=enough, figures=measured)
+        run.go(batches, steps=most, until=enough, figures=measured, together=together)
 
 
 def solved(own: OwnChat, tasks: Mapping[str, Sequence[int]], *, longest: int) -> float:

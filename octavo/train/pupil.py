@@ -1,7 +1,7 @@
 """A student and its teacher: what of the teacher's replies, and of its own, it learns from."""
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -58,17 +58,25 @@ class Pupil:
 
         return batches
 
-    def tries(self, count: int, *, each: int) -> Source:
-        """So many replies of the student as it then is, `each` to a new problem."""
+    def tries(self, count: int, *, each: int, updates: int = 1) -> Source:
+        """So many replies of the student at a step, `each` to a new problem; as it is at the first of `updates` steps,
+        for all of which it replies at once, which takes less time."""
+        parts = list[list[Batch]]()
 
         def batches(step: int) -> list[Batch]:
-            draw = random.Random(f"{self.seed} on {step}")
-            done = self._replies(self.student.refresh(), draw, count=count, each=each)
-            groups = [done[start : start + each] for start in range(0, len(done), each)]
-            samples = [to_sample(one) for group in self.ranks.share(groups) for one in group]
-            return batches_of(samples, tokens=self.tokens, device=self.ranks.device, share=True)
+            number, part = divmod(step, updates)
+            if part == 0:
+                draw = random.Random(f"{self.seed} on {number}")
+                done = self._replies(self.student.refresh(), draw, count=count * updates, each=each)
+                groups = [done[start : start + each] for start in range(0, len(done), each)]
+                parts[:] = [self._shared(groups[part::updates]) for part in range(updates)]
+            return parts[part]
 
         return batches
+
+    def _shared(self, groups: Sequence[Sequence[Trajectory]]) -> list[Batch]:
+        samples = [to_sample(one) for group in self.ranks.share(groups) for one in group]
+        return batches_of(samples, tokens=self.tokens, device=self.ranks.device, share=True)
 
     def _replies(self, chat: LocalChat, draw: random.Random, *, count: int, each: int = 1) -> list[Trajectory]:
         """To problems in both modes; every rank is given all."""

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -18,6 +19,7 @@ from octavo.core.task import Problem, Score, Trajectory, Turn
 from octavo.tasks import TASKS
 from octavo.text.chat.qwen3 import Qwen3
 from octavo.train import pupil
+from octavo.train.batch import Batch
 from octavo.train.models import write_model
 from octavo.train.own import OwnChat
 from octavo.train.ranks import Ranks
@@ -27,6 +29,7 @@ from octavo.train.settings import read_settings
 from octavo.weights.checkpoint import open_checkpoint
 from tests.serve.mini import config
 from tests.train.guesses import guesser, words
+from tests.train.models import documents
 
 GIVEN = 'tasks={"retrieval": [1, 2], "tools": [1]}'
 
@@ -175,6 +178,37 @@ def test_a_pupil_is_asked_with_thinking_as_often_as_is_said(monkeypatch: pytest.
         shares = Counter(problem.thinking.mode for problem in posed)
         assert len(posed) == 500 + 500 and shares["on"] + shares["off"] == 1000
         assert abs(shares["on"] / 1000 - thought) < 0.05
+
+
+def test_the_updates_of_a_sampling_share_the_replies_of_its_student(monkeypatch: pytest.MonkeyPatch):
+    """No reply is lost or learnt twice, and the student is not asked between."""
+    asked = list[str]()
+
+    def rollout(chat: object, problems: list[Problem], **how: object) -> list[Trajectory]:
+        asked.append("asked")
+        return real(chat, problems, **how)  # pyright: ignore
+
+    real = pupil.rollout
+    monkeypatch.setattr(pupil, "rollout", rollout)
+    own = OwnChat(guesser(), tokenizer=words()[0], form=Qwen3())
+    one = pupil.Pupil(teacher=own, student=own, ranks=Ranks(), tasks={"chain": [1, 2]}, thought=0.5, longest=8,
+                      tokens=512, seed=0)  # fmt: skip
+
+    def known(batches: list[Batch]) -> list[tuple[int, ...]]:
+        return [tuple(doc.tolist()) for one in batches for doc in documents(one)]
+
+    once, parts = known(one.tries(12, each=2)(0)), one.tries(4, each=2, updates=3)
+    found = [known(parts(step)) for step in range(3)]
+    assert [len(some) for some in found] == [4, 4, 4] and sorted(chain(*found)) == sorted(once)
+    assert len(asked) == 2
+    parts(3)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_steps_that_are_no_whole_samplings_are_refused(steps: int, folder: Path):
+    with pytest.raises(ConfigError, match=rf"updates: {steps} on-policy steps are no multiple of 3"):
+        go("distill", folder, f"teacher={folder}/model", f"on_steps={steps}", "updates=3")
 
 
 def test_levels_that_are_not_there_are_refused(folder: Path):

@@ -46,6 +46,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     on_steps: Annotated[int, Meta(ge=0, description="steps of on-policy distillation")] = 80
     queries: Annotated[int, Meta(ge=1, description="of the student's replies, learnt at an on-policy step")] = 40
     each: Annotated[int, Meta(ge=1, description="of these, to one problem, whose prompt is computed once")] = 1
+    updates: Annotated[int, Meta(ge=1, description="on-policy steps whose replies are sampled at once")] = 1
     longest: Annotated[int, Meta(ge=1, description="tokens of a reply")] = 256
     tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
     reverse: Annotated[bool, Meta(description="KL(student || teacher) on-policy, else KL(teacher || student)")] = True
@@ -63,6 +64,8 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
         raise ConfigError("nothing would be learnt: give on_steps, or off_steps and replies, of which one is 0 here.")
     if settings.on_steps and settings.queries % settings.each:
         raise ConfigError(f"queries: {settings.queries} replies are no multiple of each={settings.each} to a problem.")
+    if settings.on_steps % settings.updates:
+        raise ConfigError(f"updates: {settings.on_steps} on-policy steps are no multiple of {settings.updates}.")
     out = Path(settings.out)
     wanted = asked(settings, recipe="distill")
     if made(out, wanted):
@@ -85,8 +88,9 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
                           ranks=ranks)  # fmt: skip
         going = Run(out.with_name(f"{out.name}.{name}"), trainer, settings=wanted | {"stage": name}, progress=progress)
         source = (pupil.told(settings.replies, queries=settings.off_queries) if told
-                  else pupil.tries(settings.queries, each=settings.each))  # fmt: skip
-        gate.go(going, source, steps=steps, success=partial(solved, learns, settings.tasks, longest=settings.longest))
+                  else pupil.tries(settings.queries, each=settings.each, updates=settings.updates))  # fmt: skip
+        success = partial(solved, learns, settings.tasks, longest=settings.longest)
+        gate.go(going, source, steps=steps, success=success, together=1 if told else settings.updates)
         cards.append(report(going, recipe=f"distill {name}"))
         student = trainer.whole_model()
     if ranks.rank == 0:
