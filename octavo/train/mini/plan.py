@@ -161,7 +161,7 @@ def _wide(levels: Mapping[str, Sequence[int]] | None = None, *, times: int = 1) 
         cold=Lesson(steps=30, how=muon(1e-3, others=6)), cold_gate=Gate(least=0.62, again=5, rounds=16),
         cold_often={"tools": 4.0, "format": 1.5}, rl_steps=150 * times, student_rl_steps=75 * times, rl_queries=48,
         rl_replies=12, rl_updates=1, fuse_thought=7000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times,
-        fuse_cut=5000 * times, fuse_often={"tools": 2.0, "format": 3.0},
+        fuse_cut=6000 * times, fuse_often={"tools": 2.0, "format": 3.0, "countdown": 2.5},
         direct_often={"retrieval": 4.0, "format": 3.0, "tools": 2.0}, fuse=Lesson(steps=450 * times, how=muon(7e-4)),
         general_steps=80 * times, off_replies=12_000, off_steps=250 * times, off_gate=Gate(), distill_steps=72 * times,
         distill_updates=4, distill_how=muon(1e-3, others=6), distill_reverse=False, longest=384, tested=200,

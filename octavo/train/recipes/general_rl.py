@@ -24,7 +24,7 @@ from octavo.train.recipes import rl
 from octavo.train.run import Progress
 
 OBEYED = 0.3  # of the reward, for a reply that does as it is told and is wrong
-BUDGETS = (8, 96)  # thinking tokens, least and most
+BUDGETS = (8, 192)  # thinking tokens, least and most
 
 
 class Settings(rl.Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
