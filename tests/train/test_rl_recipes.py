@@ -94,8 +94,16 @@ def test_off_policy_distillation_goes_on_until_enough_is_right(folder: Path, mon
 
 def test_a_search_is_asked_with_budgets_more_often():
     for name, share in ("countdown", 4 / 8), ("chain", 1 / 5):
-        posed = [general_rl.pose(random.Random(i), (name, 3)) for i in range(400)]
-        assert fmean(one.thinking.budget_tokens is not None for one in posed) == pytest.approx(share, abs=0.08)
+        posed = [general_rl.pose(random.Random(i), (name, 3), budgets=(5, 9)) for i in range(400)]
+        budgets = [one.thinking.budget_tokens for one in posed]
+        assert fmean(one is not None for one in budgets) == pytest.approx(share, abs=0.08)
+        assert {*budgets} == {None, 5, 6, 7, 8, 9}
+
+
+@pytest.mark.parametrize("budgets", [(0, 8), (9, 8)])
+def test_budgets_that_cannot_be_are_refused(budgets: tuple[int, int], folder: Path):
+    with pytest.raises(ConfigError, match=rf"{budgets[0]} to {budgets[1]} thinking tokens"):
+        go("general_rl", folder, f"budgets=[{budgets[0]}, {budgets[1]}]")
 
 
 def test_being_right_counts_where_it_is_more_than_luck():

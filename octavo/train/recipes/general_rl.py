@@ -8,10 +8,14 @@ Source: Qwen3 report, arXiv:2505.09388, section 4.4.
 """
 
 import random
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
+from msgspec import Meta
 from msgspec.structs import replace
 
+from octavo.core.errors import ConfigError
 from octavo.core.sampling import Thinking
 from octavo.core.task import Problem, Trajectory
 from octavo.tasks import TASKS
@@ -24,19 +28,25 @@ from octavo.train.recipes import rl
 from octavo.train.run import Progress
 
 OBEYED = 0.3  # of the reward, for a reply that does as it is told and is wrong
-BUDGETS = (8, 192)  # thinking tokens, least and most
+Budgets = tuple[int, int]  # thinking tokens, least and most
 
 
 class Settings(rl.Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the recipe: those of rl; the mode is drawn for each problem, whatever `mode` says."""
 
+    budgets: Annotated[Budgets, Meta(description="JSON list: thinking tokens of a budget, least and most")] = (8, 192)
+
 
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
-    """Returns the model's folder."""
-    return rl.learn(settings, recipe="general_rl", pose=pose, reward=reward_of, progress=progress)
+    """Returns the model's folder. Raises ConfigError for budgets that there cannot be."""
+    least, most = settings.budgets
+    if not 0 < least <= most:
+        raise ConfigError(f"budgets: {least} to {most} thinking tokens; wanted are 1 or more, the least first.")
+    posed = partial(pose, budgets=settings.budgets)
+    return rl.learn(settings, recipe="general_rl", pose=posed, reward=reward_of, progress=progress)
 
 
-def pose(draw: random.Random, level: Level) -> Problem:
+def pose(draw: random.Random, level: Level, *, budgets: Budgets) -> Problem:
     """A problem and how it is to be thought about: by a flag, by the setting, by a budget, or by nothing."""
     problem = TASKS[level[0]].problem(draw.getrandbits(40), level=level[1])
     if any(flag in message.text for message in problem.messages for flag in (THINK, NO_THINK)):
@@ -48,7 +58,7 @@ def pose(draw: random.Random, level: Level) -> Problem:
     if kind == "setting":
         return replace(problem, thinking=Thinking(mode=draw.choice(("on", "off"))))
     if kind == "budget":
-        return replace(problem, thinking=Thinking(mode="on", budget_tokens=draw.randint(*BUDGETS)))
+        return replace(problem, thinking=Thinking(mode="on", budget_tokens=draw.randint(*budgets)))
     return problem
 
 
