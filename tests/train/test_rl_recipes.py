@@ -5,12 +5,13 @@ from collections import Counter
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from msgspec.structs import replace
 
 from octavo.chat.loading import open_text
+from octavo.chat.local import LocalChat
 from octavo.core.deltas import Usage
 from octavo.core.errors import ConfigError, TrainingError
 from octavo.core.messages import Message
@@ -190,11 +191,11 @@ def test_a_pupil_is_asked_with_thinking_as_often_as_is_said(monkeypatch: pytest.
 
 def test_the_updates_of_a_sampling_share_the_replies_of_its_student(monkeypatch: pytest.MonkeyPatch):
     """No reply is lost or learnt twice, and the student is not asked between."""
-    asked = list[str]()
+    asked = list[int]()
 
-    def rollout(chat: object, problems: list[Problem], **how: object) -> list[Trajectory]:
-        asked.append("asked")
-        return real(chat, problems, **how)  # pyright: ignore
+    def rollout(chat: LocalChat, problems: list[Problem], **how: Any) -> list[Trajectory]:
+        asked.append(len(problems))
+        return real(chat, problems, **how)
 
     real = pupil.rollout
     monkeypatch.setattr(pupil, "rollout", rollout)
@@ -208,9 +209,9 @@ def test_the_updates_of_a_sampling_share_the_replies_of_its_student(monkeypatch:
     once, parts = known(one.tries(12, each=2)(0)), one.tries(4, each=2, updates=3)
     found = [known(parts(step)) for step in range(3)]
     assert [len(some) for some in found] == [4, 4, 4] and sorted(chain(*found)) == sorted(once)
-    assert len(asked) == 2
+    assert asked == [6, 6]
     parts(3)
-    assert len(asked) == 3
+    assert asked == [6, 6, 6]
 
 
 @pytest.mark.parametrize("steps", [1, 4])
