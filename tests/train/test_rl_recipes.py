@@ -216,7 +216,7 @@ def test_the_updates_of_a_sampling_share_the_replies_of_its_student(monkeypatch:
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_steps_that_are_no_whole_samplings_are_refused(steps: int, folder: Path):
-    with pytest.raises(ConfigError, match=rf"updates: {steps} on-policy steps are no multiple of 3"):
+    with pytest.raises(ConfigError, match=rf"on_steps: {steps} is no multiple of updates=3"):
         go("distill", folder, f"teacher={folder}/model", f"on_steps={steps}", "updates=3")
 
 
