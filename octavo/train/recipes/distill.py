@@ -65,7 +65,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     if settings.on_steps and settings.queries % settings.each:
         raise ConfigError(f"queries: {settings.queries} replies are no multiple of each={settings.each} to a problem.")
     if settings.on_steps % settings.updates:
-        raise ConfigError(f"on_steps: {settings.on_steps} is no multiple of updates={settings.updates}: give one that is.")
+        raise ConfigError(f"on_steps: {settings.on_steps} is no multiple of updates={settings.updates}: give one.")
     out = Path(settings.out)
     wanted = asked(settings, recipe="distill")
     if made(out, wanted):
