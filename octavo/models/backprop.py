@@ -175,7 +175,7 @@ class Run:
             dnormed_TD, kept.middle_TD, module.post_attention_layernorm.weight, eps=passes.eps, dx_TD=dx_TD,
             dweight_D=after_D,
         )  # fmt: skip
-        found[f"{at}.self_attn.o_proj.weight"] = low_TD.T @ kept.heads_THK.flatten(1)
+        found[f"{at}.self_attn.o_proj.weight"] = kernels.outer(low_TD, kept.heads_THK.flatten(1))
         norms, dnorms = self._norms(index), None
         if norms is not None:
             dnorms = torch.zeros_like(norms[0]), torch.zeros_like(norms[1])
@@ -184,7 +184,7 @@ class Run:
         dqkv = kernels.attend_back(
             dheads_THK, kept.qkv_TJK, self.documents, norms, made=(kept.heads_THK, kept.size_HT), dnorm_K=dnorms
         ).flatten(1)
-        dweights = (dqkv.T @ kept.normed_TD).split([len(p) for p in self._projections(module)])
+        dweights = kernels.outer(dqkv, kept.normed_TD).split([len(p) for p in self._projections(module)])
         for name, dweight in zip("qkv", dweights, strict=True):
             found[f"{at}.self_attn.{name}_proj.weight"] = dweight
         found[f"{at}.input_layernorm.weight"] = before_D = torch.zeros_like(module.input_layernorm.weight)

@@ -46,8 +46,9 @@ class Dense:
         """As in `MLPPass`; there is nothing to balance."""
         assert balance_E is None
         dboth, made_TI = self.kernels.swiglu_back(dout_TD @ self.down, kept)
-        dgate, dup = (dboth.T @ x_TD).chunk(2)
-        found = {"gate_proj.weight": dgate, "up_proj.weight": dup, "down_proj.weight": dout_TD.T @ made_TI}
+        dgate, dup = self.kernels.outer(dboth, x_TD).chunk(2)
+        found = {"gate_proj.weight": dgate, "up_proj.weight": dup,
+                 "down_proj.weight": self.kernels.outer(dout_TD, made_TI)}  # fmt: skip
         return dboth @ self.gate_up, found
 
 
@@ -135,10 +136,8 @@ class Sparse:
         return dx_TD.to(x_TD.dtype), found
 
     def _outer(self, dout_M: Tensor, x_M: Tensor, counts: list[int]) -> Tensor:
-        made = dout_M.new_empty(len(counts), dout_M.shape[1], x_M.shape[1])
-        for dout, x, to in zip(dout_M.split(counts), x_M.split(counts), made, strict=True):
-            torch.mm(dout.T, x, out=to)
-        return made
+        parts = zip(dout_M.split(counts), x_M.split(counts), strict=True)
+        return torch.stack([self.kernels.outer(dout, x) for dout, x in parts])
 
 
 def together(weights: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:

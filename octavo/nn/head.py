@@ -79,7 +79,7 @@ def surprise_and_slopes(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, w
             slope_CV = slope_CV.to(hidden_ND.dtype)
         total -= weights_C @ logprobs_C
         torch.mm(slope_CV, low_VD, out=grad_ND[part])
-        grad_VD += slope_CV.T @ hidden_CD
+        grad_VD += slope_CV.T @ hidden_CD if kernels is None else kernels.outer(slope_CV, hidden_CD)
     return Slopes(total, grad_ND, grad_VD)
 
 

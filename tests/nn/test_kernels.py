@@ -142,7 +142,7 @@ def test_without_the_systems_leave_for_tiles_the_next_best_kernels_run(monkeypat
         return tier
 
     monkeypatch.setattr("octavo.nn.kernels.library.Library", refused)
-    monkeypatch.setattr("octavo.nn.kernels.library.cpu_flags", lambda: frozenset(TIERS["amx"].needs))
+    monkeypatch.setattr("octavo.nn.kernels.build.cpu_flags", lambda: frozenset(TIERS["amx"].needs))
     assert open_library.__wrapped__() == "avx512-bf16"
 
 

@@ -15,7 +15,7 @@ from octavo.nn.rope import Rope
 from octavo.nn.rotate import rotate, rotation
 from octavo.nn.shapes import HeadShape
 
-HERE = [name for name, tier in TIERS.items() if name != "amx" and cpu_flags().issuperset(tier.needs)]
+HERE = [name for name, tier in TIERS.items() if cpu_flags().issuperset(tier.needs)]
 every_tier = pytest.mark.parametrize("tier", HERE)
 every_type = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 EPS = 1e-6
@@ -134,6 +134,19 @@ def test_documents(tier: str, dtype: torch.dtype, shape: str, lengths: list[Leng
             near(grad, leaf.grad, dtype)
         found.append((*made, dqkv, *(dnorms or ())))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))  # threads change no bit
+
+
+@every_tier
+@every_type
+@pytest.mark.parametrize("outputs, inputs", [(48, 96), (96, 48), (32, 32), (16, 16), (560, 288), (50, 32), (32, 7)])
+@pytest.mark.parametrize("tokens", [0, 1, 33, 700])
+def test_outer(tier: str, dtype: torch.dtype, outputs: int, inputs: int, tokens: int):
+    """Equal to the product in float64, whatever the shape; threads change no bit."""
+    torch.manual_seed(0)
+    dy, x = torch.randn(tokens, outputs).to(dtype), torch.randn(tokens, inputs).to(dtype)
+    one, two = (training_kernels(tier, threads=threads).outer(dy, x) for threads in (1, 3))
+    assert one.shape == (outputs, inputs) and one.dtype == torch.float32 and torch.equal(one, two)
+    near(one, dy.T.double() @ x.double(), dtype)
 
 
 @every_tier

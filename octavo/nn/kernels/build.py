@@ -10,17 +10,19 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from octavo.core.errors import KernelError
 
+T = TypeVar("T")
 HERE = Path(__file__).parent
 SOURCES = {  # what is compiled -> what it includes
-    "kernels.cpp": ("vector.h", "rotate.h", "crew.h", "pool.h", "tiles.h", "linear.h", "attention.h",
+    "kernels.cpp": ("vector.h", "rotate.h", "crew.h", "pool.h", "tile_unit.h", "tiles.h", "linear.h", "attention.h",
                     "attention_tiles.h", "buffers.h", "decoder.h"),
-    "training.cpp": ("vector.h", "rows.h", "documents.h"),
+    "training.cpp": ("vector.h", "rows.h", "tile_unit.h", "blocks.h", "documents.h", "outer.h"),
 }  # fmt: skip
 # No contraction: whether a product and a sum are rounded once or twice must not depend on what surrounds them.
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-shared",
@@ -66,9 +68,20 @@ def usable_cores() -> int:
 
 
 def best_tier(flags: frozenset[str], *, tiles: bool = True) -> str:
-    """The best instruction set of a CPU with these flags. tiles: False leaves AMX out, as training does, which has no
-    use for it beside torch's own."""
+    """The best instruction set of a CPU with these flags. tiles: False leaves AMX out."""
     return next(name for name, tier in TIERS.items() if flags.issuperset(tier.needs) and (tiles or name != "amx"))
+
+
+def best_that_opens(opened: Callable[[str], T]) -> T:
+    """What `opened` makes of the best instruction set that this CPU and system can run. Raises KernelError."""
+    flags = cpu_flags()
+    best, without_tiles = best_tier(flags), best_tier(flags, tiles=False)
+    try:
+        return opened(best)
+    except KernelError:  # a system may keep tiles from a process, and an older compiler does not know them
+        if best == without_tiles:
+            raise
+        return opened(without_tiles)
 
 
 def library_path(tier: str, *, source: str = "kernels.cpp", extra_flags: tuple[str, ...] = ()) -> Path:
@@ -123,8 +136,6 @@ def prebuild() -> list[Path]:
     (HERE / "prebuilt").mkdir(exist_ok=True)
     made: list[Path] = []
     for tier, source in product(TIERS, SOURCES):
-        if (tier, source) == ("amx", "training.cpp"):
-            continue
         path = library_path(tier, source=source)
         made.append(Path(shutil.copy(path, HERE / "prebuilt")) if path.parent != HERE / "prebuilt" else path)
     return made

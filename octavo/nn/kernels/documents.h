@@ -5,14 +5,11 @@
 // Scores are in powers of two: queries are multiplied by scale * log2(e) beforehand.
 //
 // A document may fork: a trunk, then branches, each of which sees the trunk and itself. What lies between is not computed.
-//
-//   words   a matrix as a product wants its right side: [step][column], 4 bytes each: a float, or two bf16, the second
-//           from the row below
 #pragma once
 #include <algorithm>
 #include <memory>
 
-#include "rows.h"
+#include "blocks.h"
 
 struct Documents {
     int32_t documents, heads, groups, width, threads;  // width of a head: a multiple of 16
@@ -29,73 +26,7 @@ struct Documents {
     float *dnorm_q, *dnorm_k;                   // += ; null where there is no norm
 };
 
-#if OCTAVO_AVX512
-constexpr int TILE_ROWS = 8, TILE_VECTORS = 2;
-#else
-constexpr int TILE_ROWS = 4, TILE_VECTORS = 1;
-#endif
-constexpr int BLOCK = 16, PANEL = 128, MOST_WIDTH = 512;
-
-template <class E>
-constexpr int PAIR = sizeof(uint32_t) / sizeof(E);  // numbers of a word
-
-INLINE F16 multiply_add(F16 acc, const uint32_t* words, const float* a) {
-    return f_fma(f_load((const float*)words), f_set(*a), acc);
-}
-INLINE F16 multiply_add(F16 acc, const uint32_t* words, const Half* a) { return dot2(acc, b_load(words), b_set4(a)); }
-
-// A tile of c (+)= a * words. a: rows of `steps` pairs; words: rows of `columns`
-template <class E, int ROWS, int VECTORS>
-INLINE void tile(const E* a, int a_row, const uint32_t* words, int columns, float* c, int c_row, int steps, bool add) {
-    F16 acc[ROWS][VECTORS];
-    for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < VECTORS; v++) acc[r][v] = add ? f_load(c + r * c_row + v * LANES) : f_zero();
-    for (int s = 0; s < steps; s++)
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; v++)
-                acc[r][v] = multiply_add(acc[r][v], words + (size_t)s * columns + v * LANES,
-                                         a + (size_t)r * a_row + s * PAIR<E>);
-    for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < VECTORS; v++) f_store(c + r * c_row + v * LANES, acc[r][v]);
-}
-
-// c (rows, count) (+)= a (rows, inner) * words (inner, count). rows, count, inner: multiples of 16
-template <class E>
-void product(const E* a, int a_row, int rows, const uint32_t* words, int columns, int count, float* c, int c_row,
-             int inner, bool add) {
-    constexpr int WIDE = TILE_VECTORS * LANES;
-    const int steps = inner / PAIR<E>;
-    int n = 0;
-    for (; n + WIDE <= count; n += WIDE)
-        for (int r = 0; r < rows; r += TILE_ROWS)
-            tile<E, TILE_ROWS, TILE_VECTORS>(a + (size_t)r * a_row, a_row, words + n, columns, c + (size_t)r * c_row + n,
-                                             c_row, steps, add);
-    for (; n < count; n += LANES)
-        for (int r = 0; r < rows; r += TILE_ROWS)
-            tile<E, TILE_ROWS, 1>(a + (size_t)r * a_row, a_row, words + n, columns, c + (size_t)r * c_row + n, c_row, steps,
-                                  add);
-}
-
-// A row becomes column j of words.
-template <class E>
-INLINE void put_column(const E* row, int width, uint32_t* words, int columns, int j) {
-    uint32_t word;
-    for (int s = 0; s < width / PAIR<E>; s++) std::memcpy(&word, row + s * PAIR<E>, 4), words[(size_t)s * columns + j] = word;
-}
-
-// Rows (count, width) become words of as many steps: neighbours in one word.
-INLINE void put_rows(const float* rows, int row, int count, int width, uint32_t* words, int columns) {
-    for (int i = 0; i < count; i++) std::memcpy(words + (size_t)i * columns, rows + (size_t)i * row, width * 4);
-}
-INLINE void put_rows(const Half* rows, int row, int count, int width, uint32_t* words, int columns) {
-    for (int i = 0; i < count; i += 2) {
-        const Half *low = rows + (size_t)i * row, *high = low + row;
-        uint32_t* to = words + (size_t)(i / 2) * columns;
-        for (int c = 0; c < width; c++) to[c] = low[c] | (uint32_t)high[c] << 16;
-    }
-}
+constexpr int PANEL = 128, MOST_WIDTH = 512;
 
 template <class E>
 INLINE float norm_factor(const E* raw, int width, float eps) {
@@ -122,20 +53,21 @@ INLINE void turn(const Documents& d, const E* raw, const float* norm, int t, flo
     }
 }
 
-// The gradient dy by what `turn` made (its factor apart) becomes that by what it was made of; dnorm += its own.
+// The gradient dy * factor by what `turn` made (its own factor apart) becomes that by what it was made of; dnorm += its own.
 template <class E>
-INLINE void turn_back(const Documents& d, const float* dy, const E* raw, const float* norm, int t, E* out, float* dnorm) {
+INLINE void turn_back(const Documents& d, const float* dy, float factor, const E* raw, const float* norm, int t, E* out, float* dnorm) {
     float twice[2 * MOST_WIDTH], slope[MOST_WIDTH];
     const int width = d.width;
     const float *cos = d.cos + (size_t)t * width, *sin = d.sin + (size_t)t * width;
+    const F16 f = f_set(factor);
     for (int c = 0; c < width; c += LANES) {
-        const F16 v = f_mul(f_load(dy + c), f_load(sin + c));
+        const F16 v = f_mul(f_mul(f_load(dy + c), f), f_load(sin + c));
         f_store(twice + c, v), f_store(twice + width + c, v);
     }
     const float r = norm ? norm_factor(raw, width, d.eps) : 1.0f;
     F16 along = f_zero();
     for (int c = 0; c < width; c += LANES) {
-        F16 g = f_fma(f_load(dy + c), f_load(cos + c), f_load(twice + c + width / 2));
+        F16 g = f_fma(f_mul(f_load(dy + c), f), f_load(cos + c), f_load(twice + c + width / 2));
         if (norm) {
             const F16 v = load(raw + c);
             f_store(dnorm + c, f_fma(f_mul(g, f_set(r)), v, f_load(dnorm + c)));
@@ -212,12 +144,10 @@ struct Head {  // one key/value head of one document
         auto* values = scratch.take<uint32_t>((size_t)width * padded);
         E *rows = scratch.take<E>((size_t)padded * width), *chance = scratch.take<E>((size_t)BLOCK * padded);
         float *scores = scratch.take<float>((size_t)BLOCK * padded), *made = scratch.take<float>(BLOCK * width);
-        for (int j = 0; j < tokens; j++) {
-            turn(d, qkv + (size_t)j * row + key(), d.norm_k, first + j, 1.0f, rows);
-            put_column(rows, width, keys, padded, j);
-        }
-        clear_columns(keys, width / PAIR<E>);
+        for (int j = 0; j < tokens; j++)
+            turn(d, qkv + (size_t)j * row + key(), d.norm_k, first + j, 1.0f, rows + (size_t)j * width);
         clear(rows + (size_t)tokens * width, (size_t)(padded - tokens) * width);
+        put_columns(rows, padded, width, keys, padded);
         for (int j = 0; j < tokens; j++) std::memcpy(rows + (size_t)j * width, qkv + (size_t)j * row + value(), width * sizeof(E));
         put_rows(rows, width, padded, width, values, width);
         for (int r = 0; r < share_; r++)
@@ -237,13 +167,6 @@ struct Head {  // one key/value head of one document
     Keys keys_of(int i0, int count) const {
         const int stem = up(trunk, BLOCK), from = *std::min_element(since + i0, since + i0 + count) / BLOCK * BLOCK;
         return from <= stem ? Keys{0, 0} : Keys{stem, from};
-    }
-
-    // Of rows as long as the padded document: what lies after its tokens.
-    template <class T>
-    void clear_columns(T* from, int rows) const {
-        if (padded > tokens)
-            for (int i = 0; i < rows; i++) clear(from + (size_t)i * padded + tokens, padded - tokens);
     }
 
     void forward_block(int r, int i0, const uint32_t* keys, const uint32_t* values, E* queries, E* chance, float* scores,
@@ -299,30 +222,30 @@ struct Head {  // one key/value head of one document
                s.take<uint32_t>((size_t)PANEL * padded), s.take<float>(padded), s.take<float>(padded), s.take<float>(all),
                s.take<float>(all), s.take<float>(all), s.take<float>(strip), s.take<float>(strip)};
         for (int j = 0; j < tokens; j++) {
-            E* key_row = b.key_rows + (size_t)j * width;
-            turn(d, qkv + (size_t)j * row + key(), d.norm_k, first + j, 1.0f, key_row);
-            for (int c = 0; c < width; c++) b.key_columns[(size_t)c * padded + j] = key_row[c];
+            turn(d, qkv + (size_t)j * row + key(), d.norm_k, first + j, 1.0f, b.key_rows + (size_t)j * width);
             std::memcpy(b.value_rows + (size_t)j * width, qkv + (size_t)j * row + value(), width * sizeof(E));
         }
         clear(b.key_rows + (size_t)tokens * width, (size_t)(padded - tokens) * width);
         clear(b.value_rows + (size_t)tokens * width, (size_t)(padded - tokens) * width);
         clear(b.rows + (size_t)tokens * width, (size_t)(padded - tokens) * width);
-        clear_columns(b.key_columns, width);
-        clear_columns(b.queries, width / PAIR<E>), clear_columns(b.douts, width / PAIR<E>);
+        put_columns(b.key_rows, padded, width, b.queries, padded);
+        part_columns(b.queries, width / PAIR<E>, padded, b.key_columns);
         clear(b.dkeys, all), clear(b.dvalues, all);
         for (int r = 0; r < share_; r++) {
             prepare(r, b);
             for (int p0 = 0; p0 < padded; p0 += PANEL) panel(p0, p0 + PANEL < padded ? p0 + PANEL : padded, b);
-            for (int i = 0; i < tokens; i++) {
-                float dy[MOST_WIDTH];
-                for (int c = 0; c < width; c++) dy[c] = b.dqueries[(size_t)c * padded + i] * d.scale;
-                turn_back(d, dy, qkv + (size_t)i * row + query(r), d.norm_q, first + i, dqkv(i) + query(r), dnorm_q);
+            for (int i0 = 0; i0 < tokens; i0 += BLOCK) {
+                float dy[BLOCK * MOST_WIDTH];
+                for (int c = 0; c < width; c += BLOCK)
+                    transpose16(b.dqueries + (size_t)c * padded + i0, padded, dy + c, width);
+                for (int i = i0; i < std::min(tokens, i0 + BLOCK); i++)
+                    turn_back(d, dy + (i - i0) * width, d.scale, qkv + (size_t)i * row + query(r), d.norm_q, first + i,
+                              dqkv(i) + query(r), dnorm_q);
             }
         }
         for (int j = 0; j < tokens; j++) {
-            float* dy = b.dkeys + (size_t)j * width;
-            for (int c = 0; c < width; c++) dy[c] *= LN_2;
-            turn_back(d, dy, qkv + (size_t)j * row + key(), d.norm_k, first + j, dqkv(j) + key(), dnorm_k);
+            turn_back(d, b.dkeys + (size_t)j * width, LN_2, qkv + (size_t)j * row + key(), d.norm_k, first + j,
+                      dqkv(j) + key(), dnorm_k);
             for (int c = 0; c < width; c += LANES) save(dqkv(j) + value() + c, f_load(b.dvalues + (size_t)j * width + c));
         }
     }
@@ -334,19 +257,18 @@ struct Head {  // one key/value head of one document
         const E *out = (const E*)d.out, *dout = (const E*)d.dout;
         for (int i = 0; i < tokens; i++) {
             const size_t at = (size_t)(first + i) * out_row + query(r);
-            E* query_row = b.rows + (size_t)i * width;
-            turn(d, qkv + (size_t)i * row + query(r), d.norm_q, first + i, d.scale * LOG2_E, query_row);
-            put_column(query_row, width, b.queries, padded, i);
-            put_column(dout + at, width, b.douts, padded, i);
+            turn(d, qkv + (size_t)i * row + query(r), d.norm_q, first + i, d.scale * LOG2_E, b.rows + (size_t)i * width);
             F16 along = f_zero();
             for (int c = 0; c < width; c += LANES) along = f_fma(load(out + at + c), load(dout + at + c), along);
             b.along[i] = f_sum(along);
             b.size[i] = d.size[(size_t)(group * share_ + r) * d.start[d.documents] + first + i];
         }
         for (int i = tokens; i < padded; i++) b.along[i] = 0, b.size[i] = INFINITY;
+        put_columns(b.rows, padded, width, b.queries, padded);
         put_rows(b.rows, width, padded, width, b.query_steps, width);
         for (int i = 0; i < tokens; i++)
             std::memcpy(b.rows + (size_t)i * width, dout + (size_t)(first + i) * out_row + query(r), width * sizeof(E));
+        put_columns(b.rows, padded, width, b.douts, padded);
         put_rows(b.rows, width, padded, width, b.dout_steps, width);
         clear(b.dqueries, (size_t)padded * width);
     }
@@ -405,7 +327,10 @@ struct Head {  // one key/value head of one document
 
 template <class E>
 void documents_forward(const Documents& d) {
-    share(d.documents * d.groups, d.threads, [&](int item) { Head<E>(d, item).forward(); });
+    share(d.documents * d.groups, d.threads, [&](int item) {
+        const TileUse use;
+        Head<E>(d, item).forward();
+    });
 }
 
 template <class E>
@@ -414,6 +339,7 @@ void documents_backward(const Documents& d) {
     std::vector<float> parts((size_t)2 * items * d.width);
     float *of_q = parts.data(), *of_k = of_q + (size_t)items * d.width;
     share(items, d.threads, [&](int item) {
+        const TileUse use;
         Head<E>(d, item).backward(of_q + (size_t)item * d.width, of_k + (size_t)item * d.width);
     });
     if (d.norm_q) add_parts(d.dnorm_q, of_q, items, d.width);

@@ -21,13 +21,7 @@ double seconds(int threads, F f) {
 extern "C" {
 
 // Whether this process may use all that the library was compiled for; before any other call.
-int octavo_ready() {
-#if OCTAVO_AMX
-    return tiles_allowed();
-#else
-    return 1;
-#endif
-}
+int octavo_ready() { return tiles_allowed(); }
 
 Decoder* octavo_open(const Shape* shape, const Cache* cache, int threads) { return new Decoder(*shape, *cache, threads); }
 void octavo_close(Decoder* decoder) { delete decoder; }

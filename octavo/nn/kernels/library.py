@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.errors import KernelError
-from octavo.nn.kernels.build import best_tier, cpu_flags, library_path
+from octavo.nn.kernels.build import best_that_opens, library_path
 from octavo.nn.packed import KINDS, Kind, PackedMatrix, wide
 
 PAGE_TOKENS = 16  # of keys and values, as attention.h lays them out
@@ -139,16 +139,7 @@ class Library:
 @cache
 def open_library(tier: str | None = None) -> Library:
     """The best library that this CPU and system can run, or that of another instruction set. Raises KernelError."""
-    if tier is not None:
-        return Library(tier)
-    flags = cpu_flags()
-    best, without_tiles = best_tier(flags), best_tier(flags, tiles=False)
-    try:
-        return Library(best)
-    except KernelError:  # a system may keep tiles from a process, and an older compiler does not know them
-        if best == without_tiles:
-            raise
-        return Library(without_tiles)
+    return best_that_opens(Library) if tier is None else Library(tier)
 
 
 def pointer(array: NDArray[Any]) -> int:

@@ -1,5 +1,5 @@
 // What training calls: two of each, for activations in fp32 and in bf16.
-#include "documents.h"
+#include "outer.h"
 
 #define OCTAVO_TRAINING(NAME, E)                                                                                        \
     void octavo_norm_forward_##NAME(int rows, int width, const float* x, const void* added, const float* weight,         \
@@ -25,6 +25,18 @@
     void octavo_documents_backward_##NAME(const Documents* d) { documents_backward<E>(*d); }
 
 extern "C" {
+int octavo_training_ready() { return tiles_allowed(); }  // before any other call
+
+// Whether it was made; else the caller does it in another way.
+int octavo_outer(int tokens, int outputs, int inputs, const void* dy, const void* x, float* made, int threads) {
+#if OCTAVO_AMX
+    outer(tokens, outputs, inputs, (const Half*)dy, (const Half*)x, made, threads);
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 OCTAVO_TRAINING(fp32, float)
 OCTAVO_TRAINING(bf16, Half)
 }

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from octavo.core.errors import KernelError
 from octavo.nn.context import Length, length_parts, length_tokens
-from octavo.nn.kernels.build import best_tier, cpu_flags, library_path
+from octavo.nn.kernels.build import best_that_opens, library_path
 from octavo.nn.shapes import HeadShape
 
 LANES = 16  # widths are multiples of it
@@ -77,6 +77,10 @@ class TrainingKernels:
             loaded = ctypes.CDLL(str(path))
         except OSError as cause:
             raise KernelError(f"{path} cannot be loaded ({cause}): remove it, and it is made again.") from cause
+        self.outer_by_tiles: Callable[..., int] = loaded.octavo_outer
+        self.outer_by_tiles.argtypes = [*[c_int] * 3, *[c_void_p] * 3, c_int]
+        if not loaded.octavo_training_ready():
+            raise KernelError(f"the system does not let this process use the instructions of {tier!r}.")
         self.calls: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
         for name, arguments in SIGNATURES.items():
             for dtype, kind in KINDS.items():
@@ -118,6 +122,15 @@ class TrainingKernels:
             *dmade_TI.shape, at(dmade_TI), at(both), at(both), at(made_TI), self.threads
         )
         return both, made_TI
+
+    def outer(self, dy_TN: Tensor, x_TD: Tensor) -> Tensor:
+        """dy transposed times x, float32: the gradient (N, D) of a matrix of weights. By tiles, or torch's product."""
+        (tokens, outputs), inputs = dy_TN.shape, x_TD.shape[1]
+        if dy_TN.dtype == torch.bfloat16 and tokens and outputs % LANES == 0 and inputs % LANES == 0:
+            made_ND = torch.empty(outputs, inputs)
+            if self.outer_by_tiles(tokens, outputs, inputs, at(dy_TN), at(x_TD), at(made_ND), self.threads):
+                return made_ND
+        return (dy_TN.T @ x_TD).float()
 
     def surprise(self, logits_NV: Tensor, targets_N: Tensor, weights_N: Tensor | None = None, *,
                  entropy: bool = False) -> tuple[Tensor, Tensor | None]:  # fmt: skip
@@ -182,4 +195,6 @@ def at(tensor: Tensor | None) -> int | None:
 @cache
 def training_kernels(tier: str | None = None, *, threads: int = 1) -> TrainingKernels:
     """The kernels for this CPU, or for another instruction set that it has. Raises KernelError."""
-    return TrainingKernels(best_tier(cpu_flags(), tiles=False) if tier is None else tier, threads=threads)
+    if tier is not None:
+        return TrainingKernels(tier, threads=threads)
+    return best_that_opens(lambda best: TrainingKernels(best, threads=threads))
