@@ -1,6 +1,7 @@
 """The recipes of RL and distillation run from folder to folder, with settings as words."""
 
 import random
+import shutil
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -212,6 +213,19 @@ def test_the_updates_of_a_sampling_share_the_replies_of_its_student(monkeypatch:
     assert asked == [6, 6]
     parts(3)
     assert asked == [6, 6, 6]
+
+
+def test_the_students_own_replies_may_be_cut_where_the_teachers_are_not(folder: Path):
+    """A model of noise hardly ends a reply: so 8 of them are about as long as they may be."""
+    told = f"teacher={folder}/model", "replies=0", "on_steps=1", "queries=8"
+    with pytest.raises(ConfigError, match="on_longest=25 is to be from 1 to longest=24"):
+        go("distill", folder, *told, "on_longest=25")
+    tokens = list[int]()
+    for more in ((), ("on_longest=4",)):
+        go("distill", folder, *told, *more)
+        tokens.append(read_log(folder / "distill.on")[0]["tokens"])
+        shutil.rmtree(folder / "distill"), shutil.rmtree(folder / "distill.on")
+    assert 8 * 10 < tokens[0] - tokens[1] <= 8 * 20  # beside prompts, which are the same
 
 
 @pytest.mark.parametrize("steps", [1, 4])

@@ -48,6 +48,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     each: Annotated[int, Meta(ge=1, description="of these, to one problem, whose prompt is computed once")] = 1
     updates: Annotated[int, Meta(ge=1, description="on-policy steps whose replies are sampled at once")] = 1
     longest: Annotated[int, Meta(ge=1, description="tokens of a reply")] = 256
+    on_longest: Annotated[int | None, Meta(description="on-policy, where a reply need not end; null: longest")] = None
     tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
     reverse: Annotated[bool, Meta(description="KL(student || teacher) on-policy, else KL(teacher || student)")] = True
     warmup: Annotated[int, Meta(ge=0)] = 5
@@ -66,6 +67,8 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
         raise ConfigError(f"queries: {settings.queries} replies are no multiple of each={settings.each} to a problem.")
     if settings.on_steps % settings.updates:
         raise ConfigError(f"on_steps: {settings.on_steps} is no multiple of updates={settings.updates}: give one.")
+    if settings.on_longest is not None and not 1 <= settings.on_longest <= settings.longest:
+        raise ConfigError(f"on_longest={settings.on_longest} is to be from 1 to longest={settings.longest}.")
     out = Path(settings.out)
     wanted = asked(settings, recipe="distill")
     if made(out, wanted):
@@ -77,11 +80,12 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     cards = list[dict[str, Any]]()
     towards = TowardsTeacher(reverse=settings.reverse)
     on: tuple[str, Algorithm, int, Optimisation] = ("on", towards, settings.on_steps, settings.how)
+    longest = {"off": settings.longest, "on": settings.on_longest or settings.longest}
     stages = ("off", CrossEntropy(), off_steps, settings.off_how), on
     for name, algorithm, steps, how in [stage for stage in stages if stage[2]]:
         learns = OwnChat(student.to(ranks.device), tokenizer=tokenizer, form=form, ranks=ranks)
         pupil = Pupil(teacher=taught, student=learns, ranks=ranks, tasks=settings.tasks, thought=settings.thought,
-                      longest=settings.longest, tokens=settings.tokens, seed=settings.seed)  # fmt: skip
+                      longest=longest[name], tokens=settings.tokens, seed=settings.seed)  # fmt: skip
         told, gate = (True, settings.off_gate) if name == "off" else (False, Gate())
         rate = Schedule(shape="linear", steps=steps, warmup=settings.warmup, least=0.1, again=gate.again)
         trainer = Trainer(learns.whole.learning, algorithm, how, rate=rate, bf16=settings.bf16, teacher=taught.model,
