@@ -146,7 +146,8 @@ def test_outer(tier: str, dtype: torch.dtype, outputs: int, inputs: int, tokens:
     dy, x = torch.randn(tokens, outputs).to(dtype), torch.randn(tokens, inputs).to(dtype)
     one, two = (training_kernels(tier, threads=threads).outer(dy, x) for threads in (1, 3))
     assert one.shape == (outputs, inputs) and one.dtype == torch.float32 and torch.equal(one, two)
-    near(one, dy.T.double() @ x.double(), dtype)
+    by_tiles = tier == "amx" and outputs % 16 == 0 == inputs % 16
+    near(one, dy.T.double() @ x.double(), torch.float32 if by_tiles else dtype)
 
 
 @every_tier

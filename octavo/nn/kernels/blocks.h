@@ -3,6 +3,8 @@
 //   words   a matrix as a product wants its right side: [step][column], 4 bytes each: a float, or two bf16, the second
 //           from the row below
 #pragma once
+#include <type_traits>
+
 #include "rows.h"
 #include "tile_unit.h"
 
@@ -63,43 +65,31 @@ inline void shape_blocks() {
     configure(shapes);
 }
 
-template <int SUM, int ROWS, int WORDS>
-INLINE void tile_add(const uint32_t* words, ptrdiff_t stride) {
-    tile_load<WORDS>(words + SUM * LANES, stride), tile_multiply<HALVES, SUM, ROWS, WORDS>();
+template <int NUMBER>
+using Number = std::integral_constant<int, NUMBER>;
+
+// look(0) .. look(COUNT - 1), as numbers that a template takes.
+template <int COUNT, class F>
+INLINE void each_tile(F look) {
+    look(Number<0>());
+    if constexpr (COUNT > 1) look(Number<1>());
+    if constexpr (COUNT > 2) look(Number<2>());
+    if constexpr (COUNT > 3) look(Number<3>());
 }
 
 template <int ABREAST>
 INLINE void tile_strip(const Half* a, int a_row, const uint32_t* words, int columns, float* c, int c_row, int inner, bool add) {
     const ptrdiff_t a_bytes = (ptrdiff_t)a_row * sizeof(Half), w_bytes = (ptrdiff_t)columns * 4, c_bytes = (ptrdiff_t)c_row * 4;
-    if (add) {
-        tile_load<0>(c, c_bytes);
-        if (ABREAST > 1) tile_load<1>(c + LANES, c_bytes);
-        if (ABREAST > 2) tile_load<2>(c + 2 * LANES, c_bytes);
-        if (ABREAST > 3) tile_load<3>(c + 3 * LANES, c_bytes);
-    } else {
-        tile_zero<0>();
-        if (ABREAST > 1) tile_zero<1>();
-        if (ABREAST > 2) tile_zero<2>();
-        if (ABREAST > 3) tile_zero<3>();
-    }
-    for (; inner >= 32; inner -= 32, a += 32, words += (size_t)16 * columns) {
+    each_tile<ABREAST>([&](auto n) { add ? tile_load<n>(c + n * LANES, c_bytes) : tile_zero<n>(); });
+    for (; inner >= 2 * TILE; inner -= 2 * TILE, a += 2 * TILE, words += (size_t)TILE * columns) {
         tile_load<4>(a, a_bytes);
-        tile_add<0, 4, 5>(words, w_bytes);
-        if (ABREAST > 1) tile_add<1, 4, 5>(words, w_bytes);
-        if (ABREAST > 2) tile_add<2, 4, 5>(words, w_bytes);
-        if (ABREAST > 3) tile_add<3, 4, 5>(words, w_bytes);
+        each_tile<ABREAST>([&](auto n) { tile_load<5>(words + n * LANES, w_bytes), tile_multiply<HALVES, n, 4, 5>(); });
     }
     if (inner) {
         tile_load<6>(a, a_bytes);
-        tile_add<0, 6, 7>(words, w_bytes);
-        if (ABREAST > 1) tile_add<1, 6, 7>(words, w_bytes);
-        if (ABREAST > 2) tile_add<2, 6, 7>(words, w_bytes);
-        if (ABREAST > 3) tile_add<3, 6, 7>(words, w_bytes);
+        each_tile<ABREAST>([&](auto n) { tile_load<7>(words + n * LANES, w_bytes), tile_multiply<HALVES, n, 6, 7>(); });
     }
-    tile_store<0>(c, c_bytes);
-    if (ABREAST > 1) tile_store<1>(c + LANES, c_bytes);
-    if (ABREAST > 2) tile_store<2>(c + 2 * LANES, c_bytes);
-    if (ABREAST > 3) tile_store<3>(c + 3 * LANES, c_bytes);
+    each_tile<ABREAST>([&](auto n) { tile_store<n>(c + n * LANES, c_bytes); });
 }
 
 template <>
