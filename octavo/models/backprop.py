@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from octavo.models.backprop_mlp import Dense, Gradients, MLPPass, Sparse, SparseKept, together
+from octavo.models.backprop_mlp import Gradients, MLPPass, SparseKept, mlp_pass, together
 from octavo.models.decoder import Decoder, Layer
 from octavo.nn.context import Length, positions
 from octavo.nn.kernels.training import LANES, MOST_HEAD_WIDTH, Documents, TrainingKernels
@@ -86,9 +86,8 @@ class Passes:
         return LayerWeights(
             together((a.q_proj.weight, a.k_proj.weight, a.v_proj.weight), self.dtype),
             a.o_proj.weight.detach().to(self.dtype),
-            Dense(layer.mlp, self.kernels, dtype=self.dtype) if isinstance(layer.mlp, GatedMLP)
-            else Sparse(layer.mlp, self.kernels, dtype=self.dtype),
-        )  # fmt: skip
+            mlp_pass(layer.mlp, self.kernels, dtype=self.dtype),
+        )
 
     @torch.no_grad()
     def run(self, tokens_T: Tensor, lengths: Sequence[Length]) -> "Run":

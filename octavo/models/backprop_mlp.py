@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from octavo.nn.kernels.training import TrainingKernels
+from octavo.nn.kernels.training import Panels, Tiles, TrainingKernels
 from octavo.nn.layers import GatedMLP
 from octavo.nn.moe import Routed, SparseMLP, routed
 
@@ -50,6 +50,36 @@ class Dense:
         found = {"gate_proj.weight": dgate, "up_proj.weight": dup,
                  "down_proj.weight": self.kernels.outer(dout_TD, made_TI)}  # fmt: skip
         return dboth @ self.gate_up, found
+
+
+class Tiled:
+    """The same in tiles, bf16: SwiGLU is computed while the next product is."""
+
+    def __init__(self, panels: Panels, kernels: TrainingKernels) -> None:
+        self.panels, self.kernels = panels, kernels
+
+    def forward(self, x_TD: Tensor) -> tuple[Tiles, Tensor]:
+        """What is kept, and what is added."""
+        return self.kernels.mlp(x_TD, self.panels)
+
+    def back(self, kept: Tiles, x_TD: Tensor, dout_TD: Tensor, *, balance_E: Tensor | None,
+             ) -> tuple[Tensor, Gradients]:  # fmt: skip
+        """As in `MLPPass`; there is nothing to balance."""
+        assert balance_E is None
+        dx_TD, made_TI = self.kernels.mlp_back(dout_TD, kept, self.panels)
+        dgate, dup = self.kernels.outer(kept, x_TD).chunk(2)
+        found = {"gate_proj.weight": dgate, "up_proj.weight": dup,
+                 "down_proj.weight": self.kernels.outer(dout_TD, made_TI)}  # fmt: skip
+        return dx_TD, found
+
+
+def mlp_pass(module: GatedMLP | SparseMLP, kernels: TrainingKernels, *, dtype: torch.dtype) -> MLPPass:
+    """One state of the weights of an MLP, in the fastest way there is."""
+    if isinstance(module, SparseMLP):
+        return Sparse(module, kernels, dtype=dtype)
+    weights = module.gate_proj.weight, module.up_proj.weight, module.down_proj.weight
+    panels = kernels.panels(*(w.detach() for w in weights), dtype=dtype)
+    return Dense(module, kernels, dtype=dtype) if panels is None else Tiled(panels, kernels)
 
 
 class Routing(NamedTuple):

@@ -167,3 +167,49 @@ def test_documents_do_not_touch_each_other(tier: str, dtype: torch.dtype):
     again = kernels.attend(qkv, documents, None)
     assert torch.equal(again[0][20:53], made[0][20:53])
     assert torch.equal(kernels.attend_back(slope, qkv, documents, None, made=again, dnorm_K=None)[20:53], dqkv[20:53])
+
+
+@every_tier
+@pytest.mark.parametrize("width, inner", [(32, 32), (64, 96), (160, 96), (128, 384), (256, 800), (512, 1056)])
+@pytest.mark.parametrize("tokens", [1, 37, 300])
+def test_mlp_by_tiles(tier: str, width: int, inner: int, tokens: int):
+    """Forward and backward equal autograd in float64 on the same bf16; threads and other rows change no bit."""
+    if tier != "amx":
+        assert training_kernels(tier).panels(*torch.zeros(3, 32, 32), dtype=torch.bfloat16) is None
+        return
+    torch.manual_seed(0)
+    x, slope = torch.randn(tokens, width).bfloat16(), torch.randn(tokens, width).bfloat16()
+    gate, up = torch.randn(2, inner, width) / width**0.5
+    down = torch.randn(width, inner) / inner**0.5
+    leaves = [t.bfloat16().double().requires_grad_() for t in (x, gate, up, down)]
+    wanted = (F.silu(leaves[0] @ leaves[1].T) * (leaves[0] @ leaves[2].T)) @ leaves[3].T
+    wanted.backward(slope.double())
+    found = []
+    for threads in (1, 3):
+        kernels = training_kernels(tier, threads=threads)
+        panels = kernels.panels(gate, up, down, dtype=torch.bfloat16)
+        assert panels is not None
+        pairs, out = kernels.mlp(x, panels)
+        assert torch.equal(kernels.mlp(x[-1:], panels)[1], out[-1:])
+        dx, made = kernels.mlp_back(slope, pairs, panels)
+        dgate, dup = kernels.outer(pairs, x).chunk(2)
+        found.append((out, dx, dgate, dup, kernels.outer(slope, made)))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    near(found[0][0], wanted.detach(), torch.bfloat16)
+    for grad, leaf in zip(found[0][1:], leaves, strict=True):
+        assert leaf.grad is not None
+        near(grad, leaf.grad, torch.bfloat16)
+
+
+@pytest.mark.skipif("amx" not in HERE, reason="this CPU has no tiles")
+def test_mlp_by_tiles_with_far_gates():
+    """Gates far from 0, infinite ones and none: what silu gives, or NaN; never another number."""
+    kernels = training_kernels("amx")
+    panels = kernels.panels(torch.eye(32), torch.eye(32), torch.eye(32), dtype=torch.bfloat16)
+    assert panels is not None
+    x = torch.zeros(3, 32, dtype=torch.bfloat16)
+    x[0, :8] = torch.tensor([500.0, -500, 88, -88, 20, -20, -9, 0.001])
+    x[1, 0] = torch.nan
+    _, out = kernels.mlp(x, panels)
+    torch.testing.assert_close(out[0].float(), F.silu(x[0].float()) * x[0].float(), rtol=0.01, atol=1e-6)
+    assert out[1].isnan().all() and not out[2].any()

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 SOURCES = {  # what is compiled -> what it includes
     "kernels.cpp": ("vector.h", "rotate.h", "crew.h", "pool.h", "tile_unit.h", "tiles.h", "linear.h", "attention.h",
                     "attention_tiles.h", "buffers.h", "decoder.h"),
-    "training.cpp": ("vector.h", "rows.h", "tile_unit.h", "blocks.h", "documents.h", "outer.h"),
+    "training.cpp": ("vector.h", "rows.h", "tile_unit.h", "blocks.h", "documents.h", "outer.h", "matrix.h"),
 }  # fmt: skip
 # No contraction: whether a product and a sum are rounded once or twice must not depend on what surrounds them.
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-shared",

@@ -1,14 +1,15 @@
 // Training: the gradient of a matrix of weights, dY transposed times X, by tiles. A product of torch's takes longer for it
 // by half, for it transposes first.
 //
-// Tokens go in steps of 32, some steps at a time, and so do columns of both: of the narrower side all of them become rows
-// of tiles, of the other one 32 at once become words (see blocks.h), so that what is multiplied is in the nearest caches.
+// Tokens go in steps of 32, some steps at a time: columns of the narrower side become rows of tiles, those of the other one
+// words (see blocks.h), so that what is multiplied is in the nearest caches. Memory is read along its rows: down a column
+// of 32 it takes three times as long.
 // The two tiles of 32 columns have columns 8q to 8q + 3 and 8q + 4 to 8q + 7: their order is mended in what comes out.
 #pragma once
 #include "documents.h"
 
 #if OCTAVO_AMX
-constexpr int STEP = 2 * TILE, CELL = TILE * LANES, STEPS = 8;  // tokens and columns of a step; words of a tile
+constexpr int STEP = 2 * TILE, CELL = TILE * LANES, STEPS = 8, PANEL_WORDS = STEPS * 2 * CELL;  // tokens and columns of a step; words of a tile
 
 // A step of up to 32 columns as words, zeros where there is nothing.
 INLINE void lay_words(const Half* from, size_t row, int rows, int columns, uint32_t* to) {
@@ -51,48 +52,57 @@ struct Mended {
     }
 };
 
-struct Side {  // columns of a matrix, a multiple of 16 of them; row: from one token to the next
+struct Side {  // `columns` of a matrix from `first` on, multiples of 16; rows of `width`, or tiles of them (see matrix.h)
     const Half* from;
-    size_t row;
-    int columns;
+    int width;
+    bool tiled;
+    int first, columns;
     int blocks() const { return up(columns, STEP) / STEP; }
+    size_t row() const { return tiled ? STEP : width; }
+    const Half* block(int t, int n) const {  // of 32 tokens and 32 columns
+        const size_t column = first + (size_t)n * STEP;
+        return from + (tiled ? (size_t)t * width + column * STEP : (size_t)t * width + column);
+    }
 };
 
 // made (columns of `narrow`, columns of `wide`) = their products, or made the other way round, where it is `turned`.
+// half: where columns of dY are pairs (see matrix.h), how many of each there are; rows of made are parted.
 struct Outer {
     const Side narrow, wide;
     const int tokens;
     float* made;
     const size_t made_row;
     const bool turned;
+    const int half;
 
     void run() const {
         static thread_local Scratch mine;
         Scratch& scratch = mine.again();
-        constexpr int PANEL_WORDS = STEPS * 2 * CELL;
         const int down = narrow.blocks(), across = wide.blocks();
-        auto *rows = scratch.take<uint32_t>((size_t)down * PANEL_WORDS), *words = scratch.take<uint32_t>(PANEL_WORDS);
+        auto *rows = scratch.take<uint32_t>((size_t)down * PANEL_WORDS), *words = scratch.take<uint32_t>((size_t)across * PANEL_WORDS);
         auto* sums = scratch.take<float>((size_t)(down * across + 1) * 4 * CELL);
         TileShapes shapes;
         for (int i = 0; i < 8; i++) shapes.row_bytes[i] = 64, shapes.rows[i] = TILE;
         configure(shapes);
         for (int t = 0; t < tokens; t += STEPS * STEP) {
             const int steps = std::min(STEPS, up(tokens - t, STEP) / STEP);
-            for (int m = 0; m < down; m++) lay<lay_rows>(narrow, m, t, steps, rows + (size_t)m * PANEL_WORDS);
-            for (int n = 0; n < across; n++) {
-                lay<lay_words>(wide, n, t, steps, words);
-                for (int m = 0; m < down; m++)
-                    add_cells(rows + (size_t)m * PANEL_WORDS, words, steps, sums + ((size_t)n * down + m) * 4 * CELL, t == 0);
+            for (int i = 0; i < steps; i++) {  // along the rows: as the memory comes fastest
+                lay<lay_rows>(narrow, t + i * STEP, rows + (size_t)i * 2 * CELL);
+                lay<lay_words>(wide, t + i * STEP, words + (size_t)i * 2 * CELL);
             }
+            for (int n = 0; n < across; n++)
+                for (int m = 0; m < down; m++)
+                    add_cells(rows + (size_t)m * PANEL_WORDS, words + (size_t)n * PANEL_WORDS, steps, sums + ((size_t)n * down + m) * 4 * CELL, t == 0);
         }
         for (int n = 0; n < across; n++)
             for (int m = 0; m < down; m++) finish(m, n, sums + ((size_t)n * down + m) * 4 * CELL);
     }
 
+    // A step of all columns.
     template <void (*LAY)(const Half*, size_t, int, int, uint32_t*)>
-    void lay(const Side& side, int block, int t, int steps, uint32_t* to) const {
-        for (int i = 0; i < steps; i++, t += STEP, to += 2 * CELL)
-            LAY(side.from + (size_t)t * side.row + block * STEP, side.row, tokens - t, side.columns - block * STEP, to);
+    void lay(const Side& side, int t, uint32_t* to) const {
+        for (int n = 0; n < side.blocks(); n++, to += PANEL_WORDS)
+            LAY(side.block(t, n), side.row(), tokens - t, side.columns - n * STEP, to);
     }
 
     // Writes a block of 32 x 32.
@@ -104,11 +114,13 @@ struct Outer {
         const int rows = (turned ? wide : narrow).columns - m * STEP, columns = (turned ? narrow : wide).columns - n * STEP;
         const int below = (turned ? 1 : 2) * CELL, beside = (turned ? 2 : 1) * CELL;
         for (int r = 0; r < STEP; r++) {
-            const int half = r / TILE, row = r % TILE, at = row / 4 * 8 + half * 4 + row % 4;
+            const int side = r / TILE, row = r % TILE, at = row / 4 * 8 + side * 4 + row % 4;
             if (at >= rows) continue;
-            const float* sum = sums + half * below + row * LANES;
+            const float* sum = sums + side * below + row * LANES;
             const Mended line(f_load(sum), f_load(sum + beside));
-            float* to = made + (m * STEP + at) * made_row + n * STEP;
+            const int output = m * STEP + at + (turned ? wide.first : 0);
+            const int place = half ? output / TILE % 2 * half + output / STEP * TILE + output % TILE : output;
+            float* to = made + place * made_row + n * STEP + (turned ? 0 : wide.first);
             f_store(to, line.first);
             if (columns > LANES) f_store(to + LANES, line.second);
         }
@@ -116,19 +128,16 @@ struct Outer {
 };
 
 // made (outputs, inputs) = dy (tokens, outputs) transposed times x (tokens, inputs). Widths: multiples of 16
-inline void outer(int tokens, int outputs, int inputs, const Half* dy, const Half* x, float* made, int threads) {
-    constexpr int PART = 256;  // of the wider side's columns, for one of several threads
-    const bool turned = outputs > inputs;
-    const int wide = turned ? outputs : inputs, size = threads == 1 ? wide : PART;
-    share((wide + size - 1) / size, threads, [&](int part) {
+inline void outer(int tokens, const Side& dy, const Side& x, float* made, int half, int threads) {
+    constexpr int SUMS = 200 << 10;  // of a part of the wider side's columns: what the second cache holds beside the rest
+    const bool turned = dy.columns > x.columns;
+    const Side &narrow = turned ? x : dy, &wide = turned ? dy : x;
+    const int size = std::min(up((wide.columns + threads - 1) / threads, STEP), std::max(STEP, SUMS / narrow.columns / STEP * STEP));
+    share((wide.columns + size - 1) / size, threads, [&](int part) {
         const TileUse use;
-        const int first = part * size, columns = std::min(size, wide - first);
-        const Side of_y{dy + (turned ? first : 0), (size_t)outputs, turned ? columns : outputs};
-        const Side of_x{x + (turned ? 0 : first), (size_t)inputs, turned ? inputs : columns};
-        if (turned)
-            Outer{of_x, of_y, tokens, made + (size_t)first * inputs, (size_t)inputs, true}.run();
-        else
-            Outer{of_y, of_x, tokens, made + first, (size_t)inputs, false}.run();
+        Side some = wide;
+        some.first = part * size, some.columns = std::min(size, wide.columns - some.first);
+        Outer{narrow, some, tokens, made, (size_t)x.columns, turned, half}.run();
     });
 }
 #endif

@@ -1,5 +1,5 @@
 // What training calls: two of each, for activations in fp32 and in bf16.
-#include "outer.h"
+#include "matrix.h"
 
 #define OCTAVO_TRAINING(NAME, E)                                                                                        \
     void octavo_norm_forward_##NAME(int rows, int width, const float* x, const void* added, const float* weight,         \
@@ -27,15 +27,38 @@
 extern "C" {
 int octavo_training_ready() { return tiles_allowed(); }  // before any other call
 
-// Whether it was made; else the caller does it in another way.
-int octavo_outer(int tokens, int outputs, int inputs, const void* dy, const void* x, float* made, int threads) {
+int octavo_training_tiles() {  // whether what follows can be called
 #if OCTAVO_AMX
-    outer(tokens, outputs, inputs, (const Half*)dy, (const Half*)x, made, threads);
     return 1;
 #else
     return 0;
 #endif
 }
+
+#if OCTAVO_AMX
+void octavo_outer(int tokens, int outputs, int inputs, const void* dy, const void* x, float* made, int tiled_y, int tiled_x,
+                  int half, int threads) {
+    outer(tokens, {(const Half*)dy, outputs, tiled_y != 0, 0, outputs}, {(const Half*)x, inputs, tiled_x != 0, 0, inputs}, made,
+          half, threads);
+}
+
+void octavo_mlp_panels(int width, int inner, const float* gate, const float* up, const float* down, void* into, void* out,
+                       void* into_back, void* out_back) {
+    const Matrix first(gate, up, inner, width), second(down, width, inner);
+    first.lay((uint32_t*)into), second.lay((uint32_t*)out);
+    first.lay_back((uint32_t*)into_back), second.lay_back((uint32_t*)out_back);
+}
+
+void octavo_mlp_forward(int rows, int width, int inner, const void* x, const void* into, const void* out, void* pairs,
+                        void* made, int threads) {
+    MLP{rows, width, inner, threads}.forward((const Half*)x, into, out, (uint32_t*)pairs, (Half*)made);
+}
+
+void octavo_mlp_backward(int rows, int width, int inner, const void* dmade, const void* out_back, const void* into_back,
+                         void* pairs, void* middle, void* dx, int threads) {
+    MLP{rows, width, inner, threads}.backward((const Half*)dmade, out_back, into_back, (uint32_t*)pairs, (uint32_t*)middle, (Half*)dx);
+}
+#endif
 
 OCTAVO_TRAINING(fp32, float)
 OCTAVO_TRAINING(bf16, Half)

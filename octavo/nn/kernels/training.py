@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_void_p
 from functools import cache
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from octavo.nn.shapes import HeadShape
 
 LANES = 16  # widths are multiples of it
 MOST_HEAD_WIDTH = 512
+STEP = 32  # widths of what goes through an MLP by tiles are multiples of it
+MOST_MLP_WIDTH = 512  # wider ones wait for their weights: torch's products take less there
 KINDS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
@@ -43,6 +45,42 @@ SIGNATURES: dict[str, list[Any]] = {
     "documents_forward": [POINTER(CDocuments)],
     "documents_backward": [POINTER(CDocuments)],
 }
+
+
+TILE_SIGNATURES: dict[str, list[Any]] = {
+    "outer": [*[c_int] * 3, *[c_void_p] * 3, *[c_int] * 4],
+    "mlp_panels": [*[c_int] * 2, *[c_void_p] * 7],
+    "mlp_forward": [*[c_int] * 3, *[c_void_p] * 5, c_int],
+    "mlp_backward": [*[c_int] * 3, *[c_void_p] * 6, c_int],
+}
+
+
+class Panels(NamedTuple):
+    """An MLP's weights as products by tiles want them, bf16: forward, then backward."""
+
+    width: int
+    inner: int
+    into: Tensor
+    out: Tensor
+    into_back: Tensor
+    out_back: Tensor
+
+
+class Tiles(NamedTuple):
+    """Rows (rows, width), bf16, as tiles: 32 rows by 32 columns one after the other, as `mlp` and `outer` want them.
+
+    pairs   columns are 16 gates, 16 ups, and so on
+    """
+
+    numbers: Tensor
+    rows: int
+    width: int
+    pairs: bool = False
+
+    @classmethod
+    def empty(cls, rows: int, width: int, *, pairs: bool = False) -> "Tiles":
+        """Room for them."""
+        return cls(torch.empty(-(-rows // STEP) * STEP * width, dtype=torch.bfloat16), rows, width, pairs)
 
 
 class Documents:
@@ -77,8 +115,6 @@ class TrainingKernels:
             loaded = ctypes.CDLL(str(path))
         except OSError as cause:
             raise KernelError(f"{path} cannot be loaded ({cause}): remove it, and it is made again.") from cause
-        self.outer_by_tiles: Callable[..., int] = loaded.octavo_outer
-        self.outer_by_tiles.argtypes = [*[c_int] * 3, *[c_void_p] * 3, c_int]
         if not loaded.octavo_training_ready():
             raise KernelError(f"the system does not let this process use the instructions of {tier!r}.")
         self.calls: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
@@ -87,6 +123,11 @@ class TrainingKernels:
                 call = getattr(loaded, f"octavo_{name}_{kind}")
                 call.restype, call.argtypes = None, arguments
                 self.calls[name, dtype] = call
+        self.tiles: dict[str, Callable[..., None]] = {}  # empty where there are none
+        for name, arguments in TILE_SIGNATURES.items() if loaded.octavo_training_tiles() else ():
+            call = getattr(loaded, f"octavo_{name}")
+            call.restype, call.argtypes = None, arguments
+            self.tiles[name] = call
 
     def norm(self, x_TD: Tensor, added_TD: Tensor | None, weight_D: Tensor, *, eps: float, dtype: torch.dtype,
              ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -123,14 +164,48 @@ class TrainingKernels:
         )
         return both, made_TI
 
-    def outer(self, dy_TN: Tensor, x_TD: Tensor) -> Tensor:
-        """dy transposed times x, float32: the gradient (N, D) of a matrix of weights. By tiles, or torch's product."""
+    def outer(self, dy_TN: Tensor | Tiles, x_TD: Tensor | Tiles) -> Tensor:
+        """dy transposed times x, float32: the gradient (N, D) of a matrix of weights. By tiles, or torch's product.
+
+        Of pairs, first the rows of all gates are given, then those of all ups.
+        """
+        if isinstance(dy_TN, Tensor) and isinstance(x_TD, Tensor) and not self._fits(dy_TN, x_TD):
+            return (dy_TN.T @ x_TD).float()
+        tiled = [isinstance(x, Tiles) for x in (dy_TN, x_TD)]
+        (tokens, outputs), (_, inputs) = ((x.rows, x.width) if isinstance(x, Tiles) else x.shape for x in (dy_TN, x_TD))
+        made_ND = torch.empty(outputs, inputs)
+        half = outputs // 2 if isinstance(dy_TN, Tiles) and dy_TN.pairs else 0
+        places = (at(x.numbers if isinstance(x, Tiles) else x) for x in (dy_TN, x_TD))
+        self.tiles["outer"](tokens, outputs, inputs, *places, at(made_ND), *tiled, half, self.threads)
+        return made_ND
+
+    def _fits(self, dy_TN: Tensor, x_TD: Tensor) -> bool:
         (tokens, outputs), inputs = dy_TN.shape, x_TD.shape[1]
-        if dy_TN.dtype == torch.bfloat16 and tokens and outputs % LANES == 0 and inputs % LANES == 0:
-            made_ND = torch.empty(outputs, inputs)
-            if self.outer_by_tiles(tokens, outputs, inputs, at(dy_TN), at(x_TD), at(made_ND), self.threads):
-                return made_ND
-        return (dy_TN.T @ x_TD).float()
+        widths = outputs % LANES == 0 == inputs % LANES
+        return bool(self.tiles) and dy_TN.dtype == torch.bfloat16 and tokens > 0 and widths
+
+    def panels(self, gate_ID: Tensor, up_ID: Tensor, down_DI: Tensor, *, dtype: torch.dtype) -> Panels | None:
+        """The weights (float32) of an MLP for `mlp`, None where it is not the way to go: no tiles, or other widths."""
+        inner, width = gate_ID.shape
+        if not self.tiles or dtype != torch.bfloat16 or width % STEP or inner % STEP or width > MOST_MLP_WIDTH:
+            return None
+        made = Panels(width, inner, *(torch.empty(n * inner * width, dtype=dtype) for n in (2, 1, 2, 1)))
+        self.tiles["mlp_panels"](width, inner, *map(at, (gate_ID, up_ID, down_DI, *made[2:])))
+        return made
+
+    def mlp(self, x_TD: Tensor, panels: Panels) -> tuple[Tiles, Tensor]:
+        """down(silu(gate(x)) * up(x)), bf16; and gates and ups (T, 2I), pairs, for `mlp_back`."""
+        pairs, out_TD = Tiles.empty(len(x_TD), 2 * panels.inner, pairs=True), torch.empty_like(x_TD)
+        tensors = map(at, (x_TD, panels.into, panels.out, pairs.numbers, out_TD))
+        self.tiles["mlp_forward"](len(x_TD), panels.width, panels.inner, *tensors, self.threads)
+        return pairs, out_TD
+
+    def mlp_back(self, dout_TD: Tensor, pairs: Tiles, panels: Panels) -> tuple[Tensor, Tiles]:
+        """The gradient by x, and what `down` was given (T, I). pairs become their own gradient."""
+        dx_TD, made_TI = torch.empty_like(dout_TD), Tiles.empty(len(dout_TD), panels.inner)
+        tensors = map(at, (dout_TD, panels.out_back, panels.into_back, pairs.numbers, made_TI.numbers, dx_TD))
+        self.tiles["mlp_backward"](len(dout_TD), panels.width, panels.inner, *tensors, self.threads)
+        return dx_TD, made_TI
 
     def surprise(self, logits_NV: Tensor, targets_N: Tensor, weights_N: Tensor | None = None, *,
                  entropy: bool = False) -> tuple[Tensor, Tensor | None]:  # fmt: skip
