@@ -190,7 +190,7 @@ struct Head {  // one key/value head of one document
             seen.each(0, upto, [&](int j) { most16 = f_max(most16, f_load(s + j)); });
             const float most = f_most(most16);
             seen.each(0, upto, [&](int j) {
-                const F16 p = exp2_(f_sub(f_load(s + j), f_set(most)));
+                const F16 p = exp2_for<E>(f_sub(f_load(s + j), f_set(most)));
                 sum = f_add(sum, p);
                 save(chance + (size_t)i * padded + j, p);
             });
@@ -296,7 +296,7 @@ struct Head {  // one key/value head of one document
                         F16 score = f_sub(f_load(b.scores + at + i), f_load(b.size + j0 + i));
                         if (i == 0) score = f_add(score, shade.from(j));
                         if (seen - i < LANES) score = f_add(score, shade.upto(seen - i - 1));
-                        p = exp2_(score);
+                        p = exp2_for<E>(score);
                     }
                     save(b.chance + at + i, p);
                     save(b.slope + at + i, f_mul(p, f_sub(f_load(b.dscores + at + i), f_load(b.along + j0 + i))));

@@ -134,18 +134,6 @@ inline void multiply_to(const Tiles& x, int rows, const Panels& panels, Half* y)
     multiply_rows(x, rows, panels, [=](int r, int n, F16 one, F16 two) { save_two(y + r * row + n * STEP, one, two); });
 }
 
-// A sigmoid that is off by 2e-4 of itself at most: a twentieth of what bf16 rounds.
-INLINE F16 sigmoid_near(F16 x) {
-    const F16 turn = f_set(-LOG2_E), magic = f_set(12582912.0f);  // the last bits of its sum with x are x, rounded
-    x = _mm512_min_ps(f_set(87.0f), _mm512_max_ps(f_set(-87.0f), x));
-    const F16 whole = f_fma(x, turn, magic), part = _mm512_fmsub_ps(x, turn, f_sub(whole, magic));
-    F16 y = f_fma(f_set(0.0558f), part, f_set(0.2402f));
-    y = f_fma(y, part, f_set(0.6931f));
-    y = f_fma(y, part, f_set(1.0f));
-    const F16 power = (F16)_mm512_add_epi32((I16)y, _mm512_slli_epi32((I16)whole, 23));
-    return _mm512_rcp14_ps(f_add(power, f_set(1.0f)));
-}
-
 struct MLP {  // widths: multiples of 32
     int rows, width, inner, threads;
 
@@ -171,7 +159,7 @@ struct MLP {  // widths: multiples of 32
             const Tiles made{scratch.take<uint32_t>(Tiles::size(count, inner)), inner}, both{Tiles{pairs, 2 * inner}.of(first), 2 * inner};
             multiply_rows(given, count, in, [=](int r, int n, F16 gate, F16 up) {
                 save_two(both.at(r, n * STEP), gate, up);
-                save(made.at(r, n * LANES), f_mul(f_mul(gate, sigmoid_near(gate)), up));
+                save(made.at(r, n * LANES), f_mul(f_mul(gate, sigmoid<Half>(gate)), up));
             });
             multiply_to(made, count, back, out + (size_t)first * width);
         });
@@ -192,7 +180,7 @@ struct MLP {  // widths: multiples of 32
 
     // 16 gates and ups become their gradients. Gives what was made of them.
     static INLINE_MEMBER F16 pair_back(Half* pair, F16 d) {
-        const F16 gate = load(pair), up = load(pair + LANES), s = sigmoid_near(gate), silu = f_mul(gate, s);
+        const F16 gate = load(pair), up = load(pair + LANES), s = sigmoid<Half>(gate), silu = f_mul(gate, s);
         const F16 rise = f_fma(silu, f_sub(f_set(1.0f), s), s);  // s + g s (1 - s)
         save_two(pair, f_mul(f_mul(d, up), rise), f_mul(d, silu));
         return f_mul(silu, up);
