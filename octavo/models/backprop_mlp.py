@@ -27,59 +27,93 @@ class MLPPass(Protocol):
         ...
 
 
-class Dense:
-    """One state of a dense MLP's weights: gate and up as one."""
+class Slopes(NamedTuple):
+    """Gradients by what went in (T, D), by gate above up (2I, D) and by down (D, I); the last two float32."""
 
-    def __init__(self, module: GatedMLP, kernels: TrainingKernels, *, dtype: torch.dtype) -> None:
+    x_TD: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+class Weights(NamedTuple):
+    """Of an MLP: gate and up (I, D), down (D, I), float32."""
+
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+
+
+class Gated(Protocol):
+    """One state of the weights of a gate, an up and a down projection."""
+
+    def forward(self, x_TD: Tensor) -> tuple[Any, Tensor]:
+        """What is kept, and what comes out."""
+        ...
+
+    def back(self, kept: Any, x_TD: Tensor, dout_TD: Tensor) -> Slopes:
+        """Only once."""
+        ...
+
+
+class InProducts:
+    """By torch's products."""
+
+    def __init__(self, weights: Weights, kernels: TrainingKernels, *, dtype: torch.dtype) -> None:
         """Takes working copies."""
-        self.kernels = kernels
-        self.gate_up = together((module.gate_proj.weight, module.up_proj.weight), dtype)
-        self.down = module.down_proj.weight.detach().to(dtype)
+        self.kernels, self.down = kernels, weights.down.to(dtype)
+        self.gate_up = together((weights.gate, weights.up), dtype)
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """What is kept, and what is added."""
+        """Keeps gates and ups."""
         both = x_TD @ self.gate_up.T
         return both, self.kernels.swiglu(both) @ self.down.T
 
-    def back(self, kept: Tensor, x_TD: Tensor, dout_TD: Tensor, *, balance_E: Tensor | None,
-             ) -> tuple[Tensor, Gradients]:  # fmt: skip
-        """As in `MLPPass`; there is nothing to balance."""
-        assert balance_E is None
+    def back(self, kept: Tensor, x_TD: Tensor, dout_TD: Tensor) -> Slopes:
+        """Only once."""
         dboth, made_TI = self.kernels.swiglu_back(dout_TD @ self.down, kept)
-        dgate, dup = self.kernels.outer(dboth, x_TD).chunk(2)
-        found = {"gate_proj.weight": dgate, "up_proj.weight": dup,
-                 "down_proj.weight": self.kernels.outer(dout_TD, made_TI)}  # fmt: skip
-        return dboth @ self.gate_up, found
+        return Slopes(dboth @ self.gate_up, self.kernels.outer(dboth, x_TD), self.kernels.outer(dout_TD, made_TI))
 
 
-class Tiled:
-    """The same in tiles, bf16: SwiGLU is computed while the next product is."""
+class InTiles:
+    """By tiles, bf16: SwiGLU is computed while the next product is."""
 
     def __init__(self, panels: Panels, kernels: TrainingKernels) -> None:
         self.panels, self.kernels = panels, kernels
 
     def forward(self, x_TD: Tensor) -> tuple[Tiles, Tensor]:
-        """What is kept, and what is added."""
+        """Keeps gates and ups."""
         return self.kernels.mlp(x_TD, self.panels)
 
-    def back(self, kept: Tiles, x_TD: Tensor, dout_TD: Tensor, *, balance_E: Tensor | None,
-             ) -> tuple[Tensor, Gradients]:  # fmt: skip
+    def back(self, kept: Tiles, x_TD: Tensor, dout_TD: Tensor) -> Slopes:
+        """Only once."""
+        dx_TD, made_TI = self.kernels.mlp_back(dout_TD, kept, self.panels)
+        return Slopes(dx_TD, self.kernels.outer(kept, x_TD), self.kernels.outer(dout_TD, made_TI))
+
+
+def gated(weights: Weights, kernels: TrainingKernels, *, dtype: torch.dtype) -> Gated:
+    """In the fastest way there is for these widths."""
+    panels = kernels.panels(*weights, dtype=dtype)
+    return InProducts(weights, kernels, dtype=dtype) if panels is None else InTiles(panels, kernels)
+
+
+class Dense:
+    """One state of a dense MLP's weights."""
+
+    def __init__(self, module: GatedMLP, kernels: TrainingKernels, *, dtype: torch.dtype) -> None:
+        """Takes working copies."""
+        projections = (module.gate_proj, module.up_proj, module.down_proj)
+        self.inner = gated(Weights(*(p.weight.detach() for p in projections)), kernels, dtype=dtype)
+
+    def forward(self, x_TD: Tensor) -> tuple[Any, Tensor]:
+        """What is kept, and what is added."""
+        return self.inner.forward(x_TD)
+
+    def back(self, kept: Any, x_TD: Tensor, dout_TD: Tensor, *, balance_E: Tensor | None) -> tuple[Tensor, Gradients]:
         """As in `MLPPass`; there is nothing to balance."""
         assert balance_E is None
-        dx_TD, made_TI = self.kernels.mlp_back(dout_TD, kept, self.panels)
-        dgate, dup = self.kernels.outer(kept, x_TD).chunk(2)
-        found = {"gate_proj.weight": dgate, "up_proj.weight": dup,
-                 "down_proj.weight": self.kernels.outer(dout_TD, made_TI)}  # fmt: skip
-        return dx_TD, found
-
-
-def mlp_pass(module: GatedMLP | SparseMLP, kernels: TrainingKernels, *, dtype: torch.dtype) -> MLPPass:
-    """One state of the weights of an MLP, in the fastest way there is."""
-    if isinstance(module, SparseMLP):
-        return Sparse(module, kernels, dtype=dtype)
-    weights = module.gate_proj.weight, module.up_proj.weight, module.down_proj.weight
-    panels = kernels.panels(*(w.detach() for w in weights), dtype=dtype)
-    return Dense(module, kernels, dtype=dtype) if panels is None else Tiled(panels, kernels)
+        found = self.inner.back(kept, x_TD, dout_TD)
+        dgate, dup = found.gate_up.chunk(2)
+        return found.x_TD, {"gate_proj.weight": dgate, "up_proj.weight": dup, "down_proj.weight": found.down}
 
 
 class Routing(NamedTuple):
@@ -102,10 +136,10 @@ class Routing(NamedTuple):
 
 
 class SparseKept(NamedTuple):
-    """What the backward pass of experts needs."""
+    """What the backward pass of experts needs: of each expert what it kept; and what came out."""
 
     routing: Routing
-    both: Tensor
+    each: list[Any]
     out_MD: Tensor
 
 
@@ -114,10 +148,13 @@ class Sparse:
 
     def __init__(self, module: SparseMLP, kernels: TrainingKernels, *, dtype: torch.dtype) -> None:
         """Takes working copies."""
-        self.kernels, self.chosen, self.normalise = kernels, module.chosen, module.normalise
+        self.chosen, self.normalise = module.chosen, module.normalise
         self.gate_ED = module.gate.weight.detach().to(dtype)
-        self.gate_up = module.experts.gate_up_proj.detach().to(dtype)
-        self.down = module.experts.down_proj.detach().to(dtype)
+        pairs = zip(module.experts.gate_up_proj.detach(), module.experts.down_proj.detach(), strict=True)
+        self.experts = [
+            gated(Weights(both[: len(both) // 2], both[len(both) // 2 :], down), kernels, dtype=dtype)
+            for both, down in pairs
+        ]
 
     def _route(self, x_TD: Tensor) -> Routing:
         logits_TE = (x_TD @ self.gate_ED.T).requires_grad_()
@@ -127,34 +164,28 @@ class Sparse:
         counts = torch.bincount(expert_TC.flatten(), minlength=len(self.gate_ED)).tolist()
         return Routing(logits_TE, chance_TE, weight_TC, place_M // self.chosen, place_M, counts)
 
-    def _each(self, x_M: Tensor, weights: Tensor, counts: list[int]) -> Tensor:
-        """Rows in runs of `counts`, each run times its own matrix."""
-        made_M = x_M.new_empty(len(x_M), weights.shape[2])
-        for part, to, weight in zip(x_M.split(counts), made_M.split(counts), weights, strict=True):
-            torch.mm(part, weight, out=to)
-        return made_M
-
     def forward(self, x_TD: Tensor) -> tuple[SparseKept, Tensor]:
         """What is kept, and what is added."""
         routing = self._route(x_TD)
-        both = self._each(x_TD[routing.rows_M], self.gate_up.transpose(1, 2), routing.counts)
-        out_MD = self._each(self.kernels.swiglu(both), self.down.transpose(1, 2), routing.counts)
+        parts = x_TD[routing.rows_M].split(routing.counts)
+        each, outs = zip(*(e.forward(x) for e, x in zip(self.experts, parts, strict=True)), strict=True)
+        out_MD = torch.cat(outs)
         weight_M = routing.weight_TC.detach().flatten()[routing.place_M]
         sum_TD = torch.zeros(x_TD.shape).index_add_(0, routing.rows_M, out_MD * weight_M[:, None])
-        return SparseKept(routing, both, out_MD), sum_TD.to(x_TD.dtype)
+        return SparseKept(routing, list(each), out_MD), sum_TD.to(x_TD.dtype)
 
     def back(self, kept: SparseKept, x_TD: Tensor, dout_TD: Tensor, *, balance_E: Tensor | None,
              ) -> tuple[Tensor, Gradients]:  # fmt: skip
         """As in `MLPPass`."""
-        r, counts = kept.routing, kept.routing.counts
-        dout_MD, x_MD = dout_TD[r.rows_M], x_TD[r.rows_M]
+        r = kept.routing
+        dout_MD = dout_TD[r.rows_M]
         dweight_M = torch.linalg.vecdot(dout_MD.float(), kept.out_MD.float())
         weight_M = r.weight_TC.detach().flatten()[r.place_M]
         dout_MD = (dout_MD * weight_M[:, None]).to(x_TD.dtype)
-        dboth, made_M = self.kernels.swiglu_back(self._each(dout_MD, self.down, counts), kept.both)
-        found = {"experts.gate_up_proj": self._outer(dboth, x_MD, counts),
-                 "experts.down_proj": self._outer(dout_MD, made_M, counts)}  # fmt: skip
-        dx_MD = self._each(dboth, self.gate_up, counts)
+        parts = zip(self.experts, kept.each, x_TD[r.rows_M].split(r.counts), dout_MD.split(r.counts), strict=True)
+        each = [expert.back(some, x, dout) for expert, some, x, dout in parts]
+        found = {"experts.gate_up_proj": torch.stack([slopes.gate_up for slopes in each]),
+                 "experts.down_proj": torch.stack([slopes.down for slopes in each])}  # fmt: skip
         dweight_TC = torch.empty_like(r.weight_TC)
         dweight_TC.view(-1)[r.place_M] = dweight_M
         outputs, slopes = [r.weight_TC], [dweight_TC]
@@ -162,12 +193,16 @@ class Sparse:
             outputs, slopes = [*outputs, r.chance_TE], [*slopes, balance_E.expand_as(r.chance_TE)]
         (dlogits_TE,) = torch.autograd.grad(outputs, r.logits_TE, slopes)
         found["gate.weight"] = dlogits_TE.T @ x_TD
+        dx_MD = torch.cat([slopes.x_TD for slopes in each])
         dx_TD = (dlogits_TE @ self.gate_ED).float().index_add_(0, r.rows_M, dx_MD.float())
         return dx_TD.to(x_TD.dtype), found
 
-    def _outer(self, dout_M: Tensor, x_M: Tensor, counts: list[int]) -> Tensor:
-        parts = zip(dout_M.split(counts), x_M.split(counts), strict=True)
-        return torch.stack([self.kernels.outer(dout, x) for dout, x in parts])
+
+def mlp_pass(module: GatedMLP | SparseMLP, kernels: TrainingKernels, *, dtype: torch.dtype) -> MLPPass:
+    """One state of an MLP's weights."""
+    if isinstance(module, SparseMLP):
+        return Sparse(module, kernels, dtype=dtype)
+    return Dense(module, kernels, dtype=dtype)
 
 
 def together(weights: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:

@@ -24,6 +24,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "dense": DENSE,
     "untied": DENSE | {"tie_word_embeddings": False},
     "moe": DENSE | {"model_type": "qwen3_moe"} | EXPERTS,
+    "dense, tiles": DENSE | {"intermediate_size": 96},  # of widths that go by tiles, where there are some
+    "moe, tiles": DENSE | {"model_type": "qwen3_moe"} | EXPERTS | {"moe_intermediate_size": 32},
 }
 
 

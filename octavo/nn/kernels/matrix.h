@@ -140,7 +140,7 @@ struct MLP {  // widths: multiples of 32
     // f(first row, rows, x of them as tiles, memory), as many rows at a time as let the weights stay near, or few that use them.
     template <class F>
     void chunks(const Half* x, F f) const {
-        const int most = (size_t)width * inner * 6 <= 1280 << 10 ? 128 : 256, size = std::min(most, up((rows + threads - 1) / threads, STEP));
+        const int most = (size_t)width * inner * 6 <= 1280 << 10 ? 128 : 256, size = std::max(STEP, std::min(most, up((rows + threads - 1) / threads, STEP)));
         share((rows + size - 1) / size, threads, [=](int part) {
             static thread_local Scratch mine;
             const TileUse use;

@@ -173,6 +173,8 @@ class TrainingKernels:
             return (dy_TN.T @ x_TD).float()
         tiled = [isinstance(x, Tiles) for x in (dy_TN, x_TD)]
         (tokens, outputs), (_, inputs) = ((x.rows, x.width) if isinstance(x, Tiles) else x.shape for x in (dy_TN, x_TD))
+        if not tokens:
+            return torch.zeros(outputs, inputs)
         made_ND = torch.empty(outputs, inputs)
         half = outputs // 2 if isinstance(dy_TN, Tiles) and dy_TN.pairs else 0
         places = (at(x.numbers if isinstance(x, Tiles) else x) for x in (dy_TN, x_TD))
