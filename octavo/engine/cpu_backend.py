@@ -44,10 +44,13 @@ class CpuBackend:
     """
 
     def __init__(self, model: PackedModel, *, cache_bytes: int = 2 << 30, cache_kind: str = "bf16",
-                 threads: int | None = None, library: Library | None = None) -> None:  # fmt: skip
+                 threads: int | None = None, library: Library | None = None,
+                 large_pages: bool = True) -> None:  # fmt: skip
         """cache_bytes   memory that keys and values may take; it is taken as pages are first written
         cache_kind    of keys and values: "bf16", or "int8" (half the memory, a scale per head and token)
         threads       None: one for each core that this process may use
+        large_pages   of memory for keys and values: long texts are read faster; the beginning of a text takes 2 MiB,
+                      as texts begin far from each other
 
         Raises ConfigError where not even one page fits, or where `unsupported` names a reason.
         """
@@ -66,7 +69,7 @@ class CpuBackend:
         self.model, self.library = model, library or open_library()
         self.threads = threads or usable_cores()
         self.row_cost = ROW_COST[model.kinds["layers.0.qkv"]] if c.moe is None else EXPERTS_ROW_COST
-        self.store = reserved(self.pages * page_bytes)
+        self.store = reserved(self.pages * page_bytes, large_pages=large_pages)
         frequency, factor = c.rope.frequencies()
         self.kept: list[object] = [self.store, frequency]
         shape = self._shape(frequency, factor)

@@ -81,7 +81,8 @@ class OwnChat:
             self.copy = self._packed()
             small = sum(array.nbytes for array in self.copy.arrays.values()) < ALONE_BYTES
             # Of two threads one would wait, which takes its core as much as work does.
-            backend = CpuBackend(self.copy, cache_bytes=cache_bytes, threads=1 if small else None)
+            # Hundreds of short texts: large pages would be cleared and hardly used.
+            backend = CpuBackend(self.copy, cache_bytes=cache_bytes, threads=1 if small else None, large_pages=False)
         engine = Engine(backend, step_tokens=STEP_TOKENS, speculation=None)
         self.chat = LocalChat(name="trained", engine=engine, tokenizer=tokenizer, form=form)
 

@@ -237,7 +237,7 @@ def test_keys_and_values_may_lie_in_large_pages():
     path = Path("/proc/self/smaps")
     if not path.exists() or "VmFlags" not in path.read_text():
         pytest.skip("this system does not say how memory is mapped")
-    store = reserved(4 << 20)
+    store = reserved(4 << 20, large_pages=True)
     entries = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", path.read_text(), flags=re.MULTILINE)[1:]
     places = [tuple(int(end, 16) for end in entry.split(maxsplit=1)[0].split("-")) for entry in entries]
     here = next(e for e, (first, last) in zip(entries, places, strict=True) if first <= pointer(store) < last)

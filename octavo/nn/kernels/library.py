@@ -155,10 +155,10 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     return raw[first : first + size].view(dtype).reshape(shape)
 
 
-def reserved(size_bytes: int) -> NDArray[np.uint8]:
-    """Zeroed memory on a cache line, in large pages where the system has them; taken only as it is written."""
+def reserved(size_bytes: int, *, large_pages: bool) -> NDArray[np.uint8]:
+    """Zeroed memory on a cache line, taken only as it is written. large_pages: where the system has them."""
     memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory gets no large pages
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    if large_pages and hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype=np.uint8)
 
