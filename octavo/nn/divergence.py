@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from octavo.nn.head import Slopes, chunks
+from octavo.nn.kernels.training import TrainingKernels
 
 
 class Teacher(NamedTuple):
@@ -20,37 +21,38 @@ class Teacher(NamedTuple):
 
 @torch.no_grad()
 def divergence_and_slopes(hidden_ND: Tensor, head_VD: Tensor, teacher: Teacher, weights_N: Tensor, *,
-                          reverse: bool = True) -> Slopes:  # fmt: skip
+                          reverse: bool = True, kernels: TrainingKernels | None = None) -> Slopes:  # fmt: skip
     """Sum of weights_N times KL(model || teacher) of each row (reverse) or KL(teacher || model), and its gradients.
 
-    Of rows p (model) and q (teacher) and logits z: d KL(p||q) / dz = p (log p - log q - KL); d KL(q||p) / dz = p - q.
+    kernels   for hidden states of both in one type, on a CPU
     """
-    low_VD, weights_N = head_VD.to(hidden_ND.dtype), weights_N.float()
+    low_VD, low_VE = head_VD.to(hidden_ND.dtype), teacher.head_VE.to(teacher.hidden_NE.dtype)
+    weights_N = weights_N.float()
     grad_ND, grad_VD = torch.empty_like(hidden_ND), torch.zeros_like(head_VD, dtype=torch.float32)
     total = hidden_ND.new_zeros((), dtype=torch.float32)
     for part in chunks(hidden_ND, head_VD):
         hidden_CD, weights_C = hidden_ND[part], weights_N[part]
-        ours_CV = _logprobs(hidden_CD, low_VD)
-        theirs_CV = _logprobs(teacher.hidden_NE[part], teacher.head_VE)
-        chance_CV = ours_CV.exp()
-        if reverse:
-            apart_CV = ours_CV - theirs_CV
-            far_C = (chance_CV * apart_CV).sum(-1)
-            slope_CV = chance_CV * (apart_CV - far_C[:, None])
+        slope_CV, theirs_CV = F.linear(hidden_CD, low_VD), F.linear(teacher.hidden_NE[part], low_VE)
+        if kernels is None:
+            far_C, slope_CV = _plainly(slope_CV, theirs_CV, weights_C, reverse=reverse)
         else:
-            true_CV = theirs_CV.exp()
-            far_C = (true_CV * (theirs_CV - ours_CV)).sum(-1)
-            slope_CV = chance_CV - true_CV
+            far_C = kernels.divergence(slope_CV, theirs_CV, weights_C, reverse=reverse)
         total += weights_C @ far_C
-        slope_CV = (slope_CV * weights_C[:, None]).to(hidden_ND.dtype)
         torch.mm(slope_CV, low_VD, out=grad_ND[part])
-        grad_VD += slope_CV.T @ hidden_CD
+        grad_VD += slope_CV.T @ hidden_CD if kernels is None else kernels.outer(slope_CV, hidden_CD)
     return Slopes(total, grad_ND, grad_VD)
 
 
-def _logprobs(hidden_CD: Tensor, head_VD: Tensor) -> Tensor:
-    logits_CV = F.linear(hidden_CD, head_VD.to(hidden_CD.dtype)).float()
-    return logits_CV - logits_CV.logsumexp(-1, keepdim=True)
+def _plainly(ours_CV: Tensor, theirs_CV: Tensor, weights_C: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
+    """Divergences and the gradient by our logits.
+
+    Of rows p (model) and q (teacher) and logits z: d KL(p||q) / dz = p (log p - log q - KL); d KL(q||p) / dz = p - q.
+    """
+    our_CV, their_CV = ours_CV.float().log_softmax(-1), theirs_CV.float().log_softmax(-1)
+    chance_CV, true_CV, apart_CV = our_CV.exp(), their_CV.exp(), our_CV - their_CV
+    far_C = ((chance_CV if reverse else -true_CV) * apart_CV).sum(-1)
+    slope_CV = chance_CV * (apart_CV - far_C[:, None]) if reverse else chance_CV - true_CV
+    return far_C, (slope_CV * weights_C[:, None]).to(ours_CV.dtype)
 
 
 def weighted_divergence(hidden_ND: Tensor, head_VD: Tensor, teacher: Teacher, weights_N: Tensor, *,

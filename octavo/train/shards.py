@@ -146,14 +146,15 @@ class Piece:
               balance: Balance | None = None) -> tuple[Tensor, Gradients]:  # fmt: skip
         """The sum of push times -log p, and of pull times the divergence from a teacher; the gradients of all
         parameters. push_N, pull: of the whole batch."""
-        slopes = surprise_and_slopes(
-            self.hidden_ND, self.passes.head_VD, self.targets_N, self._own(push_N), kernels=self.passes.kernels
-        )
+        push, kernels, head_VD = self._own(push_N), self.passes.kernels, self.passes.head_VD
+        parts = list[Slopes]()
+        if pull is None or push.any():
+            parts.append(surprise_and_slopes(self.hidden_ND, head_VD, self.targets_N, push, kernels=kernels))
         if pull is not None:
             teacher = Teacher(self._own(pull.teacher.hidden_NE), pull.teacher.head_VE)
-            more = divergence_and_slopes(self.hidden_ND, self.passes.head_VD, teacher, self._own(pull.weights_N),
-                                         reverse=pull.reverse)  # fmt: skip
-            slopes = Slopes(*(a + b for a, b in zip(slopes, more, strict=True)))
+            parts.append(divergence_and_slopes(self.hidden_ND, head_VD, teacher, self._own(pull.weights_N),
+                                               reverse=pull.reverse, kernels=kernels))  # fmt: skip
+        slopes = parts[0] if len(parts) == 1 else Slopes(*(a + b for a, b in zip(*parts, strict=True)))
         dhidden_TD = torch.zeros_like(self.run.hidden_TD).index_add_(0, self.rows_N, slopes.hidden_ND)
         found = self.run.back(dhidden_TD, balance=balance)
         if self.passes.model.lm_head is None:

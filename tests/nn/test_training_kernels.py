@@ -88,6 +88,25 @@ def test_surprise(tier: str, dtype: torch.dtype, vocab: int):
     near(logits, leaf.grad, dtype)
 
 
+@every_tier
+@every_type
+@pytest.mark.parametrize("reverse", [True, False])
+@pytest.mark.parametrize("vocab", [7, 48, 101])
+def test_divergence(tier: str, dtype: torch.dtype, reverse: bool, vocab: int):
+    kernels = training_kernels(tier)
+    torch.manual_seed(0)
+    ours, theirs, weights = *(torch.randn(2, 37, vocab) * 4).to(dtype), torch.randn(37)
+    theirs[0], ours[1, :3], theirs[2, :3] = ours[0], -1e4, -1e4
+    leaf = ours.double().requires_grad_()
+    p, q = leaf.log_softmax(-1), theirs.double().log_softmax(-1)
+    wanted = (p.exp() * (p - q) if reverse else q.exp() * (q - p)).sum(-1)
+    (wanted * weights).sum().backward()
+    far = kernels.divergence(ours, theirs, weights, reverse=reverse)
+    near(far, wanted.detach(), torch.float32)
+    assert leaf.grad is not None and far[0].abs() < 1e-5
+    near(ours, leaf.grad, dtype)
+
+
 SHAPES = {
     "16": HeadShape(width=32, heads=4, kv_heads=2, head_width=16, qk_norm=True),
     "32": HeadShape(width=32, heads=3, kv_heads=3, head_width=32, qk_norm=True),

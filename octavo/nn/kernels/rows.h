@@ -215,3 +215,58 @@ void surprise_rows(int rows, int vocab, E* logits, const int64_t* target, const 
         }
     });
 }
+
+// 16 numbers of a row, what is behind its end as good as minus infinity; and back.
+template <class E>
+INLINE F16 load_upto(const E* row, int i, int count) {
+    if (i + LANES <= count) return load(row + i);
+    float lanes[LANES];
+    for (int k = 0; k < LANES; k++) lanes[k] = i + k < count ? one(row + i + k) : -1e30f;
+    return f_load(lanes);
+}
+template <class E>
+INLINE void save_upto(E* row, int i, int count, F16 x) {
+    if (i + LANES <= count) return save(row + i, x);
+    E lanes[LANES];
+    save(lanes, x);
+    std::memcpy(row + i, lanes, (count - i) * sizeof(E));
+}
+
+// log of the sum of exponentials
+template <class E>
+INLINE float log_sum(const E* row, int count) {
+    F16 most16 = load_upto(row, 0, count), sum = f_zero();
+    for (int i = LANES; i < count; i += LANES) most16 = f_max(most16, load_upto(row, i, count));
+    const float most = f_most(most16);
+    for (int i = 0; i < count; i += LANES)
+        sum = f_add(sum, exp2_(f_mul(f_sub(load_upto(row, i, count), f_set(most)), f_set(LOG2_E))));
+    return most + std::log(f_sum(sum));
+}
+
+// Of each row far = KL(ours || theirs) where `reverse`, else KL(theirs || ours), of rows of logits (rows, vocab); ours become
+// weight * the gradient by them: p (log p - log q - far), else p - q, of our p and their q.
+template <class E>
+void divergence_rows(int rows, int vocab, E* ours, const E* theirs, const float* weight, float* far, int reverse, int threads) {
+    share_rows(rows, threads, [=](int first, int last, int) {
+        for (int row = first; row < last; row++) {
+            E* our = ours + (size_t)row * vocab;
+            const E* their = theirs + (size_t)row * vocab;
+            const F16 our_sum = f_set(log_sum(our, vocab)), their_sum = f_set(log_sum(their, vocab)), turn = f_set(LOG2_E);
+            const auto each = [&](auto look) {  // log p, log q
+                for (int i = 0; i < vocab; i += LANES)
+                    look(i, f_sub(load_upto(our, i, vocab), our_sum), f_sub(load_upto(their, i, vocab), their_sum));
+            };
+            F16 sum = f_zero();
+            each([&](int, F16 p, F16 q) {
+                sum = reverse ? f_fma(exp2_(f_mul(p, turn)), f_sub(p, q), sum) : f_fma(exp2_(f_mul(q, turn)), f_sub(q, p), sum);
+            });
+            far[row] = f_sum(sum);
+            const F16 off = f_set(far[row]), w = f_set(weight[row]);
+            each([&](int i, F16 p, F16 q) {
+                const F16 chance = exp2_(f_mul(p, turn));
+                const F16 slope = reverse ? f_mul(chance, f_sub(f_sub(p, q), off)) : f_sub(chance, exp2_(f_mul(q, turn)));
+                save_upto(our, i, vocab, f_mul(slope, w));
+            });
+        }
+    });
+}

@@ -21,6 +21,10 @@
                                 float* logprob, float* entropy, int threads) {                                           \
         surprise_rows<E>(rows, vocab, (E*)logits, target, weight, logprob, entropy, threads);                            \
     }                                                                                                                    \
+    void octavo_divergence_##NAME(int rows, int vocab, void* ours, const void* theirs, const float* weight, float* far,  \
+                                  int reverse, int threads) {                                                            \
+        divergence_rows<E>(rows, vocab, (E*)ours, (const E*)theirs, weight, far, reverse, threads);                      \
+    }                                                                                                                    \
     void octavo_documents_forward_##NAME(const Documents* d) { documents_forward<E>(*d); }                               \
     void octavo_documents_backward_##NAME(const Documents* d) { documents_backward<E>(*d); }
 

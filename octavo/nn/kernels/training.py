@@ -42,6 +42,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "swiglu_forward": [c_int, c_int, *[c_void_p] * 2, c_int],
     "swiglu_backward": [c_int, c_int, *[c_void_p] * 4, c_int],
     "surprise": [c_int, c_int, *[c_void_p] * 5, c_int],
+    "divergence": [c_int, c_int, *[c_void_p] * 4, c_int, c_int],
     "documents_forward": [POINTER(CDocuments)],
     "documents_backward": [POINTER(CDocuments)],
 }
@@ -222,6 +223,18 @@ class TrainingKernels:
             at(entropy_N), self.threads,
         )  # fmt: skip
         return logprobs_N, entropy_N
+
+    def divergence(self, ours_NV: Tensor, theirs_NV: Tensor, weights_N: Tensor, *, reverse: bool) -> Tensor:
+        """KL(ours || theirs) of each row of logits where `reverse`, else KL(theirs || ours), nats, float32.
+
+        ours become the gradient of the sum of weights times it by them, in place.
+        """
+        assert ours_NV.dtype == theirs_NV.dtype and ours_NV.shape == theirs_NV.shape
+        far_N = torch.empty(len(ours_NV))
+        self.calls["divergence", ours_NV.dtype](
+            *ours_NV.shape, *map(at, (ours_NV, theirs_NV, weights_N, far_N)), reverse, self.threads
+        )
+        return far_N
 
     def attend(self, qkv_TJK: Tensor, documents: Documents, norm_K: tuple[Tensor, Tensor] | None,
                ) -> tuple[Tensor, Tensor]:  # fmt: skip
