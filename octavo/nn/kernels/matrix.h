@@ -10,7 +10,6 @@
 #include "outer.h"
 
 #if OCTAVO_AMX
-
 INLINE void save_two(Half* to, F16 first, F16 second) { _mm512_storeu_si512(to, (I16)_mm512_cvtne2ps_pbh(second, first)); }
 
 struct Panels {
@@ -63,7 +62,9 @@ struct Matrix {
         : even(weight), odd(weight + (size_t)TILE * inputs), next((size_t)STEP * inputs), outputs(outputs), inputs(inputs) {}
     Matrix(const float* gate, const float* up, int inner, int inputs)
         : even(gate), odd(up), next((size_t)TILE * inputs), outputs(2 * inner), inputs(inputs) {}
-    const float* row(int output) const { return (output / TILE % 2 ? odd : even) + output / STEP * next + (size_t)(output % TILE) * inputs; }
+    const float* row(int output) const {
+        return (output / TILE % 2 ? odd : even) + output / STEP * next + (size_t)(output % TILE) * inputs;
+    }
 
     // As panels for x (rows, inputs).
     void lay(uint32_t* panels) const {
@@ -111,7 +112,8 @@ void multiply_rows(const Tiles& x, int rows, const Panels& panels, F finish) {
                 for (int s = 0; s < panels.steps; s += size)
                     for (int n = n1; n < std::min(n1 + ABREAST, panels.blocks); n++) {
                         float* sum = sums[turn][n - n1];
-                        multiply<EACH>(x.of(m, s), panels.block(n) + s * 2 * CELL, std::min(size, panels.steps - s), sum, s == 0, finish_row);
+                        multiply<EACH>(x.of(m, s), panels.block(n) + s * 2 * CELL, std::min(size, panels.steps - s), sum,
+                                       s == 0, finish_row);
                         count = 0;
                         if (s + size >= panels.steps) last = sum, first = m, block = n, count = std::min(STEP, rows - m);
                     }
@@ -137,10 +139,12 @@ inline void multiply_to(const Tiles& x, int rows, const Panels& panels, Half* y)
 struct MLP {  // widths: multiples of 32
     int rows, width, inner, threads;
 
-    // f(first row, rows, x of them as tiles, memory), as many rows at a time as let the weights stay near, or few that use them.
+    // f(first row, rows, x of them as tiles, memory): more rows at a time where the second cache does not keep the weights.
     template <class F>
     void chunks(const Half* x, F f) const {
-        const int most = (size_t)width * inner * 6 <= 1280 << 10 ? 128 : 256, size = std::max(STEP, std::min(most, up((rows + threads - 1) / threads, STEP)));
+        constexpr size_t KEPT_BYTES = 1280 << 10;
+        const int most = (size_t)width * inner * 3 * sizeof(Half) <= KEPT_BYTES ? 128 : 256;
+        const int size = std::max(STEP, std::min(most, up((rows + threads - 1) / threads, STEP)));
         share((rows + size - 1) / size, threads, [=](int part) {
             static thread_local Scratch mine;
             const TileUse use;
@@ -156,7 +160,8 @@ struct MLP {  // widths: multiples of 32
     void forward(const Half* x, const void* gate_up, const void* down, uint32_t* pairs, Half* out) const {
         const Panels in(gate_up, width, 2 * inner), back(down, inner, width);
         chunks(x, [&](int first, int count, const Tiles& given, Scratch& scratch) {
-            const Tiles made{scratch.take<uint32_t>(Tiles::size(count, inner)), inner}, both{Tiles{pairs, 2 * inner}.of(first), 2 * inner};
+            const Tiles made{scratch.take<uint32_t>(Tiles::size(count, inner)), inner};
+            const Tiles both{Tiles{pairs, 2 * inner}.of(first), 2 * inner};
             multiply_rows(given, count, in, [=](int r, int n, F16 gate, F16 up) {
                 save_two(both.at(r, n * STEP), gate, up);
                 save(made.at(r, n * LANES), f_mul(f_mul(gate, sigmoid<Half>(gate)), up));
