@@ -275,6 +275,18 @@ def test_a_gate_ends_a_stage_and_only_where_it_is_reached(tmp_path):
         assert card["steps"] == steps and 0 < card["looked_up"] < 0.9, card
 
 
+def test_a_first_stage_that_fails_is_begun_with_other_numbers(tmp_path):
+    blend = Blend(levels={}, prose=1, listed=1, lists=("things",))
+    reading = Reading(name="lists", steps=2, documents=16, blend=blend, gate=1.0, tries=2)
+    small = replace(plan("smoke"), readings=(reading,))
+    made = Suite(tmp_path, small).pretrain("teacher", small.teacher)
+    first, second = (tmp_path / f"teacher-1-lists{tried}/model.safetensors" for tried in ("", "-again-1"))
+    assert made == second.parent and first.read_bytes() != second.read_bytes()
+    assert Suite(tmp_path, small).pretrain("teacher", small.teacher) == made
+    free = replace(plan("smoke"), readings=(replace(reading, gate=0.0),))
+    assert Suite(tmp_path / "other", free).pretrain("teacher", small.teacher).name == "teacher-1-lists"
+
+
 def test_problems_of_an_exam_are_different_and_held_out():
     problems = problems_of(TASKS["chain"], (1, 2, 3), count=60)
     assert len({p.key for p in problems}) == 60 and {p.level for p in problems} == {1, 2, 3}

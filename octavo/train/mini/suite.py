@@ -38,6 +38,7 @@ OBEYED = ("format", "tools")  # what general RL is about: the other families sta
 OBEYED_KNOWN = 0.98  # success from which on general RL leaves a level to chance: what it is about should be sure
 LOOK = 50  # steps between two looks at whether a gate is reached
 MARK_S = 30.0  # seconds between two marks of the time that all took
+OTHER = 1_000_003  # from the seed of a model's first numbers to that of others
 BALANCE = 0.01  # coefficient of the loss that keeps experts in use
 
 
@@ -77,9 +78,7 @@ class Suite:
         """Raises TrainingError where the folder has a suite of another scale or seed."""
         folder.mkdir(parents=True, exist_ok=True)
         mine, asked = folder / "mini.json", {"scale": plan.scale, "seed": seed}
-        about: dict[str, Any] = (
-            json.loads(mine.read_text(encoding="utf-8")) if mine.exists() else {**asked, "seconds": 0.0}
-        )
+        about: dict[str, Any] = _kept(mine) if mine.exists() else {**asked, "seconds": 0.0}
         if (found := {name: about.get(name) for name in asked}) != asked:
             raise TrainingError(f"{folder} has a suite with {found}, asked for is {asked}: name another folder.")
         self.folder, self.plan, self.seed, self.progress = folder, plan, seed, Marked(progress or Silent(), self)
@@ -118,15 +117,19 @@ class Suite:
         """
         path = Path()
         for number, reading in enumerate(self.plan.readings, 1):
-            begin = self._fresh(size, reading) if number == 1 else self._from(path, reading)
             steps = reading.steps if reading.gate else max(4, round(reading.steps * share))
 
             def read(stage: Stage, reading: Reading = reading, steps: int = steps) -> dict[str, Any]:
                 return self._read(stage, reading, steps=steps)
 
             words = (EDITION, self.plan.vocabulary, self.plan.readings[-1].blend, self.plan.context_tokens, self.seed)
-            asked = _digest(words, size, share, self.plan.readings[:number])
-            path = self.stage(f"{name}-{number}-{reading.name}", begin, read, asked=asked)
+            asked, before = _digest(words, size, share, self.plan.readings[:number]), path
+            for again in range(reading.tries):
+                begin = self._fresh(size, reading, again=again) if number == 1 else self._from(before, reading)
+                tried = f"-again-{again}" if again else ""
+                path = self.stage(f"{name}-{number}-{reading.name}{tried}", begin, read, asked=asked)
+                if _kept(path / CARD)["looked_up"] >= reading.gate:
+                    break
         return path
 
     def stage(self, name: str, begin: Callable[[], tuple[Decoder, dict[str, Any]]],
@@ -146,15 +149,15 @@ class Suite:
             for state in run.glob("state-*"):
                 shutil.rmtree(state)
             self.mark()
-        elif json.loads((place / CARD).read_text(encoding="utf-8")).get("asked") != asked:
+        elif _kept(place / CARD).get("asked") != asked:
             raise TrainingError(f"{place} was made by another plan: name another folder, or remove it, its run "
                                 f"{run}, and all stages after it.")  # fmt: skip
         return place
 
-    def _fresh(self, size: Size, reading: Reading) -> Callable[[], tuple[Decoder, dict[str, Any]]]:
+    def _fresh(self, size: Size, reading: Reading, *, again: int) -> Callable[[], tuple[Decoder, dict[str, Any]]]:
         rows = -(-self.tokenizer().vocab_size // 64) * 64
         config = size.config(vocabulary=rows, context_tokens=self.plan.context_tokens, rope_theta=reading.theta)
-        return lambda: (fresh(config, seed=self.seed), config)
+        return lambda: (fresh(config, seed=self.seed + OTHER * again), config)
 
     def _from(self, path: Path, reading: Reading) -> Callable[[], tuple[Decoder, dict[str, Any]]]:
         return lambda: reread(path, context_tokens=self.plan.context_tokens, theta=reading.theta)
@@ -241,7 +244,7 @@ class Suite:
         place, plan = self.folder / "exams" / f"{path.name}.json", self.plan
         weights = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
         asked = _digest(weights, plan.tested, plan.longest, plan.levels, plan.tools)
-        if not place.exists() or json.loads(place.read_text(encoding="utf-8")).get("asked") != asked:
+        if not place.exists() or _kept(place).get("asked") != asked:
             own = OwnChat(read_model(path)[0], tokenizer=self.tokenizer(), form=Qwen3())
             taken = Exam(own, count=self.plan.tested, longest=self.plan.longest)
             found = taken.families({**self.plan.levels, **self.plan.tools})
@@ -253,7 +256,7 @@ class Suite:
             place.parent.mkdir(exist_ok=True)
             _keep(place, {**found, "asked": asked})
             self.mark()
-        return json.loads(place.read_text(encoding="utf-8"))
+        return _kept(place)
 
     def _at(self, name: str) -> str:
         return str(self.folder / name)
@@ -261,6 +264,10 @@ class Suite:
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _kept(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _keep(path: Path, value: Mapping[str, Any]) -> None:
