@@ -48,7 +48,7 @@ def _plainly(ours_CV: Tensor, theirs_CV: Tensor, weights_C: Tensor, *, reverse: 
 
     Of rows p (model) and q (teacher) and logits z: d KL(p||q) / dz = p (log p - log q - KL); d KL(q||p) / dz = p - q.
     """
-    our_CV, their_CV = ours_CV.float().log_softmax(-1), theirs_CV.float().log_softmax(-1)
+    our_CV, their_CV = (z_CV.float() - z_CV.float().logsumexp(-1, keepdim=True) for z_CV in (ours_CV, theirs_CV))
     chance_CV, true_CV, apart_CV = our_CV.exp(), their_CV.exp(), our_CV - their_CV
     far_C = ((chance_CV if reverse else -true_CV) * apart_CV).sum(-1)
     slope_CV = chance_CV * (apart_CV - far_C[:, None]) if reverse else chance_CV - true_CV
