@@ -141,7 +141,7 @@ def _readings(levels: Mapping[str, Sequence[int]], *, steps: tuple[int, int, int
     (general, reasoning, joined), seen = steps, ("retrieval",)
     easy = {name: tuple(some)[: max(2, len(some) // 2)] for name, some in levels.items()}
     return (
-        Reading(name="lists", steps=900, documents=32, warmup=40, gate=0.95, tries=3,
+        Reading(name="lists", steps=900, documents=32, rate=2e-3, warmup=40, gate=0.95, tries=3,
                 blend=Blend(levels=easy, prose=1, listed=1, lists=("things",))),
         Reading(name="general", steps=general, documents=80, warmup=40,
                 blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.3, listed=0.9, lists=LISTS, seen=seen,
