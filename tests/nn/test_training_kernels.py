@@ -189,7 +189,7 @@ def test_documents_do_not_touch_each_other(tier: str, dtype: torch.dtype):
 
 
 @every_tier
-@pytest.mark.parametrize("width, inner", [(32, 32), (64, 96), (192, 96), (256, 96), (128, 384), (256, 800), (512, 1056)])
+@pytest.mark.parametrize("width, inner", [(32, 32), (64, 96), (192, 96), (256, 96), (128, 384), (256, 800), (512, 96)])
 @pytest.mark.parametrize("tokens", [0, 1, 37, 300])
 def test_mlp_by_tiles(tier: str, width: int, inner: int, tokens: int):
     """Forward and backward equal autograd in float64 on the same bf16; threads and other rows change no bit."""
