@@ -27,7 +27,7 @@ class MLPPass(Protocol):
         ...
 
 
-class Slopes(NamedTuple):
+class GatedSlopes(NamedTuple):
     """Gradients by what went in (T, D), by gate above up (2I, D) and by down (D, I); the last two float32."""
 
     x_TD: Tensor
@@ -50,7 +50,7 @@ class Gated(Protocol):
         """What is kept, and what comes out."""
         ...
 
-    def back(self, kept: Any, x_TD: Tensor, dout_TD: Tensor) -> Slopes:
+    def back(self, kept: Any, x_TD: Tensor, dout_TD: Tensor) -> GatedSlopes:
         """Only once."""
         ...
 
@@ -68,10 +68,10 @@ class InProducts:
         both = x_TD @ self.gate_up.T
         return both, self.kernels.swiglu(both) @ self.down.T
 
-    def back(self, kept: Tensor, x_TD: Tensor, dout_TD: Tensor) -> Slopes:
+    def back(self, kept: Tensor, x_TD: Tensor, dout_TD: Tensor) -> GatedSlopes:
         """Only once."""
         dboth, made_TI = self.kernels.swiglu_back(dout_TD @ self.down, kept)
-        return Slopes(dboth @ self.gate_up, self.kernels.outer(dboth, x_TD), self.kernels.outer(dout_TD, made_TI))
+        return GatedSlopes(dboth @ self.gate_up, self.kernels.outer(dboth, x_TD), self.kernels.outer(dout_TD, made_TI))
 
 
 class InTiles:
@@ -84,10 +84,10 @@ class InTiles:
         """Keeps gates and ups."""
         return self.kernels.mlp(x_TD, self.panels)
 
-    def back(self, kept: Tiles, x_TD: Tensor, dout_TD: Tensor) -> Slopes:
+    def back(self, kept: Tiles, x_TD: Tensor, dout_TD: Tensor) -> GatedSlopes:
         """Only once."""
         dx_TD, made_TI = self.kernels.mlp_back(dout_TD, kept, self.panels)
-        return Slopes(dx_TD, self.kernels.outer(kept, x_TD), self.kernels.outer(dout_TD, made_TI))
+        return GatedSlopes(dx_TD, self.kernels.outer(kept, x_TD), self.kernels.outer(dout_TD, made_TI))
 
 
 def gated(weights: Weights, kernels: TrainingKernels, *, dtype: torch.dtype) -> Gated:
