@@ -49,7 +49,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     readings        stages of pre-training;   student_share, experts_share   of their steps, for these two
     experts         a third model, as much of it active as of the teacher; None: there is none
-    levels          task -> levels, of all stages and of the exam;   tools   those that the cold start and RL have too
+    levels          task -> levels, of all stages and of the exam;   tools   those that the teacher has too
+    student_tools   whether a student is taught these as well
     cold_samples    conversations of the cold start
     cold_gate       what success ends it
     cold_often      task -> how often it comes there, the others: 1
@@ -72,6 +73,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     readings: Sequence[Reading]
     levels: Mapping[str, Sequence[int]]
     tools: Mapping[str, Sequence[int]]
+    student_tools: bool
     student_share: float
     experts_share: float
     cold_samples: int
@@ -161,14 +163,14 @@ def _wide(levels: Mapping[str, Sequence[int]] | None = None, *, times: int = 1) 
         scale="wide", teacher=Size(width=192, layers=6, heads=6, inner=576), vocabulary=480, context_tokens=1024,
         student=Size(width=128, layers=4, heads=4, inner=384),
         experts=Size(width=192, layers=6, heads=6, inner=576, experts=8),
-        readings=_readings({**levels, **TOOLS}, steps=(1000 * times, 1300 * times, 450 * times), often={"format": 2.5}),
-        levels=levels, tools=TOOLS, student_share=1.0, experts_share=0.2, cold_samples=10_000,
+        readings=_readings({**levels, **TOOLS}, steps=(1000 * times, 1500 * times, 450 * times), often={"format": 2.5}),
+        levels=levels, tools=TOOLS, student_tools=True, student_share=1.0, experts_share=0.2, cold_samples=10_000,
         cold=Lesson(steps=30, how=muon(1e-3, others=6)), cold_gate=Gate(least=0.62, again=5, rounds=16),
-        cold_often={"tools": 4.0, "format": 1.5}, rl_steps=150 * times, student_rl_steps=75 * times, rl_queries=48,
-        rl_replies=12, rl_updates=1, fuse_thought=7000 * times, fuse_direct=3000 * times, fuse_turns=1000 * times,
-        fuse_cut=6000 * times, fuse_often={"tools": 2.0, "format": 3.0, "countdown": 2.5},
-        direct_often={"retrieval": 4.0, "format": 3.0, "tools": 2.0}, fuse=Lesson(steps=450 * times, how=muon(7e-4)),
-        general_steps=80 * times, off_replies=12_000, off_steps=250 * times, off_gate=Gate(), distill_steps=72 * times,
+        cold_often={"tools": 4.0, "format": 1.5}, rl_steps=170 * times, student_rl_steps=75 * times, rl_queries=48,
+        rl_replies=12, rl_updates=1, fuse_thought=10_000 * times, fuse_direct=4000 * times, fuse_turns=1500 * times,
+        fuse_cut=9000 * times, fuse_often={"tools": 2.0, "format": 3.0, "countdown": 2.5},
+        direct_often={"retrieval": 4.0, "format": 3.0, "tools": 2.0}, fuse=Lesson(steps=600 * times, how=muon(7e-4)),
+        general_steps=80 * times, off_replies=24_000, off_steps=500 * times, off_gate=Gate(), distill_steps=72 * times,
         distill_updates=4, distill_how=muon(1e-3, others=6), distill_reverse=False, distill_longest=160, longest=384,
         tested=200,
     )  # fmt: skip
@@ -181,8 +183,9 @@ def _short() -> Plan:
     levels = _some(SIX)
     return replace(
         _wide(levels), readings=_readings({**levels, **TOOLS}, steps=(600, 900, 250), often={"format": 2.5}),
-        student_share=0.5, rl_steps=110, off_replies=6000, off_steps=18, off_gate=Gate(least=0.2, again=1, rounds=60),
-        distill_steps=104, distill_how=muon(2e-3, others=6),
+        student_tools=False, student_share=0.5, rl_steps=110, fuse_thought=7000, fuse_direct=3000, fuse_turns=1000,
+        fuse_cut=6000, fuse=Lesson(steps=450, how=muon(7e-4)), off_replies=6000, off_steps=18,
+        off_gate=Gate(least=0.2, again=1, rounds=60), distill_steps=104, distill_how=muon(2e-3, others=6),
     )  # fmt: skip
 
 
@@ -198,10 +201,10 @@ def _smoke() -> Plan:
             Reading(name="reasoning", steps=120, documents=48, blend=blend, rate=8e-3, decay=1.0, least=0.1),
             Reading(name="long", steps=4, documents=32, blend=blend, rate=1e-3, theta=1e5, joined=8),
         ),
-        levels=levels, tools={}, student_share=0.5, experts_share=0.5, cold_samples=300, cold_gate=Gate(),
-        cold_often={}, fuse_often={}, direct_often={}, cold=lesson, rl_steps=3, student_rl_steps=3, rl_queries=8,
-        rl_replies=4, rl_updates=2, fuse_thought=200, fuse_direct=300, fuse_turns=100, fuse_cut=50, fuse=lesson,
-        general_steps=3, off_replies=600, off_steps=20, off_gate=Gate(), distill_steps=4,
+        levels=levels, tools={}, student_tools=False, student_share=0.5, experts_share=0.5, cold_samples=300,
+        cold_gate=Gate(), cold_often={}, fuse_often={}, direct_often={}, cold=lesson, rl_steps=3, student_rl_steps=3,
+        rl_queries=8, rl_replies=4, rl_updates=2, fuse_thought=200, fuse_direct=300, fuse_turns=100, fuse_cut=50,
+        fuse=lesson, general_steps=3, off_replies=600, off_steps=20, off_gate=Gate(), distill_steps=4,
         distill_updates=2, distill_how=muon(1e-3, others=6), distill_reverse=True, distill_longest=32, longest=48,
         tested=10,
     )  # fmt: skip

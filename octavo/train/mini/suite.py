@@ -222,8 +222,9 @@ class Suite:
 
     def _distilled(self, name: str, teacher: Path, before: Path, *, off: int, on: int) -> Path:
         plan = self.plan
+        tasks = self._tasks({**plan.levels, **plan.tools} if plan.student_tools else plan.levels)
         return distill.run(distill.Settings(
-            teacher=str(teacher), model=str(before), out=self._at(name), tasks=self._tasks(plan.levels), off_steps=off,
+            teacher=str(teacher), model=str(before), out=self._at(name), tasks=tasks, off_steps=off,
             off_gate=plan.off_gate, off_how=plan.cold.how, on_steps=on, how=plan.distill_how,
             updates=plan.distill_updates, reverse=plan.distill_reverse, replies=plan.off_replies if off else 0,
             longest=plan.longest, on_longest=plan.distill_longest, bf16=True, seed=self.seed,
