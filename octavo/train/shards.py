@@ -25,7 +25,8 @@ from octavo.nn.head import Slopes, Told, surprise_and_slopes, tell
 from octavo.nn.kernels import usable_cores
 from octavo.train.batch import Batch
 
-SHARD_TOKENS = 2048  # of a piece, at most, about: enough for fast products of matrices, few enough for caches
+SHARD_TOKENS = 4096  # of a piece, at most, about: each piece has calls that take a while however few tokens it has
+WIDE_SHARD_TOKENS, WIDE = 2048, 1024  # likewise of models so wide: what a piece keeps for its way back grows with it
 LEAST_TOKENS = 1024  # of a piece where a batch is cut in two only: each piece has gradients to add
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENAS = -1, -3, -8  # names of options in glibc's malloc.h
 FILLING = 32  # tokens of a document that only fills up
@@ -48,10 +49,14 @@ class Pull(NamedTuple):
     reverse: bool
 
 
-def cut(batch: Batch) -> list[Shard]:
-    """About equal pieces of whole documents, an even number: with three, one of two threads waits for a piece."""
+def cut(batch: Batch, *, width: int) -> list[Shard]:
+    """About equal pieces of whole documents, an even number: with three, one of two threads waits for a piece.
+
+    width: of the model's residual stream
+    """
+    most = SHARD_TOKENS if width < WIDE else WIDE_SHARD_TOKENS
     ends = [0, *accumulate(map(length_tokens, batch.lengths))]
-    count = 2 * -(-ends[-1] // (2 * SHARD_TOKENS)) if ends[-1] >= 2 * LEAST_TOKENS else 1
+    count = 2 * -(-ends[-1] // (2 * most)) if ends[-1] >= 2 * LEAST_TOKENS else 1
     borders = [bisect_left(ends, ends[-1] * piece / count) for piece in range(count + 1)]
     rows = {first: int((batch.rows_N < ends[first]).sum()) for first in borders}  # of the documents before
     return [

@@ -134,7 +134,7 @@ class Learner(nn.Module):
 
     def _written_out(self, batch: Batch, scale: float, *, part: float) -> tuple[Tensor, Terms]:
         low = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        shards, tokens = cut(batch), len(batch.tokens_T)
+        shards, tokens = cut(batch, width=self.model.config.heads.width), len(batch.tokens_T)
         kernels = training_kernels(threads=1 if len(shards) > 1 else self.threads)
         balance, slopes, value = self.balance if self.model.config.moe is not None else None, None, torch.zeros(())
         with torch.autocast("cpu", enabled=False), workers(len(shards), threads=self.threads) as each:

@@ -41,7 +41,7 @@ def learn(learner: Learner, batch: Batch = BATCH, *, factor: float = 1.0) -> tup
 @pytest.fixture(autouse=True)
 def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "LEAST_TOKENS", 256)
-    assert len(cut(BATCH)) == 2
+    assert len(cut(BATCH, width=64)) == 2
 
 
 @each_shape
@@ -100,7 +100,7 @@ def test_what_fills_a_piece_up_is_not_learnt(shape: str, algorithm: Algorithm, m
     for filled in (False, True):
         monkeypatch.setattr(shards, "fills", lambda passes, filled=filled: filled)
         made.append(learn(Learner(small(shape), algorithm, teacher=small(shape, seed=3))))
-    assert {shards.missing(part.tokens.stop - part.tokens.start) for part in cut(BATCH)} != {0}
+    assert {shards.missing(part.tokens.stop - part.tokens.start) for part in cut(BATCH, width=64)} != {0}
     assert made[0][0] == pytest.approx(made[1][0], rel=1e-6)
     assert_same(made[1][1], made[0][1], share=1e-5)
 
@@ -111,9 +111,10 @@ def test_pieces_have_few_numbers_of_rows():
     assert len({count + shards.missing(count) for count in counts}) <= 32 + 6 * 16  # 16 in each doubling
 
 
-def test_pieces_are_whole_documents_and_all_of_them():
-    batch = pack([document(length, seed=length) for length in (900, 1500, 2, 2, 700, 4000, 3, 90)])
-    parts = cut(batch)
+@pytest.mark.parametrize("width", [128, 1024])
+def test_pieces_are_whole_documents_and_all_of_them(width: int):
+    batch = pack([document(length, seed=length) for length in (900, 1500, 2, 2, 700, 4000, 3, 90, 2000)])
+    parts = cut(batch, width=width)
     assert len(parts) > 2
     assert tuple(length for part in parts for length in part.lengths) == batch.lengths
     for axis, count in (("tokens", len(batch.tokens_T)), ("targets", len(batch.rows_N))):

@@ -26,7 +26,21 @@ struct Documents {
     float *dnorm_q, *dnorm_k;                   // += ; null where there is no norm
 };
 
-constexpr int PANEL = 128, MOST_WIDTH = 512;
+constexpr int AHEAD = 16, PANEL = 128, MOST_WIDTH = 512;
+
+// look(width) with the usual widths of a head as numbers that a template takes; else with 0.
+template <class F>
+INLINE void at_width(int width, F look) {
+    if (width == 32) look(std::integral_constant<int, 32>());
+    else if (width == 64) look(std::integral_constant<int, 64>());
+    else if (width == 128) look(std::integral_constant<int, 128>());
+    else look(std::integral_constant<int, 0>());
+}
+
+template <int WIDTH>
+INLINE int width_of(const Documents& d) {
+    return WIDTH ? WIDTH : d.width;
+}
 
 template <class E>
 INLINE float norm_factor(const E* raw, int width, float eps) {
@@ -36,10 +50,10 @@ INLINE float norm_factor(const E* raw, int width, float eps) {
 }
 
 // A query or a key: normed, rotated, times factor.
-template <class E>
+template <int WIDTH, class E>
 INLINE void turn(const Documents& d, const E* raw, const float* norm, int t, float factor, E* out) {
-    float twice[2 * MOST_WIDTH];
-    const int width = d.width;
+    float twice[2 * (WIDTH ? WIDTH : MOST_WIDTH)];
+    const int width = width_of<WIDTH>(d);
     const F16 r = f_set(norm ? norm_factor(raw, width, d.eps) : 1.0f), f = f_set(factor);
     for (int c = 0; c < width; c += LANES) {
         F16 v = f_mul(load(raw + c), r);
@@ -54,10 +68,11 @@ INLINE void turn(const Documents& d, const E* raw, const float* norm, int t, flo
 }
 
 // The gradient dy * factor by what `turn` made (its own factor apart) becomes that by what it was made of; dnorm += its own.
-template <class E>
+template <int WIDTH, class E>
 INLINE void turn_back(const Documents& d, const float* dy, float factor, const E* raw, const float* norm, int t, E* out, float* dnorm) {
-    float twice[2 * MOST_WIDTH], slope[MOST_WIDTH];
-    const int width = d.width;
+    constexpr int MOST = WIDTH ? WIDTH : MOST_WIDTH;
+    float twice[2 * MOST], slope[MOST];
+    const int width = width_of<WIDTH>(d);
     const float *cos = d.cos + (size_t)t * width, *sin = d.sin + (size_t)t * width;
     const F16 f = f_set(factor);
     for (int c = 0; c < width; c += LANES) {
@@ -120,7 +135,7 @@ struct Shade {  // added to the scores of a block: 0 up to a place, minus infini
     F16 from(int place) const { return f_load(begin + BLOCK - place); }
 };
 
-template <class E>
+template <class E, int WIDTH>
 struct Head {  // one key/value head of one document
     const Documents& d;
     const int first, tokens, padded, trunk, group, share_, row, out_row;
@@ -135,20 +150,29 @@ struct Head {  // one key/value head of one document
     int query(int r) const { return (group * share_ + r) * d.width; }  // where in a row
     int key() const { return (d.heads + group) * d.width; }
     int value() const { return (d.heads + d.groups + group) * d.width; }
+    size_t in_at(int t, int place) const { return (size_t)t * row + place; }  // from the document's first row of qkv
+    size_t out_at(int t, int r) const { return (size_t)(first + t) * out_row + query(r); }
+
+    // What is read or written soon: rows of a head lie too far apart for the processor to foresee them.
+    void fetch(const E* head) const {
+        for (int c = 0; c < d.width; c += 64 / sizeof(E)) __builtin_prefetch(head + c);
+    }
 
     void forward() const {
-        const int width = d.width;
+        const int width = width_of<WIDTH>(d);
         static thread_local Scratch mine;
         Scratch& scratch = mine.again();
         auto* keys = scratch.take<uint32_t>((size_t)width * padded);
         auto* values = scratch.take<uint32_t>((size_t)width * padded);
         E *rows = scratch.take<E>((size_t)padded * width), *chance = scratch.take<E>((size_t)BLOCK * padded);
         float *scores = scratch.take<float>((size_t)BLOCK * padded), *made = scratch.take<float>(BLOCK * width);
-        for (int j = 0; j < tokens; j++)
-            turn(d, qkv + (size_t)j * row + key(), d.norm_k, first + j, 1.0f, rows + (size_t)j * width);
+        for (int j = 0; j < tokens; j++) {
+            fetch(qkv + in_at(j + AHEAD, key())), fetch(qkv + in_at(j + AHEAD, value()));
+            turn<WIDTH>(d, qkv + in_at(j, key()), d.norm_k, first + j, 1.0f, rows + (size_t)j * width);
+        }
         clear(rows + (size_t)tokens * width, (size_t)(padded - tokens) * width);
         put_columns(rows, padded, width, keys, padded);
-        for (int j = 0; j < tokens; j++) std::memcpy(rows + (size_t)j * width, qkv + (size_t)j * row + value(), width * sizeof(E));
+        for (int j = 0; j < tokens; j++) std::memcpy(rows + (size_t)j * width, qkv + in_at(j, value()), width * sizeof(E));
         put_rows(rows, width, padded, width, values, width);
         for (int r = 0; r < share_; r++)
             for (int i0 = 0; i0 < tokens; i0 += BLOCK) forward_block(r, i0, keys, values, rows, chance, scores, made);
@@ -172,10 +196,12 @@ struct Head {  // one key/value head of one document
     void forward_block(int r, int i0, const uint32_t* keys, const uint32_t* values, E* queries, E* chance, float* scores,
                        float* made) const {
         static const Shade shade;
-        const int width = d.width, upto = i0 + BLOCK, here = std::min(tokens - i0, BLOCK);
+        const int width = width_of<WIDTH>(d), upto = i0 + BLOCK, here = std::min(tokens - i0, BLOCK);
         const Keys seen = keys_of(i0, here);
-        for (int i = 0; i < here; i++)
-            turn(d, qkv + (size_t)(i0 + i) * row + query(r), d.norm_q, first + i0 + i, d.scale * LOG2_E, queries + i * width);
+        for (int i = 0; i < here; i++) {
+            fetch(qkv + in_at(i0 + i + AHEAD, query(r))), fetch((const E*)d.out + out_at(i0 + i, r));
+            turn<WIDTH>(d, qkv + in_at(i0 + i, query(r)), d.norm_q, first + i0 + i, d.scale * LOG2_E, queries + i * width);
+        }
         if (seen.skip) product(queries, width, BLOCK, keys, padded, seen.skip, scores, padded, width, false);
         product(queries, width, BLOCK, keys + seen.from, padded, upto - seen.from, scores + seen.from, padded, width, false);
         float shares[BLOCK];
@@ -202,8 +228,7 @@ struct Head {  // one key/value head of one document
                 upto - seen.from, seen.skip > 0);
         for (int i = 0; i < here; i++)
             for (int c = 0; c < width; c += LANES)
-                save((E*)d.out + (size_t)(first + i0 + i) * out_row + query(r) + c,
-                     f_mul(f_load(made + i * width + c), f_set(shares[i])));
+                save((E*)d.out + out_at(i0 + i, r) + c, f_mul(f_load(made + i * width + c), f_set(shares[i])));
     }
 
     struct Back {  // what the backward pass holds
@@ -213,8 +238,9 @@ struct Head {  // one key/value head of one document
     };
 
     void backward(float* dnorm_q, float* dnorm_k) const {
-        const int width = d.width;
+        const int width = width_of<WIDTH>(d);
         const size_t all = (size_t)padded * width, strip = (size_t)BLOCK * padded;
+        E* dqkv = (E*)d.dqkv + (size_t)first * row;
         static thread_local Scratch mine;
         Scratch& s = mine.again();
         Back b{s.take<E>(all), s.take<E>(all), s.take<E>(all), s.take<E>(all), s.take<E>(strip), s.take<E>(strip),
@@ -222,8 +248,9 @@ struct Head {  // one key/value head of one document
                s.take<uint32_t>((size_t)PANEL * padded), s.take<float>(padded), s.take<float>(padded), s.take<float>(all),
                s.take<float>(all), s.take<float>(all), s.take<float>(strip), s.take<float>(strip)};
         for (int j = 0; j < tokens; j++) {
-            turn(d, qkv + (size_t)j * row + key(), d.norm_k, first + j, 1.0f, b.key_rows + (size_t)j * width);
-            std::memcpy(b.value_rows + (size_t)j * width, qkv + (size_t)j * row + value(), width * sizeof(E));
+            fetch(qkv + in_at(j + AHEAD, key())), fetch(qkv + in_at(j + AHEAD, value()));
+            turn<WIDTH>(d, qkv + in_at(j, key()), d.norm_k, first + j, 1.0f, b.key_rows + (size_t)j * width);
+            std::memcpy(b.value_rows + (size_t)j * width, qkv + in_at(j, value()), width * sizeof(E));
         }
         clear(b.key_rows + (size_t)tokens * width, (size_t)(padded - tokens) * width);
         clear(b.value_rows + (size_t)tokens * width, (size_t)(padded - tokens) * width);
@@ -238,26 +265,28 @@ struct Head {  // one key/value head of one document
                 float dy[BLOCK * MOST_WIDTH];
                 for (int c = 0; c < width; c += BLOCK)
                     transpose16(b.dqueries + (size_t)c * padded + i0, padded, dy + c, width);
-                for (int i = i0; i < std::min(tokens, i0 + BLOCK); i++)
-                    turn_back(d, dy + (i - i0) * width, d.scale, qkv + (size_t)i * row + query(r), d.norm_q, first + i,
-                              dqkv(i) + query(r), dnorm_q);
+                for (int i = i0; i < std::min(tokens, i0 + BLOCK); i++) {
+                    const size_t at = in_at(i, query(r)), soon = in_at(i + AHEAD, query(r));
+                    fetch(qkv + soon), fetch(dqkv + soon);
+                    turn_back<WIDTH>(d, dy + (i - i0) * width, d.scale, qkv + at, d.norm_q, first + i, dqkv + at, dnorm_q);
+                }
             }
         }
         for (int j = 0; j < tokens; j++) {
-            turn_back(d, b.dkeys + (size_t)j * width, LN_2, qkv + (size_t)j * row + key(), d.norm_k, first + j,
-                      dqkv(j) + key(), dnorm_k);
-            for (int c = 0; c < width; c += LANES) save(dqkv(j) + value() + c, f_load(b.dvalues + (size_t)j * width + c));
+            const size_t at = in_at(j, key()), soon = in_at(j + AHEAD, key()), of_value = in_at(j, value());
+            fetch(qkv + soon), fetch(dqkv + soon), fetch(dqkv + in_at(j + AHEAD, value()));
+            turn_back<WIDTH>(d, b.dkeys + (size_t)j * width, LN_2, qkv + at, d.norm_k, first + j, dqkv + at, dnorm_k);
+            for (int c = 0; c < width; c += LANES) save(dqkv + of_value + c, f_load(b.dvalues + (size_t)j * width + c));
         }
     }
 
-    E* dqkv(int t) const { return (E*)d.dqkv + (size_t)(first + t) * row; }
-
     void prepare(int r, const Back& b) const {
-        const int width = d.width;
+        const int width = width_of<WIDTH>(d);
         const E *out = (const E*)d.out, *dout = (const E*)d.dout;
         for (int i = 0; i < tokens; i++) {
-            const size_t at = (size_t)(first + i) * out_row + query(r);
-            turn(d, qkv + (size_t)i * row + query(r), d.norm_q, first + i, d.scale * LOG2_E, b.rows + (size_t)i * width);
+            const size_t at = out_at(i, r), soon = out_at(i + AHEAD, r);
+            fetch(qkv + in_at(i + AHEAD, query(r))), fetch(out + soon), fetch(dout + soon);
+            turn<WIDTH>(d, qkv + in_at(i, query(r)), d.norm_q, first + i, d.scale * LOG2_E, b.rows + (size_t)i * width);
             F16 along = f_zero();
             for (int c = 0; c < width; c += LANES) along = f_fma(load(out + at + c), load(dout + at + c), along);
             b.along[i] = f_sum(along);
@@ -267,7 +296,7 @@ struct Head {  // one key/value head of one document
         put_columns(b.rows, padded, width, b.queries, padded);
         put_rows(b.rows, width, padded, width, b.query_steps, width);
         for (int i = 0; i < tokens; i++)
-            std::memcpy(b.rows + (size_t)i * width, dout + (size_t)(first + i) * out_row + query(r), width * sizeof(E));
+            std::memcpy(b.rows + (size_t)i * width, dout + out_at(i, r), width * sizeof(E));
         put_columns(b.rows, padded, width, b.douts, padded);
         put_rows(b.rows, width, padded, width, b.dout_steps, width);
         clear(b.dqueries, (size_t)padded * width);
@@ -282,7 +311,7 @@ struct Head {  // one key/value head of one document
     // Keys p0 .. end against all queries from p0 on.
     void panel(int p0, int end, const Back& b) const {
         static const Shade shade;
-        const int width = d.width;
+        const int width = width_of<WIDTH>(d);
         for (int j0 = p0; j0 < end; j0 += BLOCK) {
             const int count = seen_until(j0) - j0;
             product(b.key_rows + (size_t)j0 * width, width, BLOCK, b.queries + j0, padded, count, b.scores, padded, width, false);
@@ -329,7 +358,7 @@ template <class E>
 void documents_forward(const Documents& d) {
     share(d.documents * d.groups, d.threads, [&](int item) {
         const TileUse use;
-        Head<E>(d, item).forward();
+        at_width(d.width, [&](auto width) { Head<E, width>(d, item).forward(); });
     });
 }
 
@@ -340,7 +369,8 @@ void documents_backward(const Documents& d) {
     float *of_q = parts.data(), *of_k = of_q + (size_t)items * d.width;
     share(items, d.threads, [&](int item) {
         const TileUse use;
-        Head<E>(d, item).backward(of_q + (size_t)item * d.width, of_k + (size_t)item * d.width);
+        const size_t part = (size_t)item * d.width;
+        at_width(d.width, [&](auto width) { Head<E, width>(d, item).backward(of_q + part, of_k + part); });
     });
     if (d.norm_q) add_parts(d.dnorm_q, of_q, items, d.width);
     if (d.norm_k) add_parts(d.dnorm_k, of_k, items, d.width);
