@@ -78,11 +78,13 @@ def length_tokens(length: Length) -> int:
 
 def positions(lengths: Sequence[Length]) -> Tensor:
     """int64 (T), from 0 in each document, from the trunk's end in each branch."""
-    parts = list[Tensor]()
+    spans = list[tuple[int, int]]()  # how many tokens, the first one's position
     for length in lengths:
         trunk, *branches = length_parts(length)
-        parts += [torch.arange(trunk), *(torch.arange(trunk, trunk + branch) for branch in branches)]
-    return torch.cat(parts)
+        spans += [(trunk, 0), *((branch, trunk) for branch in branches)]
+    counts, firsts = torch.tensor(spans).view(-1, 2).unbind(1)
+    starts = counts.cumsum(0) - counts
+    return torch.arange(int(counts.sum())) - (starts - firsts).repeat_interleave(counts)
 
 
 def fork_mask(length: tuple[int, ...]) -> Tensor:

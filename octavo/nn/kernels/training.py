@@ -90,20 +90,17 @@ class Documents:
     def __init__(self, shape: HeadShape, lengths: Sequence[Length], cos_TK: Tensor, sin_TK: Tensor) -> None:
         """lengths: of each document. cos, sin: of every token, float32, as `rotation` gives them."""
         self.shape, self.cos_TK, self.sin_TK = shape, cos_TK.contiguous(), sin_TK.contiguous()
-        starts, trunks, since, until = [0], list[int](), list[int](), list[int]()
+        starts, trunks, spans = [0], list[int](), list[tuple[int, int, int]]()  # a span: since, until, how many tokens
         for length in lengths:
             tokens = length_tokens(length)
             trunk, *branches = length_parts(length)
-            since += [0] * trunk
-            until += [tokens] * trunk
-            for first, end in pairwise(accumulate(branches, initial=trunk)):
-                since += [first] * (end - first)
-                until += [end] * (end - first)
+            spans.append((0, tokens, trunk))
+            spans += [(first, end, end - first) for first, end in pairwise(accumulate(branches, initial=trunk))]
             starts.append(starts[-1] + tokens)
             trunks.append(trunk)
-        self.starts, self.trunks, self.since_T, self.until_T = (
-            torch.tensor(x, dtype=torch.int32) for x in (starts, trunks, since, until)
-        )
+        self.starts, self.trunks = (torch.tensor(x, dtype=torch.int32) for x in (starts, trunks))
+        since, until, counts = torch.tensor(spans, dtype=torch.int32).view(-1, 3).unbind(1)
+        self.since_T, self.until_T = since.repeat_interleave(counts), until.repeat_interleave(counts)
 
 
 class TrainingKernels:
