@@ -31,8 +31,10 @@ class LocalChat:
     While nobody waits for a reply, calls of `idle` prepare the next turns.
     """
 
-    def __init__(self, *, name: str, engine: Engine, tokenizer: Tokenizer, form: Format) -> None:
-        self.name, self.engine, self.tokenizer, self.form = name, engine, tokenizer, form
+    def __init__(self, *, name: str, engine: Engine, tokenizer: Tokenizer, form: Format,
+                 beside: Sequence["LocalChat"] = ()) -> None:  # fmt: skip
+        """beside: others that say the same by engines of their own, which who asks many things may ask some of."""
+        self.name, self.engine, self.tokenizer, self.form, self.beside = name, engine, tokenizer, form, beside
         self.context_tokens = engine.longest
         self.markers = form.markers(tokenizer)
         self.inboxes: dict[str, deque[Step]] = {}

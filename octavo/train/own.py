@@ -1,5 +1,6 @@
 """The model that is being trained, as a chat: rollouts sample from the very weights that a step changes."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -12,17 +13,20 @@ from octavo.chat.local import LocalChat
 from octavo.engine.cpu_backend import CpuBackend, unsupported
 from octavo.engine.engine import Engine
 from octavo.engine.torch_backend import TorchBackend
+from octavo.engine.types import Backend
 from octavo.models.decoder import Decoder
 from octavo.models.packed import PackedModel, collect, pack
 from octavo.text.chat.base import Format
 from octavo.text.tokenizer import Tokenizer
 from octavo.train.lora import adapted
 from octavo.train.ranks import Ranks
+from octavo.train.shards import own_threads
 from octavo.weights.save import official_tensors
 
 CACHE_BYTES = 1 << 30  # of keys and values; taken only as they are written
 STEP_TOKENS = 1024
-ALONE_BYTES = 4 << 20  # of weights: a step of a model below this takes less time than what is done between steps
+SMALL_BYTES = 32 << 20  # of weights: they stay in caches, so it costs nothing that several engines read them
+MOST_ENGINES = 2  # of a small model: half of their time is Python's, of which one thread at a time computes
 
 
 class ModuleWeights:
@@ -74,17 +78,25 @@ class OwnChat:
         """
         self.whole = Whole(model, ranks)
         self.model, on_cpu = self.whole.model, next(model.parameters()).device.type == "cpu"
-        self.copy: PackedModel | None = None
-        if exact or not on_cpu or unsupported(model.config):
-            backend: TorchBackend | CpuBackend = TorchBackend(self.model, cache_bytes=cache_bytes)
-        else:
-            self.copy = self._packed()
-            small = sum(array.nbytes for array in self.copy.arrays.values()) < ALONE_BYTES
-            # Of two threads one would wait, which takes its core as much as work does.
-            # Hundreds of short texts: large pages would be cleared and hardly used.
-            backend = CpuBackend(self.copy, cache_bytes=cache_bytes, threads=1 if small else None, large_pages=False)
-        engine = Engine(backend, step_tokens=STEP_TOKENS, speculation=None)
-        self.chat = LocalChat(name="trained", engine=engine, tokenizer=tokenizer, form=form)
+        torch_only = exact or not on_cpu or unsupported(model.config)
+        self.copy = None if torch_only else self._packed()
+
+        def chat(backend: Backend, beside: Sequence[LocalChat] = ()) -> LocalChat:
+            engine = Engine(backend, step_tokens=STEP_TOKENS, speculation=None)
+            return LocalChat(name="trained", engine=engine, tokenizer=tokenizer, form=form, beside=beside)
+
+        if self.copy is None:
+            self.chat = chat(TorchBackend(self.model, cache_bytes=cache_bytes))
+            return
+        # Threads of one engine wait for each other, and for what is done between steps; waiting takes a core as work
+        # does. Engines of a thread each do not: one computes while the other does what is done between steps.
+        small = sum(array.nbytes for array in self.copy.arrays.values()) < SMALL_BYTES
+        engines, threads = (min(own_threads(), MOST_ENGINES), 1) if small else (1, own_threads())
+        # Hundreds of short texts: large pages would be cleared and hardly used.
+        backends = [
+            CpuBackend(self.copy, cache_bytes=cache_bytes, threads=threads, large_pages=False) for _ in range(engines)
+        ]
+        self.chat = chat(backends[0], [chat(backend) for backend in backends[1:]])
 
     def refresh(self) -> LocalChat:
         """The chat with the weights as they are now; what was computed with others is forgotten. Nothing may run."""
@@ -92,7 +104,8 @@ class OwnChat:
         if self.copy is not None:
             for name, array in self._packed().arrays.items():
                 np.copyto(self.copy.arrays[name], array)
-        self.chat.engine.forget()
+        for chat in (self.chat, *self.chat.beside):
+            chat.engine.forget()
         return self.chat
 
     @torch.no_grad()

@@ -3,7 +3,10 @@
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from threading import Event
 
 import msgspec
 import numpy as np
@@ -57,34 +60,56 @@ def rollout(chat: LocalChat, problems: Sequence[Problem], *, tasks: Mapping[str,
     """All trajectories: of problem i, those from i * replies on. Both modes and any budgets may stand side by side.
 
     ranks   who share the problems; each is given all trajectories
+    tasks   whose tools several threads may call at once, where there are chats beside this one
     Raises FormatError or RequestError for a problem that cannot be asked, before anything runs.
     """
-    with chat.lock:
-        done = _Rollout(chat, tasks, how).of(ranks.share(problems))
-    each = [done[start : start + how.replies] for start in range(0, len(done), how.replies)]
+    mine, chats = ranks.share(problems), (chat, *chat.beside)
+    with ExitStack() as stack:
+        for one in chats:
+            stack.enter_context(one.lock)
+        parts = [_Rollout(one, mine[i :: len(chats)], tasks=tasks, how=how) for i, one in enumerate(chats)]
+        _run(parts)
+    done = [parts[i % len(parts)].asked[i // len(parts)] for i in range(len(mine))]
+    each = [[_ended(episode, tasks[episode.problem.task]) for episode in episodes] for episodes in done]
     return [one for replies in ranks.gather(each) for one in replies]
 
 
-class _Rollout:
-    """running   episodes of each request of the engine's"""
-
-    def __init__(self, chat: LocalChat, tasks: Mapping[str, Task], how: How) -> None:
-        self.chat, self.tasks, self.how = chat, tasks, how
-        self.running = dict[str, list[Episode]]()
-
-    def of(self, problems: Sequence[Problem]) -> list[Trajectory]:
-        engine, asked = self.chat.engine, [self._asked(problem) for problem in problems]
+def _run(parts: Sequence["_Rollout"]) -> None:
+    """Each on a thread of its own. Where one fails, or a key interrupts them, none goes on."""
+    if len(parts) == 1:
+        return parts[0].run()
+    with ThreadPoolExecutor(len(parts), "octavo-rollout") as pool:
         try:
-            for episodes in asked:
+            for running in [pool.submit(part.run) for part in parts]:
+                running.result()
+        finally:
+            for part in parts:
+                part.stopped.set()
+
+
+class _Rollout:
+    """asked   episodes of each problem;   running   of each request of the engine's
+    stopped   no step is begun once it is set
+    """
+
+    def __init__(self, chat: LocalChat, problems: Sequence[Problem], *, tasks: Mapping[str, Task], how: How) -> None:
+        self.chat, self.tasks, self.how = chat, tasks, how
+        self.running, self.stopped = dict[str, list[Episode]](), Event()
+        self.asked = [self._asked(problem) for problem in problems]
+
+    def run(self) -> None:
+        """Until all episodes have ended."""
+        engine = self.chat.engine
+        try:
+            for episodes in self.asked:
                 self._submit(episodes)
-            while engine.busy:
+            while engine.busy and not self.stopped.is_set():
                 for step in engine.step():
                     if (episodes := self.running.get(step.id)) is not None:
                         self._follow(episodes[step.index], step)
         finally:
             for id in self.running:
                 engine.cancel(id)
-        return [_ended(episode, self.tasks[episode.problem.task]) for episodes in asked for episode in episodes]
 
     def _asked(self, problem: Problem) -> list[Episode]:
         conversation = Conversation(messages=problem.messages, tools=problem.tools, thinking=problem.thinking)

@@ -10,23 +10,22 @@ from msgspec.structs import replace
 
 from octavo.chat.next_turn import Conversation
 from octavo.core.deltas import Finished, Usage
-from octavo.core.messages import Message
+from octavo.core.messages import Message, ToolCall
 from octavo.core.sampling import Sampling, Thinking
-from octavo.core.task import Score, Trajectory, Turn
+from octavo.core.task import Problem, Score, Trajectory, Turn
 from octavo.engine.cpu_backend import CpuBackend
 from octavo.models import build
 from octavo.models.decoder import Decoder
 from octavo.nn.context import PackedContext
 from octavo.nn.head import tell
-from octavo.nn.kernels import usable_cores
 from octavo.tasks import TASKS as ALL_TASKS
 from octavo.train.batch import pack
 from octavo.train.lessons import cut_short
 from octavo.train.measure import by_budget, calls_of, measure, passes, share
-from octavo.train.own import ALONE_BYTES, OwnChat
+from octavo.train.own import SMALL_BYTES, OwnChat
 from octavo.train.rollout import How, rollout, to_sample
 from tests.serve.mini import config
-from tests.train.guesses import OFF, ON, TASKS, guesser, problems, words
+from tests.train.guesses import OFF, ON, TASKS, Look, guesser, problems, words
 
 HOW = How(replies=3, sampling=Sampling(max_tokens=24), seed=5)
 
@@ -71,15 +70,39 @@ def test_neither_order_nor_company_changes_a_trajectory(exact: bool):
     assert there != said(rollout(chat, asked, tasks=TASKS, how=replace(HOW, seed=6)))
 
 
-def test_a_small_model_takes_one_thread_and_says_the_same(monkeypatch: pytest.MonkeyPatch):
-    model, taken, replies = guesser(), list[int](), list[object]()
-    for bound in (ALONE_BYTES, 0):
-        monkeypatch.setattr("octavo.train.own.ALONE_BYTES", bound)
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_small_model_has_an_engine_for_each_of_two_threads_and_says_the_same(
+    count: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("octavo.train.own.own_threads", lambda: 3)
+    model, replies = guesser(), list[object]()
+    for bound, threads in ((SMALL_BYTES, [1, 1]), (0, [3])):
+        monkeypatch.setattr("octavo.train.own.SMALL_BYTES", bound)
         chat = own(model, exact=False).chat
-        assert isinstance(chat.engine.backend, CpuBackend)
-        taken.append(chat.engine.backend.threads)
-        replies.append(said(rollout(chat, problems(6), tasks=TASKS, how=HOW)))
-    assert taken == [1, usable_cores()] and replies[0] == replies[1]
+        backends = [one.engine.backend for one in (chat, *chat.beside)]
+        assert [b.threads for b in backends if isinstance(b, CpuBackend)] == threads
+        done = rollout(chat, problems(count) + problems(count, task="look"), tasks=TASKS, how=HOW)
+        replies.append([(one.problem.id, said([one])) for one in done])
+    assert replies[0] == replies[1] and len(replies) == 2
+
+
+class Broken(Look):
+    """Its tool fails at one problem."""
+
+    def call(self, problem: Problem, call: ToolCall) -> str:
+        if problem.id == "3":
+            raise OSError("no tool there")
+        return super().call(problem, call)
+
+
+def test_where_one_engine_fails_none_goes_on(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("octavo.train.own.own_threads", lambda: 2)
+    chat = own(guesser(), exact=False).chat
+    asked = problems(6, task="look")
+    with pytest.raises(OSError, match="no tool there"):
+        rollout(chat, asked, tasks={"look": Broken()}, how=replace(HOW, replies=30))
+    assert not any(one.engine.busy for one in (chat, *chat.beside))
+    assert said(rollout(chat, asked, tasks=TASKS, how=HOW)) == said(rollout(chat, asked, tasks=TASKS, how=HOW))
 
 
 def test_only_what_the_model_sampled_has_a_weight():
