@@ -49,7 +49,7 @@ class Countdown(Worked):
     def solve(self, instance: Asked, language: str) -> tuple[str, str]:
         """What was tried, in a fixed order, up to the first sum that is right; the target stands beside each result, so
         that neighbours are compared, and `x` where they differ. A sum of more than two numbers is written out and
-        worked out once more: whoever is cut off while checking has the answer."""
+        worked out once more, and its numbers are named: whoever is cut off while checking has the answer."""
         numbers, target = instance
         signs = "+-" if len(numbers) > 3 else "+-*"
         lines, answer, worked = list[str](), "", tuple[str, ...]()
@@ -58,6 +58,7 @@ class Countdown(Worked):
             answer, worked = found, steps
         if len(numbers) > 2:
             lines.append(f"{answer}: {' '.join(worked)}")
+            lines.append(f"{' '.join(map(str, Sum(answer).numbers))} once each")
         return "\n".join(lines), answer
 
     def near(self, answer: str) -> list[str]:

@@ -119,16 +119,18 @@ def test_ways_go_through_doors():
 def test_searches_find_late_what_they_find():
     """So that a budget cuts some of them off, and not all at the same place."""
     lengths = [len(p.trace.splitlines()) for p in problems("countdown", count=100) if p.level == 2]
-    assert min(lengths) <= 3 and max(lengths) >= 25
+    assert min(lengths) <= 4 and max(lengths) >= 25  # two sums, and two lines that check them
 
 
 def test_what_a_search_found_is_worked_out_once_more():
-    """The last line: the answer, then each of its sums, the last of which makes the target."""
+    """The last lines: the answer, then each of its sums, the last of which makes the target; and the numbers used."""
     for problem in problems("countdown", count=100):
         count, target = len(problem.answer["numbers"]), problem.answer["target"]
-        answer, _, steps = problem.trace.splitlines()[-1].partition(": ")
-        assert bool(steps) == (count > 2), problem.trace
-        if steps:
+        *_, worked, used = ["", *problem.trace.splitlines()]
+        assert used.endswith(" once each") == (count > 2), problem.trace
+        if count > 2:
+            assert sorted(map(int, used.split()[:-2])) == problem.answer["numbers"]
+            answer, _, steps = worked.partition(": ")
             assert answer == problem.gold.text and len(steps.split()) == count - 1
             assert int(steps.rsplit("=", 1)[1]) == target
 

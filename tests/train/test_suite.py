@@ -351,6 +351,7 @@ def test_a_share_of_a_gain_of_few_problems_is_none():
         return Evidence(about={}, cards={}, exams={"teacher": exam}).half("countdown")
 
     early = {"count": 200, "right": 0.2, "least": 0.1, "most": 0.5}
-    assert share(b0={}, b8=early) == 25
+    last = {"count": 44, "right": 0.5, "least": 0.0, "most": 0.5}  # itself compared with itself
+    assert share(b0={}, b8=early, b256=last) == 25 and share(b0={}, b256=last) == 0
     late = {"count": 64, "right": 0.3, "least": 0.27, "most": 0.3}  # two problems
-    assert share(b8=early, b112=late) == 25 and share(b112=late) == 0
+    assert share(b8=early, b112=late, b256=last) == 25 and share(b112=late, b256=last) == 0

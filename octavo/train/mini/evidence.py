@@ -165,9 +165,10 @@ class Evidence:
 
     def half(self, family: str) -> float:
         """The largest share of the whole gain that replies keep whose thinking was cut, of budgets that cut many: where
-        TO_GAIN problems or more are right by whole thinking only."""
+        TO_GAIN problems or more are right by whole thinking only. The last budget is what the others are compared with.
+        """
         curve = self.exams["teacher"]["budgets"][family]
-        cuts = [one["cut"] for budget, one in curve.items() if one["cut"] and int(budget)]
+        cuts = [one["cut"] for budget, one in curve.items() if one["cut"] and 0 < int(budget) < max(map(int, curve))]
         many = [cut for cut in cuts if cut["count"] * (cut["most"] - cut["least"]) >= TO_GAIN]
         shares = [100 * (cut["right"] - cut["least"]) / (cut["most"] - cut["least"]) for cut in many]
         return round(max(shares, default=0.0), 9)  # a half is one half, whatever the quotient's last bit says

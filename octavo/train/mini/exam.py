@@ -14,7 +14,7 @@ from octavo.train.rollout import How
 
 MODES: Mapping[str, Thinking] = {"thinking": Thinking(mode="on"), "direct": Thinking(mode="off")}
 WAYS: Mapping[str, float] = {"greedy": 0, "sampled": 1}  # how, and at which temperature
-BUDGETS = (0, 8, 16, 32, 48, 64, 112, 256)
+BUDGETS = (0, 16, 32, 48, 64, 80, 112, 256)
 PASSES = 16
 
 

@@ -170,7 +170,7 @@ def _wide(levels: Mapping[str, Sequence[int]] | None = None, *, times: int = 1) 
         rl_replies=12, rl_updates=1, fuse_thought=10_000 * times, fuse_direct=4000 * times, fuse_turns=1500 * times,
         fuse_cut=9000 * times, fuse_often={"tools": 2.0, "format": 3.0, "countdown": 2.5},
         direct_often={"retrieval": 4.0, "format": 3.0, "tools": 2.0}, fuse=Lesson(steps=600 * times, how=muon(7e-4)),
-        general_steps=80 * times, off_replies=24_000, off_steps=500 * times, off_gate=Gate(), distill_steps=72 * times,
+        general_steps=100 * times, off_replies=24_000, off_steps=500 * times, off_gate=Gate(), distill_steps=72 * times,
         distill_updates=4, distill_how=muon(1e-3, others=6), distill_reverse=False, distill_longest=160, longest=384,
         tested=200,
     )  # fmt: skip
