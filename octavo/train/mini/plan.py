@@ -60,7 +60,7 @@ class Plan(Struct, frozen=True, kw_only=True):
                     fuse_turns of several turns, and fuse_cut whose thinking a budget cut
     off_replies     of the teacher's, distilled off-policy, in off_steps and until off_gate
     distill_updates steps on-policy from one sampling;   distill_reverse   the direction of KL there
-    distill_longest tokens of a reply there
+    distill_queries replies of one step there;   distill_longest   tokens of a reply there
     longest         tokens of a reply;   tested   problems of each family in an exam
     """
 
@@ -100,6 +100,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     distill_updates: int
     distill_how: Optimisation
     distill_reverse: bool
+    distill_queries: int
     distill_longest: int
     longest: int
     tested: int
@@ -171,8 +172,8 @@ def _wide(levels: Mapping[str, Sequence[int]] | None = None, *, times: int = 1) 
         fuse_cut=9000 * times, fuse_often={"tools": 2.0, "format": 3.0, "countdown": 2.5},
         direct_often={"retrieval": 4.0, "format": 3.0, "tools": 2.0}, fuse=Lesson(steps=600 * times, how=muon(7e-4)),
         general_steps=100 * times, off_replies=24_000, off_steps=500 * times, off_gate=Gate(), distill_steps=72 * times,
-        distill_updates=4, distill_how=muon(1e-3, others=6), distill_reverse=False, distill_longest=160, longest=384,
-        tested=200,
+        distill_updates=4, distill_how=muon(1e-3, others=6), distill_reverse=False, distill_queries=56,
+        distill_longest=160, longest=384, tested=200,
     )  # fmt: skip
 
 
@@ -186,6 +187,7 @@ def _short() -> Plan:
         student_tools=False, student_share=0.5, rl_steps=110, fuse_thought=7000, fuse_direct=3000, fuse_turns=1000,
         fuse_cut=6000, fuse=Lesson(steps=450, how=muon(7e-4)), off_replies=6000, off_steps=18,
         off_gate=Gate(least=0.2, again=1, rounds=60), distill_steps=104, distill_how=muon(2e-3, others=6),
+        distill_longest=80,
     )  # fmt: skip
 
 
@@ -205,6 +207,6 @@ def _smoke() -> Plan:
         cold_gate=Gate(), cold_often={}, fuse_often={}, direct_often={}, cold=lesson, rl_steps=3, student_rl_steps=3,
         rl_queries=8, rl_replies=4, rl_updates=2, fuse_thought=200, fuse_direct=300, fuse_turns=100, fuse_cut=50,
         fuse=lesson, general_steps=3, off_replies=600, off_steps=20, off_gate=Gate(), distill_steps=4,
-        distill_updates=2, distill_how=muon(1e-3, others=6), distill_reverse=True, distill_longest=32, longest=48,
-        tested=10,
+        distill_updates=2, distill_how=muon(1e-3, others=6), distill_reverse=True, distill_queries=40,
+        distill_longest=32, longest=48, tested=10,
     )  # fmt: skip

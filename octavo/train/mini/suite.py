@@ -226,8 +226,9 @@ class Suite:
         return distill.run(distill.Settings(
             teacher=str(teacher), model=str(before), out=self._at(name), tasks=tasks, off_steps=off,
             off_gate=plan.off_gate, off_how=plan.cold.how, on_steps=on, how=plan.distill_how,
-            updates=plan.distill_updates, reverse=plan.distill_reverse, replies=plan.off_replies if off else 0,
-            longest=plan.longest, on_longest=plan.distill_longest, bf16=True, seed=self.seed,
+            queries=plan.distill_queries, updates=plan.distill_updates, reverse=plan.distill_reverse,
+            replies=plan.off_replies if off else 0, longest=plan.longest,
+            on_longest=plan.distill_longest, bf16=True, seed=self.seed,
         ), progress=self.progress)  # fmt: skip
 
     def _rl(self, before: Path, name: str, tasks: dict[str, list[int]], *, steps: int) -> rl.Settings:
