@@ -30,7 +30,7 @@ from octavo.train.mini.plan import LEVELS, Reading, plan
 from octavo.train.mini.reading import looked_up
 from octavo.train.mini.suite import LOOK, Suite
 from octavo.train.mini.texts import AGAIN, ANSWERS, WORKS, Blend, document, prose, slipped
-from octavo.train.models import read_model
+from octavo.train.models import fresh, read_model
 from octavo.train.run import Silent, read_log
 
 STAGES = ("teacher-1-general", "teacher-2-reasoning", "teacher-3-long", "teacher-cold", "teacher-rl", "teacher-fused",
@@ -299,6 +299,14 @@ def test_plans_grow_with_their_scale():
     assert len(short.levels) >= 6 and len(wide.levels) >= 10
     steps = [sum(r.steps for r in one.readings) for one in (short, wide, long)]
     assert steps[0] < steps[1] < steps[2] / 2
+    rows = {one.scale: [_parameters(size, one) for size in (one.teacher, one.student)] for one in (wide, long)}
+    assert rows["long"][0] > 2 * rows["wide"][0] and rows["long"][1] > 2 * rows["wide"][1]
+    assert 2 * sum(rows["long"]) < 40e6  # bytes of what is shipped, in bf16
+
+
+def _parameters(size, one):
+    config = size.config(vocabulary=one.vocabulary, context_tokens=one.context_tokens, rope_theta=1e4)
+    return sum(p.numel() for p in fresh(config, seed=0).parameters())
 
 
 @pytest.mark.slow

@@ -122,11 +122,11 @@ LISTS: Sequence[Kind] = ("things", "things", "things", "words", "words", "owners
 
 def plan(scale: Scale, *, experts: bool = True) -> Plan:
     """The plan of a scale: smoke (a try of each stage), short (meant for 90 minutes on 2 cores), wide (more families),
-    long (hours).
+    long (hours: all families, larger models).
 
     experts: with the third model, the mixture of experts
     """
-    found = {"smoke": _smoke, "short": _short, "wide": _wide, "long": lambda: _wide(LEVELS, times=4)}[scale]()
+    found = {"smoke": _smoke, "short": _short, "wide": _wide, "long": _long}[scale]()
     found = replace(found, scale=scale)
     return found if experts else replace(found, experts=None)
 
@@ -175,6 +175,13 @@ def _wide(levels: Mapping[str, Sequence[int]] | None = None, *, times: int = 1) 
         distill_updates=4, distill_how=muon(1e-3, others=6), distill_reverse=False, distill_queries=56,
         distill_longest=160, longest=384, tested=200,
     )  # fmt: skip
+
+
+def _long() -> Plan:
+    """All families, four times the steps, models more than twice as large: the student is the wide run's teacher."""
+    teacher = Size(width=256, layers=8, heads=8, inner=768)
+    wide = _wide(LEVELS, times=4)
+    return replace(wide, teacher=teacher, student=wide.teacher, experts=replace(teacher, experts=8))
 
 
 def _short() -> Plan:
