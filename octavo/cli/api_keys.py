@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from octavo.cli.clean import one_line
+from octavo.cli.clean import exact, one_line
 
 if TYPE_CHECKING:
     import sqlite3
@@ -50,7 +50,10 @@ def create(
     terms = changed(Terms(), model, rpm=rpm, tpm=tpm, monthly=monthly, budget=budget, priority=priority)
     expires = None if days is None else time.time() + days * 86400
     with database() as db:
-        key, text = keys.create(db, name, workspace=workspace, expires=expires, terms=terms)
+        key, text = keys.create(
+            db, exact(name, what="the name"), workspace=exact(workspace, what="--workspace"), expires=expires,
+            terms=terms,
+        )  # fmt: skip
     print(f"{key.id}, kept by its hash alone: this is the only time that the key is shown.", file=sys.stderr)
     print(text)
 
@@ -113,7 +116,7 @@ def changed(old: "Terms", model: str, *, rpm: int | None, tpm: int | None, month
 
     from octavo.serve.gateway.limits import Limits
 
-    of = old.models.get(model, Limits()) if model else old.limits
+    of = old.models.get(exact(model, what="--model"), Limits()) if model else old.limits
     given = {name: None if value < 0 else value for name, value in (("rpm", rpm), ("tpm", tpm)) if value is not None}
     new: dict[str, Any] = {}
     if given:

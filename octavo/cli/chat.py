@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from octavo.cli import commands
 from octavo.cli import session as sessions
-from octavo.cli.clean import one_line
+from octavo.cli.clean import encodable, one_line
 from octavo.cli.exchange import Outcome, exchange
 from octavo.cli.idle import idling
 from octavo.cli.keys import LineReader, PromptReader, Reader, state_file
@@ -52,7 +52,7 @@ def chat(
     from octavo.cli.doctor import runs_on
     from octavo.weights.memory import available_bytes
 
-    settings = Settings(system=system, thinking=thinking_of(think, budget))
+    settings = Settings(system=encodable(system), thinking=thinking_of(think, budget))
     screen = open_screen()
 
     def open_model(source: str | None) -> Chat:
@@ -111,7 +111,7 @@ class Talk:
                 if not self.screen.interactive:
                     raise
                 self.screen.note("Stopped. Ctrl-D or /quit leaves.")
-            except Exception:  # a bug of ours, which must not take the conversation with it
+            except Exception:  # a bug of ours, or no place for what we write: the conversation is to outlive it
                 self._rescue()
                 raise
         return int(self.failed and not self.screen.interactive)
@@ -120,7 +120,7 @@ class Talk:
         path = state_file("rescued.json")
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         sessions.save(self.session, path, replacing=True)
-        self.screen.error(f"An error in Octavo itself ends the program. To go on: octavo chat, then /load {path}")
+        self.screen.error(f"The program has to end. To go on: octavo chat, then /load {path}")
 
     def _do(self, line: str) -> bool:
         """Do what a line says; False: leave."""
@@ -168,7 +168,7 @@ class Talk:
             raise KeyboardInterrupt
 
     def _after(self, outcome: Outcome) -> None:
-        if why := stopped(outcome.finished, had_text=bool(outcome.message.text)):
+        if why := stopped(outcome.finished, typed=True):
             self.screen.note(why)
         if outcome.finished and self.screen.interactive:
             self.screen.lines(["", footer(outcome.finished.usage, self.chat.context_tokens), ""])

@@ -1,5 +1,7 @@
 """Text that a terminal may be shown: nothing in it can move the cursor, set the title or type on the user's behalf."""
 
+from octavo.core.errors import RequestError
+
 # \t and \n stay. Other C0 characters and DEL become their visible pictures; C1, lone surrogates and the characters that
 # turn the reading direction become U+FFFD. Line and paragraph separators become line breaks; \r goes.
 _SHOWN: dict[int, int | None] = {
@@ -27,3 +29,10 @@ def one_line(text: str) -> str:
 def encodable(text: str) -> str:
     """`text` without lone surrogates (from bytes that are not UTF-8), which no tokenizer or file takes."""
     return text.encode("utf-8", errors="replace").decode()
+
+
+def exact(text: str, *, what: str) -> str:
+    """`text` as it is: a name or a rule, of which nothing may be replaced. Raises RequestError for lone surrogates."""
+    if text != encodable(text):
+        raise RequestError(f"{what} {text!r} holds bytes that are not UTF-8: write it in UTF-8.")
+    return text

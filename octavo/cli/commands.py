@@ -86,10 +86,10 @@ def changed(settings: Settings, command: Command) -> Settings | None:
         case "system":
             return replace(settings, system=command.argument)
         case "set" if command.argument:
-            name, _, value = command.argument.partition(" ")
-            if not value.strip():
+            name, *value = command.argument.split(None, 1)
+            if not value:
                 raise RequestError(f"/set {name} needs a value: /set {name} VALUE, or /set {name} default")
-            return with_value(settings, name, value.strip())
+            return with_value(settings, name, value[0])
         case _:
             return None
 

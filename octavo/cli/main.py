@@ -1,10 +1,11 @@
 """The entry point: the table of verbs, and how every error reaches the user."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -17,6 +18,7 @@ from octavo.core.errors import OctavoError
 # How often a thread of OpenMP looks for work before it sleeps. Of itself it looks for so long that one other busy
 # program on two cores has a model's threads wait for threads that wait.
 SPINS = "10000"
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)  # faults of where output goes, not ours
 
 Verb = Callable[..., None]
 
@@ -54,19 +56,47 @@ def app() -> typer.Typer:
 
 
 def run() -> None:
-    """What the `octavo` command runs. Exit code 0, 1 for an OctavoError, 2 for wrong usage, 130 for Ctrl-C."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # what a terminal cannot show becomes "?", never a crash
+    """What the `octavo` command runs.
+
+    Exit code 0, 1 for an OctavoError or output that cannot be written, 2 for wrong usage, 130 for Ctrl-C.
+    """
+    _open_streams()
     if "OMP_WAIT_POLICY" not in os.environ:  # before torch is imported, which reads it
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     try:
-        app()(prog_name="octavo")
+        try:
+            app()(prog_name="octavo")
+        finally:
+            sys.stdout.flush()  # as the interpreter ends it is too late to say what went wrong
     except OctavoError as error:
         print(f"octavo: {clean(str(error))}", file=sys.stderr)
         sys.exit(1)
+    except OSError as cause:
+        if cause.errno not in UNWRITTEN:
+            raise
+        _leave_unwritten(cause)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _open_streams() -> None:
+    """Where the shell closed a stream (`>&-`), it leads nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in this order each gets its own number
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(handle, True)  # to the processes that we start
+            setattr(sys, name, os.fdopen(handle, mode, encoding="utf-8"))
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal cannot show becomes "?", never a crash
+
+
+def _leave_unwritten(cause: OSError) -> NoReturn:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what the interpreter still writes at its end
+    if cause.errno != errno.EPIPE:  # who reads no more has seen enough
+        print(f"octavo: the output cannot be written ({cause.strerror}): make room, or send it elsewhere.",
+              file=sys.stderr)  # fmt: skip
+    sys.exit(1)
 
 
 def _typer(text: str) -> typer.Typer:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from octavo.cli.clean import encodable, one_line
+from octavo.cli.clean import one_line
+from octavo.cli.files import beginning
 from octavo.cli.models import table
 from octavo.core.errors import RequestError
 from octavo.core.sources import silent
@@ -85,10 +86,8 @@ def read_text(path: Path | None) -> str:
         from pydoc_data.topics import topics
 
         return "\n\n".join(topics.values())
-    try:
-        return encodable(path.read_text(encoding="utf-8", errors="replace"))
-    except OSError as cause:
-        raise RequestError(f"{one_line(str(path))} cannot be read ({cause.strerror}): name a text file.") from cause
+    most_bytes = MOST_CHARACTERS * 4  # the longest of UTF-8
+    return beginning(path, most_bytes=most_bytes, needed="a text file", pipes=True).decode("utf-8", errors="replace")
 
 
 def open_tokenizer(checkpoint: "Checkpoint") -> "Tokenizer":

@@ -9,8 +9,9 @@ import msgspec
 import typer
 from msgspec import Struct
 
-from octavo.cli.clean import encodable
+from octavo.cli.clean import encodable, exact
 from octavo.cli.exchange import Outcome, exchange
+from octavo.cli.files import whole
 from octavo.cli.screen import PlainScreen, Screen, SilentScreen, footer, open_screen, stopped
 from octavo.cli.session import Session
 from octavo.cli.settings import DRAFT, WEIGHTS, Settings, Weights, sampling_for, thinking_of
@@ -22,6 +23,7 @@ from octavo.core.sources import Hub, silent
 from octavo.core.strict import decode
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+MOST_SCHEMA_BYTES = 16 << 20
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -57,7 +59,8 @@ def run(
 ) -> None:  # fmt: skip
     """Say one thing to a model and print its answer; plain text where that goes into a pipe or a file."""
     sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed,
-                "stop": tuple(stop) if stop else None, "schema": schema and read_schema(schema)}  # fmt: skip
+                "stop": tuple(exact(each, what="--stop") for each in stop or ()) or None,
+                "schema": schema and read_schema(schema)}  # fmt: skip
     settings = Settings(
         system=encodable(system), thinking=thinking_of(think, budget),
         sampling={name: value for name, value in sampling.items() if value is not None},
@@ -81,7 +84,7 @@ def say(chat: Chat, text: str, *, settings: Settings = Settings(), json: bool = 
         print(as_json(chat.name, outcome), flush=True)
     elif screen.interactive and outcome.finished:
         screen.lines(["", footer(outcome.finished.usage, chat.context_tokens)])
-    elif not outcome.interrupted and (why := stopped(outcome.finished, had_text=bool(outcome.message.text))):
+    elif not outcome.interrupted and (why := stopped(outcome.finished, typed=False)):
         screen.note(why)
     return INTERRUPTED if outcome.interrupted else 0
 
@@ -108,10 +111,7 @@ def prompt_text(prompt: str | None) -> str:
 
 
 def read_schema(path: Path) -> dict[str, Any] | bool:
-    """The JSON schema in a file: an object, or true or false. Raises RequestError."""
-    try:
-        data = path.read_bytes()
-    except OSError as cause:
-        raise RequestError(f"{path} cannot be read ({cause.strerror}): name a file with a JSON schema.") from cause
+    """The JSON schema in a file or pipe: an object, or true or false. Raises RequestError."""
+    data = whole(path, most_bytes=MOST_SCHEMA_BYTES, needed="a file with a JSON schema", pipes=True)
     kind: Any = dict[str, Any] | bool
     return decode(data, kind, what=f"{path} is no JSON schema", error=RequestError)

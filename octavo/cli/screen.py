@@ -138,15 +138,19 @@ class SilentScreen(PlainScreen):
         return SilentAnswer(self.out)
 
 
-def stopped(finished: Finished | None, *, had_text: bool) -> str:
-    """Why an answer is shorter than it might be; "" for one that ended by itself."""
+def stopped(finished: Finished | None, *, typed: bool) -> str:
+    """Why an answer is shorter than it might be; "" for one that ended by itself.   typed: as for `open_screen`"""
     if finished is None or finished.reason == "cancelled":
-        return "Stopped. What there is of the answer stays in the conversation; /retry answers once more."
-    if finished.reason == "length" and not had_text:
-        return "All tokens went into thinking: /budget N leaves some for the answer, /set max_tokens allows more."
-    if finished.reason == "length":
-        return "The limit of tokens is reached: /set max_tokens allows more, /clear makes room in the context."
-    return ""
+        kept = " What there is of the answer stays in the conversation; /retry answers once more."
+        return "Stopped." + (kept if typed else "")
+    if finished.reason != "length":
+        return ""
+    budget, limit = ("/budget N", "/set max_tokens") if typed else ("--budget N", "--max-tokens N")
+    said = finished.message
+    if (finished.usage.thinking_tokens or said.thinking) and not (said.text or said.tool_calls):
+        return f"All tokens went into thinking: {budget} leaves some for the answer, {limit} allows more."
+    room = "/clear makes" if typed else "a shorter prompt leaves"
+    return f"The limit of tokens is reached: {limit} allows more, {room} room in the context."
 
 
 def footer(usage: Usage, context_tokens: int) -> str:

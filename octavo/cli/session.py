@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from octavo.cli.files import whole
 from octavo.cli.settings import Settings
 from octavo.core.errors import OctavoError, RequestError
 from octavo.core.messages import Message
@@ -77,13 +78,7 @@ def save(session: Session, path: Path, *, replacing: bool) -> int:
 
 def load(path: Path) -> Session:
     """The conversation in a file. Raises RequestError for a file that is missing, not ours, or only half there."""
-    try:
-        size = path.stat().st_size
-        if size > LIMIT_BYTES:
-            raise RequestError(f"{path} has {size:,} bytes, more than the {LIMIT_BYTES:,} a conversation may have.")
-        session = _decoded(path.read_bytes(), path)
-    except OSError as cause:
-        raise RequestError(f"{path} cannot be read ({cause.strerror}): name a file that /save wrote.") from cause
+    session = _decoded(whole(path, most_bytes=LIMIT_BYTES, needed="a file that /save wrote"), path)
     if session.octavo_chat != 1:
         raise RequestError(f"{path} has layout {session.octavo_chat}, this Octavo knows 1: use a newer Octavo.")
     if any(message.role == "system" for message in session.messages):

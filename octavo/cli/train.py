@@ -36,10 +36,24 @@ def train(
         return
     from octavo.train.settings import read_settings
 
-    done = module.run(read_settings(module.Settings, given, recipe=recipe), progress=Bars())
+    done = module.run(located(read_settings(module.Settings, given, recipe=recipe)), progress=Bars())
     if done is not None and os.environ.get("RANK", "0") == "0":  # of torchrun's processes, the one that writes
         print(clean(str(done)))
         sys.stdout.flush()
+
+
+def located(settings: Any) -> Any:
+    """Settings with the folders of models that were named as a chat names them: from the hub, or of the install."""
+    from msgspec.structs import replace
+
+    from octavo.train.asked import MODELS
+    from octavo.weights.hub import find_model
+
+    def report(line: str) -> None:
+        print(clean(line), file=sys.stderr)
+
+    named = [name for name in MODELS if getattr(settings, name, "")]
+    return replace(settings, **{name: str(find_model(getattr(settings, name), report=report)) for name in named})
 
 
 class Bars:

@@ -52,7 +52,8 @@ class CpuBackend:
         large_pages   of memory for keys and values: long texts are read faster; the beginning of a text takes 2 MiB,
                       as texts begin far from each other
 
-        Raises ConfigError where not even one page fits, or where `unsupported` names a reason.
+        Raises ConfigError where not even one page fits, or where `unsupported` names a reason; MemoryNeeded where the
+        system does not let this process reserve so much.
         """
         c = model.config
         if reason := unsupported(c):

@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Sequence
 
 from msgspec import Struct
 
+from octavo.core.errors import ConfigError
 from octavo.serve import link
 from octavo.serve.engines import LocalModel
 from octavo.serve.errors import Refusal
@@ -36,6 +37,8 @@ class Models:
     """All models of one server, by name; the first is what a request without a model means."""
 
     def __init__(self, openings: Sequence[link.Open], *, care: Care = Care()) -> None:
+        """Raises ConfigError where two have the same name, or one has none or names that are not UTF-8."""
+        _check_names(openings)
         self.all: dict[str, Model] = {
             o.name: RemoteModel(o.name, o.source, changed=self._changed)
             if o.source.startswith(("http://", "https://"))
@@ -161,3 +164,16 @@ class Models:
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+
+def _check_names(openings: Sequence[link.Open]) -> None:
+    seen = set[str]()
+    for name, source in ((o.name, o.source) for o in openings):
+        if name in seen:
+            raise ConfigError(f"two models are called {name!r}: write NAME= before one, such as other={source}")
+        if not name.strip() or not source.strip():
+            raise ConfigError(f"a model has no {'name' if source.strip() else 'source'}: write NAME=SOURCE, such as "
+                              f"mine={source.strip() or 'FOLDER'}")  # fmt: skip
+        if any(0xD800 <= ord(char) < 0xE000 for char in name + source):
+            raise ConfigError(f"{name!r} or its source {source!r} holds bytes that are not UTF-8: rename the files.")
+        seen.add(name)

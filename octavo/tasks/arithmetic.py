@@ -25,6 +25,11 @@ class Arithmetic(Worked):
         a, b = draw.randrange(10 ** (wide - 1), 10**wide), draw.randrange(max(2, 10 ** (narrow - 1)), 10**narrow)
         return (sign, max(a, b), min(a, b)) if sign == "-" else (sign, a, b)
 
+    def essence(self, instance: Sum) -> Sum:
+        """The order of two summands or factors does not matter."""
+        sign, a, b = instance
+        return sign, max(a, b), min(a, b)
+
     def wordings(self, instance: Sum, language: str) -> list[str]:
         """As a sum, as a question."""
         sign, a, b = instance

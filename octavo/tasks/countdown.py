@@ -1,4 +1,4 @@
-"""Countdown: make a number out of others, each used once, with + - *.
+"""Countdown: make a number out of others, all of them, each used once, with + - *.
 
 What it shows: a search. The thinking tries one thing after another, so how long it may think decides how much it finds.
 Source of the task in language models: Stream of Search, arXiv:2404.03683.
@@ -44,7 +44,8 @@ class Countdown(Worked):
     def wordings(self, instance: Asked, language: str) -> list[str]:
         """Numbers, then the target."""
         numbers, target = " ".join(map(str, instance[0])), instance[1]
-        return [f"Make {target} from {numbers}", f"{numbers} -> {target}?", f"Use {numbers} to get {target}"]
+        return [f"Make {target} from {numbers}, each once", f"{numbers}, each once -> {target}?",
+                f"Use {numbers}, each once, to get {target}"]  # fmt: skip
 
     def solve(self, instance: Asked, language: str) -> tuple[str, str]:
         """What was tried, in a fixed order, up to the first sum that is right; the target stands beside each result, so
@@ -77,7 +78,7 @@ class Countdown(Worked):
         return tuple(Message(role="assistant", content=text) for text in texts if not _right(text, problem.answer))
 
     def score(self, problem: Problem, reply: Message, earlier: Sequence[Message] = ()) -> Score:
-        """1 for any sum of just these numbers that comes out right; "= target" may stand behind it."""
+        """1 for any sum of all these numbers that comes out right; "= target" may stand behind it, or before it."""
         said = final_answer(reply.text)
         if said is None:
             return Score(value=0.0, answer=None, why="there is no answer")
@@ -88,9 +89,8 @@ class Countdown(Worked):
 
 
 def _right(said: str, wanted: dict[str, object]) -> bool:
-    sum, _, result = said.partition("=")
-    read = Sum(sum)
-    if result and Sum(result).value != wanted["target"]:
+    read, *others = sorted(map(Sum, said.split("=")), key=lambda side: len(side.numbers), reverse=True)
+    if len(others) > 1 or any(len(one.numbers) != 1 or one.value != wanted["target"] for one in others):
         return False
     return read.value == wanted["target"] and sorted(read.numbers) == wanted["numbers"]
 

@@ -42,6 +42,7 @@ DATE = {
     "zh": ("{a}是{day}，{b}是星期几？",),
     "ja": ("{a}は{day}です。{b}は何曜日？",),
 }
+MARCH = 2
 WEEKDAY_LEVELS = 4
 
 # weekday, days later; or month, day, later month, day; or these four with the weekday of the first date before them
@@ -57,7 +58,7 @@ class Dates(Worked):
     name, levels, languages = "dates", 8, ("en", "zh", "ja")
 
     def draw(self, draw: random.Random, level: int) -> Asked:
-        """The year is not a leap year."""
+        """No time goes past the end of a February, whose length nobody says."""
         if level > WEEKDAY_LEVELS:
             return _dates(draw, level - WEEKDAY_LEVELS)
         if draw.random() < 0.2:  # few, since there are no more than some hundred of them
@@ -99,7 +100,7 @@ class Dates(Worked):
 
 def _dates(draw: random.Random, apart: int) -> tuple[int, int, int, int]:
     """Two dates of one year, months apart; in one month, the earlier one first."""
-    month = draw.randrange(12 - apart)
+    month = draw.choice([month for month in range(12 - apart) if not month < MARCH <= month + apart])
     other = month + apart
     if not apart:
         day, last = sorted(draw.sample(range(1, LENGTHS[month] + 1), 2))

@@ -4,6 +4,7 @@ What it shows: a search with dead ends; a longer thinking gets out of more of th
 """
 
 import random
+import re
 from collections.abc import Sequence
 
 from octavo.core.messages import Message
@@ -63,9 +64,9 @@ class Maze(Worked):
         return [" ".join([way[0], *way[2:]]), " ".join(way[::-1]), " ".join(way[:-1]), answer + " " + way[0]]
 
     def score(self, problem: Problem, reply: Message, earlier: Sequence[Message] = ()) -> Score:
-        """1 for the way; arrows or commas may stand between the rooms."""
+        """1 for the way; arrows, dashes or commas may stand between the rooms, and their case does not matter."""
         said = final_answer(reply.text)
-        plain = None if said is None else " ".join(said.replace("->", " ").replace("-", " ").replace(",", " ").split())
+        plain = None if said is None else " ".join(re.sub(r"->|[-→–—,]", " ", said).casefold().split())
         right = plain == problem.answer
         return Score(value=float(right), answer=plain, why="right" if right else f"not {problem.answer}")
 

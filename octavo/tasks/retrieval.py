@@ -23,6 +23,10 @@ class Retrieval(Worked):
         names = draw.sample(NAMES, 2 * level + 1)
         return tuple((name, draw.choice(THINGS)) for name in names), draw.randrange(len(names))
 
+    def essence(self, instance: Asked) -> tuple[tuple[tuple[str, str], ...], str]:
+        """The order of the list does not matter."""
+        return tuple(sorted(instance[0])), instance[0][instance[1]][0]
+
     def wordings(self, instance: Asked, language: str) -> list[str]:
         """The list, a line each, then a question; or the question first. A name stands right before its thing."""
         listed, who = "\n".join(f"{name} {thing}" for name, thing in instance[0]), instance[0][instance[1]][0]

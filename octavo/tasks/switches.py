@@ -5,6 +5,7 @@ What it shows: that the mode is followed, whatever was said before. Source: Thin
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from octavo.core.messages import Message
 from octavo.core.task import Problem, Score
@@ -16,7 +17,7 @@ from octavo.tasks.verify.answers import final_answer, same
 EASY: dict[str, Procedural] = {"retrieval": Retrieval(), "sorting": Sorting()}  # the mode is what is tested
 FLAGS = ("", "/think", "/no_think")
 
-Asked = tuple[tuple[tuple[str, int, str], ...], str]  # turns: task, seed, flag; flag of the system message
+Asked = tuple[tuple[tuple[str, Any, str], ...], str]  # turns: task, its instance, flag; flag of the system message
 
 
 class Switches(Procedural):
@@ -26,15 +27,21 @@ class Switches(Procedural):
 
     def draw(self, draw: random.Random, level: int) -> Asked:
         """Easy questions."""
-        turns = tuple((draw.choice(sorted(EASY)), draw.getrandbits(32), draw.choice(FLAGS)) for _ in range(level))
+        names = [draw.choice(sorted(EASY)) for _ in range(level)]
+        turns = tuple((name, EASY[name].draw(draw, 1), draw.choice(FLAGS)) for name in names)
         return turns, draw.choice(FLAGS) if draw.random() < 0.3 else ""
+
+    def essence(self, instance: Asked) -> Asked:
+        """What does not matter to a question, does not matter here."""
+        turns, system = instance
+        return tuple((name, EASY[name].essence(one), flag) for name, one, flag in turns), system
 
     def pose(self, instance: Asked, draw: random.Random, *, id: str, key: str, level: int, language: str) -> Problem:
         """Earlier turns are answered as they should be."""
         turns, system = instance
         messages = [Message(role="system", content=system)] if system else []
         mode = system or "/think"
-        problems = [EASY[name].problem(seed, level=1) for name, seed, _ in turns]
+        problems = [EASY[name].pose(one, draw, id=id, key=key, level=1, language=language) for name, one, _ in turns]
         for problem, (_, _, flag) in zip(problems, turns, strict=True):
             mode = flag or mode
             messages.append(Message(role="user", content=f"{problem.messages[-1].text} {flag}".rstrip()))

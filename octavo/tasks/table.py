@@ -26,9 +26,9 @@ class Table(Worked):
         return rows, draw.choice(KINDS), draw.choice(rows)[1]
 
     def essence(self, instance: Asked) -> Asked:
-        """The order of the rows does not matter."""
+        """The order of the rows does not matter, nor does a place where all are asked for."""
         rows, kind, place = instance
-        return tuple(sorted(rows)), kind, place
+        return tuple(sorted(rows)), kind, "" if kind == "total" else place
 
     def wordings(self, instance: Asked, language: str) -> list[str]:
         """One row a line, then the question."""

@@ -26,8 +26,9 @@ SPECS = {
     "points": ToolSpec(name="points", parameters={"type": "object", "properties": {"name": {"type": "string"}},
                                                   "required": ["name"]}),
 }  # fmt: skip
-POINTS = {"Mia": 41, "Tom": 17, "Ana": 93, "Ben": 28, "Kai": 65, "Eva": 72}
-PLAIN = ("hello", "thanks", "good", "yes")
+POINTS = {"Mia": 41, "Tom": 17, "Ana": 93, "Ben": 28, "Kai": 65, "Eva": 72, "Leo": 54, "Zoe": 38, "Ida": 86, "Max": 23,
+          "Uma": 69, "Rex": 35}  # fmt: skip
+PLAIN = ("hello", "thanks", "good", "yes", "no", "fine", "sure", "okay", "right", "done", "great", "welcome")
 
 Asked = tuple[str, tuple[Any, ...], tuple[str, ...]]  # which tool ("" for none), what about, which are offered
 
@@ -45,10 +46,16 @@ class Tools(Worked):
         about = {
             "calc": (draw.randrange(100, 1000), draw.choice("+-*"), draw.randrange(100, 1000)),
             "day": (draw.choice(DAYS["en"]), draw.randrange(30, 400)),
-            "points": (draw.choice(sorted(POINTS)), draw.randrange(1000)),
-            "": (draw.choice(PLAIN), draw.randrange(1000)),
-        }
+            "points": (draw.choice(sorted(POINTS)),), "": (draw.choice(PLAIN),),
+        }  # fmt: skip
         return kind, about[kind], tuple(draw.sample(offered, len(offered)))
+
+    def essence(self, instance: Asked) -> Asked:
+        """The order of what is offered does not matter, nor that of two summands or factors."""
+        kind, about, offered = instance
+        if kind == "calc" and about[1] != "-":
+            about = (max(about[0], about[2]), about[1], min(about[0], about[2]))
+        return kind, about, tuple(sorted(offered))
 
     def wordings(self, instance: Asked, language: str) -> list[str]:
         """Nothing says which tool to take."""

@@ -29,6 +29,10 @@ class Unanswerable(Worked):
         draw.shuffle(defined)
         return tuple(defined), asked
 
+    def essence(self, instance: Asked) -> Asked:
+        """The order of the definitions does not matter."""
+        return tuple(sorted(instance[0])), instance[1]
+
     def wordings(self, instance: Asked, language: str) -> list[str]:
         """Definitions in any order."""
         said = ", ".join(f"{name}={on}+{number}" if on else f"{name}={number}" for name, on, number in instance[0])

@@ -49,6 +49,12 @@ class Units(Worked):
             amounts.append(draw.randrange(0, min(size, limit)))
         return chain, start, tuple(amounts)
 
+    def essence(self, instance: Asked) -> tuple[tuple[str, int], ...]:
+        """Units with their amounts, and the last one: some stand in two chains; what there is none of is not said."""
+        chain, start, amounts = instance
+        units = [unit for unit, _ in CHAINS[chain][start : start + len(amounts)]]
+        return (*((unit, n) for unit, n in zip(units, amounts, strict=True) if n), (units[-1], 0))
+
     def wordings(self, instance: Asked, language: str) -> list[str]:
         """What is there none of is left out."""
         chain, start, amounts = instance

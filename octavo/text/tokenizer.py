@@ -1,6 +1,7 @@
 """Text <-> tokens, for byte-level BPE: Qwen, Llama 3, GPT-2 and its kin."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -119,6 +120,11 @@ class Tokenizer:
     def id_of(self, token: str) -> int | None:
         """The id of an added token; None where there is no such one."""
         return self._ids.get(token)
+
+    def digest(self) -> str:
+        """Of what each id says: models whose tokenizers have the same one can read each other's tokens."""
+        told = json.dumps(sorted(self._full.get_vocab(with_added_tokens=True).items()))
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def vocabulary(self, size: int, end: int) -> Vocabulary:
         """Every token's bytes, padded with b"" to `size`, the width of the model's rows; `end` ends a reply.

@@ -1,6 +1,8 @@
 """What was asked of a recipe, kept with the model that came of it: the same question finds the same model again."""
 
+import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +12,37 @@ from msgspec import Struct
 
 from octavo.core.errors import TrainingError
 from octavo.train.texts import texts_hash
+from octavo.weights.checkpoint import name_of
 
 CARD = "stage.json"
-MODELS = ("model", "teacher", "plus", "minus")  # settings that name a model: of its path only the name is kept
+MODELS = ("model", "teacher", "plus", "minus")  # settings that name a model: of its path the name is kept
 PLACES = ("out", "data", "servers", "reload")  # may be another one when a run goes on; of data the content is kept
+LOOKS, LOOK_BYTES = 16, 1 << 14  # at each file of a model, spread over it: what was trained differs everywhere
 
 
 def asked(settings: Struct, *, recipe: str, files: Sequence[Path] = ()) -> dict[str, Any]:
     """All that decides what comes out, as plain JSON.   files   the data's"""
     plain = {name: value for name, value in msgspec.to_builtins(settings).items() if name not in PLACES}
-    plain |= {name: Path(plain[name]).name for name in MODELS if name in plain}
+    models = {name: Path(plain[name]) for name in MODELS if plain.get(name)}
+    plain |= {name: name_of(path) for name, path in models.items()}
+    digests = {f"{name}_digest": model_digest(path) for name, path in models.items() if path.exists()}
     hashed = {"data_sha256": texts_hash(files)} if files else {}
-    return {"recipe": recipe, **plain, **hashed}
+    return {"recipe": recipe, **plain, **digests, **hashed}
+
+
+def model_digest(path: Path) -> str:
+    """Of a model's folder or GGUF file: its config, and of its weights the files' sizes and looks at each."""
+    kinds = ("config.json", "*.safetensors", "*.gguf")
+    files = [path] if path.is_file() else sorted(file for kind in kinds for file in path.glob(kind))
+    told = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as data:
+            size = data.seek(0, os.SEEK_END)
+            told.update(f"{size} ".encode())
+            for look in range(LOOKS):
+                data.seek(max(0, size - LOOK_BYTES) * look // (LOOKS - 1))
+                told.update(data.read(LOOK_BYTES))
+    return told.hexdigest()[:16]
 
 
 def made(out: Path, wanted: dict[str, Any]) -> bool:
@@ -29,7 +50,9 @@ def made(out: Path, wanted: dict[str, Any]) -> bool:
     if not out.is_dir():
         return False
     card = out / CARD
-    found: dict[str, Any] = json.loads(card.read_text(encoding="utf-8")).get("settings", {}) if card.exists() else {}
+    if not card.exists():
+        raise TrainingError(f"{out} is there, and is no model of a recipe: name another folder, or remove it.")
+    found: dict[str, Any] = json.loads(card.read_text(encoding="utf-8")).get("settings", {})
     for key, value in json.loads(json.dumps(wanted)).items():
         if found.get(key) != value:
             raise TrainingError(f"{out} has a model made with {key}={found.get(key)!r:.200}, asked for is "

@@ -88,11 +88,7 @@ def filled(samples: Iterable[Sample], *, tokens: int, share: bool = False) -> It
     """Groups of samples that together take at most `tokens` tokens, in order. Raises SampleError for a longer one."""
     group, size, fork = list[Sample](), 0, None
     for one in samples:
-        if len(one) > tokens:
-            raise SampleError(
-                f"sample {one.name or '?'} has {len(one)} tokens, a batch takes {tokens}: raise tokens, or leave the "
-                f"sample out. It is not cut: its end would teach to stop in the midst."
-            )
+        check_length(one, tokens=tokens)
         shared = fork.shared(one) if fork is not None and share else 0
         if size + len(one) - shared > tokens:
             yield group
@@ -105,6 +101,15 @@ def filled(samples: Iterable[Sample], *, tokens: int, share: bool = False) -> It
         size += len(one) - shared
     if group:
         yield group
+
+
+def check_length(one: Sample, *, tokens: int) -> None:
+    """Raise SampleError for a sample that a batch of so many tokens cannot take."""
+    if len(one) > tokens:
+        raise SampleError(
+            f"sample {one.name or '?'} has {len(one)} tokens, a batch takes {tokens}: raise tokens, or leave the "
+            f"sample out. It is not cut: its end would teach to stop in the midst."
+        )
 
 
 def batches_of(samples: Iterable[Sample], *, tokens: int, device: torch.device | str = "cpu",

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -28,14 +28,19 @@ from octavo.text.tokenizer import Tokenizer
 THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 KNOWN_FIELDS = {"role", "content", "tool_calls", "tool_call_id", "name", *THINKING_FIELDS}
 LIKE_THINKING = re.compile(r"(?<!finish_)reason|think|thought|rationale|scratchpad|\bcot\b", re.IGNORECASE)
+PROMPTS = ("system", "system_prompt", "system_message", "instructions", "functions")  # what some put beside messages
 DONE = ("stop", "tool_calls", "end_turn", "eos")  # finish reasons of replies that are whole
 
 
 class Writer:
-    """Turns conversations into samples, for one format and tokenizer.   longest: tokens of a sample; None: any"""
+    """Turns conversations into samples, for one format and tokenizer.
 
-    def __init__(self, format: Format, tokenizer: Tokenizer, *, longest: int | None = None) -> None:
-        self.format, self.tokenizer, self.longest = format, tokenizer, longest
+    longest   tokens of a sample that are allowed;   context   that the model reads at most; None: any
+    """
+
+    def __init__(self, format: Format, tokenizer: Tokenizer, *, longest: int | None = None,
+                 context: int | None = None) -> None:  # fmt: skip
+        self.format, self.tokenizer, self.longest, self.context = format, tokenizer, longest, context
         self.ends = format.markers(tokenizer).end
         if not self.ends:
             raise SampleError(f"the tokenizer has none of {format.ends}: a model would never learn to end a reply.")
@@ -67,6 +72,9 @@ class Writer:
         end = max((i + 1 for i, weight in enumerate(weights) if weight), default=0)
         if end <= len(prompt) or tokens[end - 1] not in self.ends:
             raise SampleError(f"sample {name or '?'}: what is learnt does not end with a token that ends a reply.")
+        if self.context is not None and end > self.context:
+            raise SampleError(f"sample {name or '?'} has {end:,} tokens, the model reads {self.context:,} at most "
+                              f"(max_position_embeddings): leave it out.")  # fmt: skip
         if self.longest is not None and end > self.longest:
             raise SampleError(
                 f"sample {name or '?'} has {end:,} tokens, at most {self.longest:,} are allowed: leave it out or allow "
@@ -103,34 +111,50 @@ class Writer:
 def read_conversations(path: Path) -> Iterator[tuple[str, list[Message], list[ToolSpec]]]:
     """Conversations of a JSONL file, one a line: {"messages": [...], "tools": [...]} as in OpenAI's API.
 
-    Yields a name (file and line), messages, tools. Raises SampleError, naming the line, for anything that would
-    otherwise be lost in silence: unknown fields, a reasoning under an unknown name, replies that were cut off.
+    Yields a name (file and line), messages, tools. Raises SampleError, naming the line, for what would otherwise be
+    lost in silence: unknown fields of a message, a reasoning under an unknown name, prompts beside the messages,
+    replies that were cut off. Other fields of a line, as an id or a source, say something about it and are not learnt.
     """
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                where = f"{path.name}:{number}"
-                yield where, *_conversation(_object(line, where), where)
+    for where, told in _objects(path, field="messages"):
+        tools = _tools(told, where)
+        yield where, [_message(message, f"{where} message {i}") for i, message in enumerate(told["messages"])], tools
 
 
-def read_preferences(path: Path) -> Iterator[tuple[str, list[Message], list[Message]]]:
-    """Pairs of a JSONL file: {"prompt": [messages], "chosen": [messages], "rejected": [messages]}, as in TRL.
+class Preferred(NamedTuple):
+    """A conversation with a chosen reply, and with a rejected one."""
 
-    Yields a name, the conversation with the chosen reply and that with the rejected one. Raises SampleError.
+    name: str
+    chosen: list[Message]
+    rejected: list[Message]
+    tools: list[ToolSpec]
+
+
+def read_preferences(path: Path) -> Iterator[Preferred]:
+    """Pairs of a JSONL file, as in TRL: {"prompt": [messages], "chosen": [messages], "rejected": [messages],
+    "tools": [...]}. Raises SampleError as `read_conversations` does.
     """
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                where = f"{path.name}:{number}"
-                told = _object(line, where, field="chosen")
-                parts = [told.get(field) or [] for field in ("prompt", "chosen", "rejected")]
-                if not all(isinstance(part, list) for part in parts) or not parts[2]:
-                    raise SampleError(f"{where}: prompt, chosen and rejected must be lists of messages.")
-                prompt, *replies = ([_message(m, f"{where} message {i}") for i, m in enumerate(p)] for p in parts)
-                yield where, *([*prompt, *reply] for reply in replies)  # type: ignore[misc]
+    for where, told in _objects(path, field="chosen"):
+        parts = [told.get(field) or [] for field in ("prompt", "chosen", "rejected")]
+        if not all(isinstance(part, list) for part in parts) or not parts[2]:
+            raise SampleError(f"{where}: prompt, chosen and rejected must be lists of messages.")
+        tools = _tools({name: value for name, value in told.items() if name != "prompt"}, where)
+        prompt, chosen, rejected = ([_message(m, f"{where} message {i}") for i, m in enumerate(p)] for p in parts)
+        yield Preferred(where, [*prompt, *chosen], [*prompt, *rejected], tools)
 
 
-def _object(line: str, where: str, *, field: str = "messages") -> dict[str, Any]:
+def _objects(path: Path, *, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line's name and object, which has a list of that name."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    where = f"{path.name}:{number}"
+                    yield where, _object(line, where, field=field)
+    except (OSError, UnicodeDecodeError) as cause:
+        raise SampleError(f"{path} cannot be read as UTF-8 text ({cause}).") from cause
+
+
+def _object(line: str, where: str, *, field: str) -> dict[str, Any]:
     try:
         told = json.loads(line)
     except (ValueError, RecursionError) as cause:
@@ -140,22 +164,33 @@ def _object(line: str, where: str, *, field: str = "messages") -> dict[str, Any]
     return told
 
 
-def _conversation(told: Mapping[str, Any], where: str) -> tuple[list[Message], list[ToolSpec]]:
+def _tools(told: Mapping[str, Any], where: str) -> list[ToolSpec]:
+    """The tools of a line, whose other fields are looked at."""
     for field in told:
         if LIKE_THINKING.search(field):
             raise SampleError(f"{where}: unknown field {field!r}, which looks like a reasoning: it would be left out "
                               f"of training unseen. Put it into the reply's message as reasoning_content.")  # fmt: skip
+        if field in PROMPTS:
+            raise SampleError(f"{where}: the field {field!r} stands beside the messages, and would be left out of "
+                              f"training unseen. Put it into a message, or rename it.")  # fmt: skip
     reason = told.get("finish_reason", "stop")
     if reason not in DONE:
         raise SampleError(f"{where}: finish_reason is {reason!r}: the reply was cut off. Leave it out.")
-    tools = []
-    for tool in told.get("tools") or []:
-        body = tool.get("function", tool) if isinstance(tool, dict) else {}
+    tools, given = list[ToolSpec](), told.get("tools") or []
+    for body in map(_function, given if isinstance(given, list) else [{}]):
+        if not isinstance(body.get("parameters") or {}, dict) or not isinstance(body.get("description") or "", str):
+            raise SampleError(f"{where}: a tool whose description is no text, or whose parameters are no object.")
         if not isinstance(body.get("name"), str):
             raise SampleError(f"{where}: a tool without a name.")
         tools.append(ToolSpec(name=body["name"], description=body.get("description") or "",
                               parameters=body.get("parameters") or {}))  # fmt: skip
-    return [_message(message, f"{where} message {i}") for i, message in enumerate(told["messages"])], tools
+    return tools
+
+
+def _function(told: Any) -> dict[str, Any]:
+    """A tool's or a call's own object, {} where there is none."""
+    inner = told.get("function", told) if isinstance(told, dict) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def _message(told: Any, where: str) -> Message:
@@ -172,8 +207,9 @@ def _message(told: Any, where: str) -> Message:
     if len({told[field] for field in named}) > 1:
         raise SampleError(f"{where}: {' and '.join(named)} differ: keep one of them.")
     calls = []
-    for call in told.get("tool_calls") or []:
-        function = call.get("function", call) if isinstance(call, dict) else {}
+    given = told.get("tool_calls") or []
+    for call in given if isinstance(given, list) else [{}]:
+        function = _function(call)
         arguments = function.get("arguments", {})
         text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
         if not isinstance(function.get("name"), str):
@@ -181,7 +217,8 @@ def _message(told: Any, where: str) -> Message:
         calls.append(ToolCall(name=function["name"], arguments=text, id=str(call.get("id", ""))))
     content = told.get("content")
     if isinstance(content, list):
-        if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
+        if not all(isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+                   for part in content):  # fmt: skip
             raise SampleError(f"{where}: only text can be learnt, found another kind of part.")
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str | None):

@@ -30,7 +30,8 @@ def problem_of(draw: random.Random, levels: Mapping[str, Sequence[int]], *, othe
     task = TASKS[name]
     foreign = [language for language in task.languages if language != "en"]
     language = draw.choice(foreign) if foreign and draw.random() < other else "en"
-    return task.problem(draw.getrandbits(40), level=draw.choice(list(levels[name])), language=language)
+    level = draw.choice(list(levels[name]))
+    return task.problem(draw.getrandbits(40), level=level, split="train", language=language)
 
 
 def flagged(problem: Problem, flag: str) -> tuple[Message, ...]:

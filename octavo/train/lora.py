@@ -4,6 +4,7 @@ A file has adapter_config.json and adapter_model.safetensors, whose tensors are 
 name + `.lora_A.weight` (R, I) or `.lora_B.weight` (O, R).
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,8 @@ from octavo.core.errors import CheckpointError, ConfigError
 from octavo.core.strict import read_json_object
 from octavo.models.decoder import Decoder
 from octavo.nn.lora import LoraLinear
+from octavo.train.ranks import Ranks
+from octavo.train.trainer import Trainer
 from octavo.weights.safetensors_file import SafetensorsFile
 from octavo.weights.save import Named, new_folder, write_json, write_shard
 
@@ -29,6 +32,35 @@ class Lora(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rank: Annotated[int, Meta(ge=0, description="of the change; 0: train the whole model")] = 0
     alpha: Annotated[float, Meta(gt=0, description="the change is scaled by alpha / rank")] = 32.0
     targets: Annotated[tuple[str, ...], Meta(min_length=1, description="names of the matrices, JSON list")] = TARGETS
+    begin: Annotated[str, Meta(description="folder of changes to go on with, PEFT's too; rank and all else is its")] = (
+        ""
+    )
+
+
+def begin_lora(model: Decoder, lora: Lora, *, seed: int, ranks: Ranks) -> Lora:
+    """Adapt a model in place where that is asked for. Returns the changes' shape; rank 0: none.
+
+    Raises ConfigError under torchrun, and as `adapt` and `load_lora`.
+    """
+    if not (lora.rank or lora.begin):
+        return lora
+    if ranks.size > 1:
+        raise ConfigError("lora: changes of low rank are learnt in one process: leave torchrun out.")
+    if lora.begin:
+        return load_lora(Path(lora.begin), model)
+    adapt(model, lora, seed=seed)
+    return lora
+
+
+def end_lora(trainer: Trainer, lora: Lora, *, folder: Path, base: str) -> Path | None:
+    """Write a trained model's changes into `folder`/adapter, and fold them in. Returns where; None: there are none."""
+    if not lora.rank:
+        return None
+    adapter = folder / "adapter"
+    shutil.rmtree(adapter, ignore_errors=True)
+    save_lora(adapter, trainer.model, lora, base=base)
+    fold(trainer.model)
+    return adapter
 
 
 def adapt(model: Decoder, lora: Lora, *, seed: int = 0) -> None:

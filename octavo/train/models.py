@@ -73,22 +73,31 @@ def read_model(path: Path, *, changes: Mapping[str, Any] = {}) -> tuple[Decoder,
     return model.requires_grad_(True), config
 
 
-def reread(path: Path, *, context_tokens: int, theta: float) -> tuple[Decoder, dict[str, Any]]:
-    """A model to go on with.   context_tokens: at least so many;   theta: base of its rotary positions, 0: as it is"""
+def reread(path: Path, *, context_tokens: int, theta: float, tokens: int = 0) -> tuple[Decoder, dict[str, Any]]:
+    """A model to go on with.   context_tokens: at least so many;   theta: base of its rotary positions, 0: as it is
+
+    tokens   of the tokenizer. Raises CheckpointError where the model has rows for fewer.
+    """
     config = open_checkpoint(path).config
     changes: dict[str, Any] = {"max_position_embeddings": max(context_tokens, config.get("max_position_embeddings", 0))}
     if theta:
         changes["rope_theta"] = theta
         if config.get("rope_parameters"):  # as transformers 5 writes it
             changes["rope_parameters"] = {**config["rope_parameters"], "rope_theta": theta}
-    return read_model(path, changes=changes)
+    model, config = read_model(path, changes=changes)
+    if tokens > model.config.vocab_size:
+        raise CheckpointError(f"the tokenizer has {tokens} tokens, {path} has rows for {model.config.vocab_size}: use "
+                              f"the model's own.")  # fmt: skip
+    return model, config
 
 
 def write_model(folder: Path, model: Decoder, *, config: Mapping[str, Any], tokenizer: Tokenizer,
-                dtype: torch.dtype | None = None, more: Mapping[str, Mapping[str, Any]] = {}) -> None:  # fmt: skip
+                dtype: torch.dtype | None = None, more: Mapping[str, Mapping[str, Any]] = {},
+                adapter: Path | None = None) -> None:  # fmt: skip
     """A folder that `transformers`, vLLM and llama.cpp's converter read; it appears whole or not at all.
 
-    more: further JSON files, name -> content. Raises CheckpointError where the folder is taken or cannot be written.
+    more: further JSON files, name -> content;   adapter: a folder that goes into it under its name
+    Raises CheckpointError where the folder is taken or cannot be written.
     """
     if folder.exists():
         raise CheckpointError(f"{folder} is there already: name another folder, or remove it.")
@@ -99,4 +108,6 @@ def write_model(folder: Path, model: Decoder, *, config: Mapping[str, Any], toke
     ends = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.id_of("<|endoftext|>")}
     for name, content in {"generation_config.json": {**GENERATION, **ends}, **more}.items():
         write_json(part / name, content)
+    if adapter is not None:
+        shutil.copytree(adapter, part / adapter.name)
     part.replace(folder)

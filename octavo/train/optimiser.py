@@ -35,12 +35,15 @@ class Optimisation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a rate, clip or decay that cannot be."""
+        """Raise ConfigError for a rate, clip, decay or momentum that cannot be."""
         for field in ("rate", "others", "clip"):
             if not getattr(self, field) > 0:
                 raise ConfigError(f"{field}={getattr(self, field)} must be more than 0.")
         if not self.weight_decay >= 0:
             raise ConfigError(f"weight_decay={self.weight_decay} must be 0 or more.")
+        for field, value in (("momentum", self.momentum), *(("betas", beta) for beta in self.betas)):
+            if not 0 <= value < 1:
+                raise ConfigError(f"{field}: {value} must be 0 or more, and less than 1.")
 
 
 class StackedMuon(torch.optim.Muon):

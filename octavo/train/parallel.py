@@ -84,6 +84,14 @@ class Together(Ranks):
         dist.all_reduce(x, op=dist.ReduceOp.MAX, group=self.group)
         return int(x)
 
+    def first_says(self, value: bool) -> bool:
+        """What the first rank says: to all, also those that share its batches."""
+        import torch.distributed as dist
+
+        x = torch.tensor(value, dtype=torch.int32, device=self.device)
+        dist.broadcast(x, src=0)
+        return bool(x)
+
     def gather(self, mine: Sequence[T]) -> list[T]:
         """What `share` gave the readers, in its order, with what each has made of its own."""
         import torch.distributed as dist
@@ -95,7 +103,7 @@ class Together(Ranks):
 
     def across(self, x: Tensor) -> Tensor:
         """The sum of a tensor over all readers."""
-        return self._sum(x.detach().clone())
+        return self._sum(x.detach().to(self.device, copy=True))
 
     def _sum(self, x: Tensor) -> Tensor:
         import torch.distributed as dist

@@ -37,6 +37,10 @@ class Ranks:
         """The largest over all readers."""
         return value
 
+    def first_says(self, value: bool) -> bool:
+        """What the first rank says; all ranks must ask together."""
+        return value
+
     def share(self, items: Sequence[T]) -> list[T]:
         """Every so many-th of what all readers have: this one's."""
         return list(items[self.reader :: self.readers])

@@ -57,10 +57,16 @@ class Pieces:
 
     def batches(self, step: int, ranks: Ranks, *, of: int) -> list[Batch]:
         """This rank's batches of a step of `of` groups. Raises ConfigError where they are not as many for each rank."""
-        if of % ranks.readers:
-            raise ConfigError(f"batches={of} of a step cannot be shared by {ranks.readers}: use a multiple of it.")
+        check_share(of, ranks)
         numbers = range(step * of + ranks.reader, (step + 1) * of, ranks.readers)
         return [pack(self.group(number)).to(ranks.device) for number in numbers]
+
+
+def check_share(batches: int, ranks: Ranks) -> None:
+    """Raise ConfigError where the batches of a step are not as many for each rank."""
+    if batches % ranks.readers:
+        raise ConfigError(f"batches={batches} of a step cannot be shared by {ranks.readers} processes: give each of "
+                          f"`stages` a multiple of {ranks.readers}.")  # fmt: skip
 
 
 def held_out(texts: Sequence[Sequence[int]], every: int) -> tuple[list[Sequence[int]], list[Sequence[int]]]:

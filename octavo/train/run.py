@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -117,7 +118,7 @@ class Run:
 
     def _agreed(self, due: bool) -> bool:
         """Whether the first rank finds that it is time: all ranks save together."""
-        return self.trainer.ranks.total([float(due and self.first)])[0] > 0
+        return self.trainer.ranks.first_says(due)
 
     def _save(self, log: Any) -> None:
         if self.first:
@@ -125,7 +126,7 @@ class Run:
             os.fsync(log.fileno())
         if self.board is not None:
             self.board.flush()
-        save_state(self.folder, self.trainer, settings=self.settings, position={})
+        save_state(self.folder, self.trainer, settings=self.settings)
 
     def _line(self, learnt: Learnt, *, seconds: float, cpu_s: float, more: dict[str, float]) -> Told:
         before = self.told[-1] if self.told else None
@@ -133,7 +134,8 @@ class Run:
         return Told(
             step=learnt.step, loss=learnt.loss, norm=learnt.norm, rate=learnt.rate, tokens=tokens + learnt.tokens,
             seconds=seconds, cpu_s=cpu_s, speed=learnt.tokens / seconds, flops=flops + learnt.flops,
-            mfu=learnt.flops / seconds / self.peak, figures={**learnt.figures, **more},
+            mfu=learnt.flops / seconds / self.peak,
+            figures={name: value for name, value in {**learnt.figures, **more}.items() if math.isfinite(value)},
         )  # fmt: skip
 
     def _draw(self, told: Told) -> None:

@@ -1,4 +1,5 @@
-"""The state of a run on the disk: written whole or not at all, so that a kill at any moment loses one step at most.
+"""The state of a run on the disk: written whole or not at all, so that a kill at any moment loses no more than
+the steps since the last one.
 
 A state is a folder `state-STEP` with state.json and the tensors. The two last ones are kept: the newest may be
 the one that was being written when the power went.
@@ -27,14 +28,13 @@ NAME = re.compile(r"state-(\d{9})")
 
 
 class State(Struct, frozen=True, kw_only=True):
-    """What is beside the tensors.   settings: of the run;   position: of the data, plain"""
+    """What is beside the tensors.   settings: of the run"""
 
     step: int
     settings: dict[str, Any]
-    position: dict[str, Any]
 
 
-def save_state(folder: Path, trainer: Trainer, *, settings: dict[str, Any], position: dict[str, Any]) -> Path:
+def save_state(folder: Path, trainer: Trainer, *, settings: dict[str, Any]) -> Path:
     """Write the state of a run into `folder`, and remove all but the last two. All ranks must ask together.
 
     Raises CheckpointError.
@@ -53,7 +53,7 @@ def save_state(folder: Path, trainer: Trainer, *, settings: dict[str, Any], posi
             save_divided(part / DIVIDED, trainer)
         if ranks.rank == 0:
             with (part / "state.json").open("w", encoding="utf-8") as out:
-                json.dump({"step": trainer.step, "settings": settings, "position": position}, out)
+                json.dump({"step": trainer.step, "settings": settings}, out)
                 _to_disk(out)
             shutil.rmtree(target, ignore_errors=True)
             part.replace(target)
@@ -68,10 +68,10 @@ def save_state(folder: Path, trainer: Trainer, *, settings: dict[str, Any], posi
 def load_state(folder: Path, trainer: Trainer, *, settings: dict[str, Any]) -> State | None:
     """Go on with the newest state in `folder` that is whole; None where there is none.
 
-    Raises TrainingError where it is of a run with other settings.
+    Raises TrainingError where it is of a run with other settings, and where there are states of which none can be read.
     """
-    settings = json.loads(json.dumps(settings))
-    for path in sorted(_states(folder), reverse=True):
+    settings, states = json.loads(json.dumps(settings)), sorted(_states(folder), reverse=True)
+    for path in states:
         whole = _opened(path)
         if whole is None:  # it was being written when the run ended: the one before it is not
             continue
@@ -85,18 +85,24 @@ def load_state(folder: Path, trainer: Trainer, *, settings: dict[str, Any]) -> S
             )
         trainer.restore(tensors(trainer), step=state.step)
         return state
+    if states:
+        raise TrainingError(
+            f"{folder} has {' and '.join(path.name for path in reversed(states))}, and none can be read: if the disk "
+            f"is at fault, mend that and go on; else remove them, and the run begins anew."
+        )
     return None
 
 
 def _opened(path: Path) -> tuple[State, Callable[[Trainer], dict[str, torch.Tensor]]] | None:
     """A state, and what reads its tensors; None where they are not all there."""
     try:
-        state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+        kept = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = State(step=kept["step"], settings=kept["settings"])
         if (path / DIVIDED).is_dir():
             return state, lambda trainer: load_divided(path / DIVIDED, trainer)
         file = SafetensorsFile(path / WHOLE)
         return state, lambda trainer: {name: file.tensor(name) for name in file.names}
-    except (OSError, ValueError, TypeError, CheckpointError):
+    except (OSError, ValueError, TypeError, KeyError, CheckpointError):
         return None
 
 

@@ -132,8 +132,24 @@ class Learner(nn.Module):
             told = tell(hidden_ND, self.model.head_weight, batch.targets_N)
             return -(told.logprobs_N @ batch.weights_N)
 
+    @torch.no_grad()
+    def told(self, batch: Batch) -> Told:
+        """What the model now says of a batch's targets, by the passes that would learn from it: so that an algorithm
+        which compares with it later sees no other rounding."""
+        if self.plain is not None:
+            hidden_ND = _hidden(self.model, batch)
+            with torch.autocast(hidden_ND.device.type, enabled=False):
+                return tell(hidden_ND, self.model.head_weight, batch.targets_N)
+        low, shards = _low(), cut(batch, width=self.model.config.heads.width)
+        kernels = training_kernels(threads=1 if len(shards) > 1 else self.threads)
+        with torch.autocast("cpu", enabled=False), workers(len(shards), threads=self.threads) as each:
+            dtype = torch.bfloat16 if low else torch.float32
+            passes = Passes(self.model, kernels, dtype=dtype, checkpoint=True)
+            parts = each(lambda shard: Piece(passes, batch, shard).tell(), shards)
+            return Told(*(torch.cat(x) for x in zip(*parts, strict=True)))
+
     def _written_out(self, batch: Batch, scale: float, *, part: float) -> tuple[Tensor, Terms]:
-        low = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        low = _low()
         shards, tokens = cut(batch, width=self.model.config.heads.width), len(batch.tokens_T)
         kernels = training_kernels(threads=1 if len(shards) > 1 else self.threads)
         balance, slopes, value = self.balance if self.model.config.moe is not None else None, None, torch.zeros(())
@@ -181,10 +197,19 @@ class Learner(nn.Module):
             return Teacher(_hidden(teacher, batch), teacher.head_weight)
 
     def _taught(self, batch: Batch, shards: list[Shard], each: Each, *, low: bool) -> Teacher:
-        teacher, kernels = self._teacher(), training_kernels(threads=1 if len(shards) > 1 else self.threads)
-        passes = Passes(teacher, kernels, dtype=torch.bfloat16 if low else torch.float32, checkpoint=True)
+        teacher, dtype = self._teacher(), torch.bfloat16 if low else torch.float32
+        if unsupported(teacher) is not None:
+            taught = self._taught_plainly(batch, like=torch.empty(0, dtype=dtype))
+            return Teacher(taught.hidden_NE.to(dtype), taught.head_VE.to(dtype))
+        kernels = training_kernels(threads=1 if len(shards) > 1 else self.threads)
+        passes = Passes(teacher, kernels, dtype=dtype, checkpoint=True)
         hidden = each(lambda shard: Piece(passes, batch, shard).hidden(), shards)
         return Teacher(torch.cat(list(hidden)), passes.head_VD)
+
+
+def _low() -> bool:
+    """Whether products on a CPU are to be in bf16."""
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
 def _hidden(model: Decoder, batch: Batch) -> Tensor:

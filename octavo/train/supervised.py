@@ -1,7 +1,6 @@
 """Learning from samples that are all there: SFT, cold start, fusion."""
 
 import random
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,13 +9,13 @@ import msgspec
 from msgspec import Meta, Struct
 
 from octavo.chat.loading import open_text
-from octavo.core.errors import ConfigError
+from octavo.core.errors import SampleError
 from octavo.core.sample import Sample
 from octavo.models.decoder import Decoder
 from octavo.train.asked import CARD
-from octavo.train.batch import batches_of
+from octavo.train.batch import batches_of, check_length
 from octavo.train.gate import Gate
-from octavo.train.lora import Lora, adapt, fold, save_lora
+from octavo.train.lora import Lora, begin_lora, end_lora
 from octavo.train.models import read_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
@@ -50,7 +49,12 @@ def learn(model: Decoder, samples: Sequence[Sample], lesson: Lesson, *, run: Pat
     """Train a model in place; each sample comes once before any comes again. Goes on where the run stands.
 
     ranks: who share the samples of a step; each has all;   gate: where it ends, by `success`
+    Raises SampleError where there is nothing to learn from, and for a sample that no pass takes.
     """
+    if not samples:
+        raise SampleError("there is nothing to learn from: the data has no conversations.")
+    for one in samples:
+        check_length(one, tokens=lesson.tokens)
     rate = Schedule(shape=lesson.shape, steps=lesson.steps, warmup=lesson.warmup, decay=lesson.decay,
                     least=lesson.least, again=gate.again)  # fmt: skip
     trainer = Trainer(model, CrossEntropy(), lesson.how, rate=rate, bf16=lesson.bf16, ranks=ranks)
@@ -71,30 +75,21 @@ def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, less
                      success: Callable[[OwnChat], float] = lambda own: 1.0) -> Path:  # fmt: skip
     """A checkpoint, learnt further, in a folder `out`; its run, log and report are kept beside it.
 
-    lora: with a rank, only changes of that rank are learnt; they are folded in, and kept by themselves in `out`/adapter
+    lora: where it asks for them, only changes of low rank are learnt; they are folded in, and kept in `out`/adapter
     gate, success: as for `learn`
     """
     tokenizer, form = open_text(open_checkpoint(before))
     model, config = read_model(before)
     ranks = open_ranks()
-    if lora.rank:
-        if ranks.size > 1:
-            raise ConfigError("lora.rank: changes of low rank are learnt in one process: leave torchrun out.")
-        adapt(model, lora, seed=seed)
-        settings = {**settings, "lora": msgspec.to_builtins(lora)}
+    model.to(ranks.device)  # before anything holds it, as what samples from it
+    lora = begin_lora(model, lora, seed=seed, ranks=ranks)
     own = OwnChat(model, tokenizer=tokenizer, form=form, ranks=ranks) if gate.least else None
     going = learn(model, samples, lesson, run=out.with_name(f"{out.name}.run"), settings=settings, seed=seed,
                   progress=progress, ranks=ranks, gate=gate,
                   success=lambda: success(own) if own else 1.0)  # fmt: skip
     told = report(going, recipe=recipe)
-    adapter = going.folder / "adapter"
-    if lora.rank:
-        shutil.rmtree(adapter, ignore_errors=True)
-        save_lora(adapter, model, lora, base=str(config.get("_name_or_path") or before.name))
-        fold(model)
-    going.trainer.write(out, config=config, tokenizer=tokenizer, more={CARD: told})
-    if lora.rank:
-        adapter.replace(out / "adapter")
+    adapter = end_lora(going.trainer, lora, folder=going.folder, base=str(config.get("_name_or_path") or before.name))
+    going.trainer.write(out, config=config, tokenizer=tokenizer, more={CARD: told}, adapter=adapter)
     return out
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from octavo.core.errors import TrainingError
 from octavo.models.decoder import Decoder, without_memory
+from octavo.nn.head import Told
 from octavo.nn.linear import multiplies_bf16
 from octavo.text.tokenizer import Tokenizer
 from octavo.train.balance import Balance
@@ -36,7 +37,6 @@ class Learnt(Struct, frozen=True, kw_only=True):
     norm: float
     rate: float
     tokens: int
-    trained_tokens: int
     flops: float = 0.0
     figures: dict[str, float] = {}
 
@@ -104,15 +104,11 @@ class Trainer:
         self._move()
         self._forget()
         self.step += 1
-        trained, flops = self.ranks.total([
-            sum(len(batch.rows_N) for batch in batches),
-            sum(step_flops(self.model.config, batch.lengths) for batch in batches),
-        ])  # fmt: skip
+        (flops,) = self.ranks.total([sum(step_flops(self.model.config, batch.lengths) for batch in batches)])
         pairs = zip(sums, shown[::2], shown[1::2], strict=True)
         return Learnt(
             step=self.step, loss=total, norm=norm, rate=self.how.rate * factor, tokens=round(tokens),
-            trained_tokens=round(trained), flops=flops,
-            figures={name: value / max(count, 1e-9) for name, value, count in pairs},
+            flops=flops, figures={name: value / max(count, 1e-9) for name, value, count in pairs},
         )  # fmt: skip
 
     @torch.no_grad()
@@ -128,6 +124,11 @@ class Trainer:
             count += float(batch.weights_N.sum())
         total, count = self.ranks.total([total, count])
         return total / max(count, 1e-9)
+
+    def told(self, batch: Batch) -> Told:
+        """What the model now says of a batch's targets, in the precision that it is trained in."""
+        with self._precision():
+            return self.learner.told(batch)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a step changes, by name: parameters that learn, and what the optimisers keep."""
@@ -187,11 +188,11 @@ class Trainer:
         return made
 
     def write(self, folder: Path, *, config: Mapping[str, Any], tokenizer: Tokenizer,
-              more: Mapping[str, Mapping[str, Any]] = {}) -> None:  # fmt: skip
-        """The model in the official layout, by one of the ranks; all go on when it is there."""
+              more: Mapping[str, Mapping[str, Any]] = {}, adapter: Path | None = None) -> None:  # fmt: skip
+        """As `write_model`, by one of the ranks; all go on when it is there."""
         whole = self.whole_model()
         if self.ranks.rank == 0:
-            write_model(folder, whole, config=config, tokenizer=tokenizer, more=more)
+            write_model(folder, whole, config=config, tokenizer=tokenizer, more=more, adapter=adapter)
         self.ranks.wait()
 
     def _move(self) -> None:

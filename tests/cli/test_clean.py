@@ -3,10 +3,12 @@
 import unicodedata
 
 import pyte
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo.cli.clean import clean, encodable, one_line
+from octavo.cli.clean import clean, encodable, exact, one_line
+from octavo.core.errors import RequestError
 
 ANY = st.text(st.characters(categories=None))  # lone surrogates and all control characters too
 NASTY = st.text(st.sampled_from("\x1b\x9b\x9d\x90\x07\x08\x0d\x7f[]0;?Kmhl\\ab\n\t\u202e\ud800\x00\u2028"))
@@ -49,3 +51,12 @@ def test_a_terminal_shows_it_and_does_nothing_else(text: str):
 def test_what_is_encodable_stays(text: str):
     assert encodable(text).encode().decode() == encodable(text)
     assert encodable(encodable(text)) == encodable(text)
+
+
+@given(ANY)
+def test_a_name_is_taken_as_it_is_or_refused(text: str):
+    if encodable(text) == text:
+        assert exact(text, what="the name") == text
+        return
+    with pytest.raises(RequestError, match=r"the name .* not UTF-8"):
+        exact(text, what="the name")

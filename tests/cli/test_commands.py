@@ -100,6 +100,7 @@ def test_a_setting_is_either_one_that_sampling_takes_or_an_error_that_names_it(n
     ("line", "field", "value"),
     [
         ("/set temperature 0.25", "temperature", 0.25),
+        ("/set temperature\t0.5", "temperature", 0.5),
         ("/set top_k 40", "top_k", 40),
         ("/set seed 7", "seed", 7),
         ("/set max_tokens null", "max_tokens", None),

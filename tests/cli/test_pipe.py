@@ -82,6 +82,7 @@ def test_a_reader_that_goes_away_is_no_crash():
         (["run", "m", "hi", "--temperature", "1000"], 1, "temperature=1000"),
         (["run", "m", "hi", "--temperature", "hot"], 2, "--temperature"),
         (["run", "m", "hi", "--budget", "-5"], 2, "--budget"),
+        (["run", "m", "hi", "--stop", "\udcff"], 1, "not UTF-8"),
         (["run"], 2, ""),
         (["chat", "--hub", "elsewhere"], 2, "--hub"),
         (["nonsense"], 2, "nonsense"),
@@ -105,6 +106,33 @@ def test_a_schema_that_is_none_is_refused(tmp_path: Path):
         done = piped([*OCTAVO, "run", "m", "hi", "--schema", str(tmp_path / "s.json")])
         assert (done.returncode, done.stdout) == (1, b"") and b"s.json" in done.stderr
         assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code", "says"),
+    [
+        ("<&-", ["run", "octavo-mini"], 1, "prompt is empty"),
+        ("<&-", ["models", "rm", "a/b"], 2, "--yes"),
+        ("<&-", ["chat", "octavo-mini", "--offline"], 0, "Talking to"),
+        (">&-", ["run", "octavo-mini", "hi", "--max-tokens", "1"], 0, ""),
+        ("2>&-", ["run", "octavo-mini", "hi", "--max-tokens", "1"], 0, ""),
+        ("<&- >&- 2>&-", ["run", "octavo-mini", "hi", "--max-tokens", "1"], 0, ""),
+    ],
+)
+def test_a_closed_stream_leads_nowhere(closed: str, arguments: list[str], code: int, says: str):
+    done = piped(["sh", "-c", f'exec "$@" {closed}', "sh", *OCTAVO, *arguments])
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr.decode() and b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("arguments", [["--version"], ["models", "list"],
+                                       ["run", "octavo-mini", "hi", "--max-tokens", "1", "--json"]])  # fmt: skip
+def test_output_that_cannot_be_written_gives_one_line(arguments: list[str]):
+    done = piped(["sh", "-c", 'exec "$@" >/dev/full', "sh", *OCTAVO, *arguments])
+    lines = [line for line in done.stderr.decode().splitlines() if not line.startswith("Beside these")]
+    assert done.returncode == 1 and len(lines) == 1, done.stderr
+    assert lines[0].startswith("octavo: ") and "No space left" in lines[0]
 
 
 def test_help_of_every_verb():

@@ -129,6 +129,21 @@ def test_lines_about_thinking_and_stopping():
     assert thought(3.21, 214) == "thought for 3.2 s, 214 tokens"
     assert thought(0.1, 1, stop="budget") == "thought for 0.1 s, 1 token, ended by the budget"
     ended = outcome("x").finished
-    assert ended and stopped(ended, had_text=True) == "" and "Stopped" in stopped(None, had_text=False)
-    long = msgspec.structs.replace(ended, reason="length")
-    assert "/budget" in stopped(long, had_text=False) and "/budget" not in stopped(long, had_text=True)
+    assert ended and stopped(ended, typed=True) == ""
+    assert "/retry" in stopped(None, typed=True) and stopped(None, typed=False) == "Stopped."
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "thinking_tokens", "thought_only"),
+    [("x", None, 0, False), ("x", "hmm", 3, False), ("", "hmm", 3, True), ("", None, 3, True), ("", "hmm", 0, True),
+     ("", None, 0, False)],
+)  # fmt: skip
+def test_what_is_said_of_an_answer_cut_short_can_be_done_where_it_is_said(
+    text: str, thinking: str | None, thinking_tokens: int, thought_only: bool
+):
+    message = Message(role="assistant", content=text, thinking=thinking)
+    ended = Finished(message=message, reason="length", usage=Usage(thinking_tokens=thinking_tokens))
+    in_chat, in_run = stopped(ended, typed=True), stopped(ended, typed=False)
+    assert ("All tokens went into thinking" in in_chat) == ("All tokens went into thinking" in in_run) == thought_only
+    assert ("/budget" in in_chat) == ("--budget" in in_run) == thought_only
+    assert "/set max_tokens" in in_chat and "--max-tokens" in in_run and "/" not in in_run

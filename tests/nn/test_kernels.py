@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.core.errors import KernelError
+from octavo.core.errors import KernelError, MemoryNeeded
 from octavo.nn.kernels import cpu_flags
 from octavo.nn.kernels.build import TIERS
 from octavo.nn.kernels.library import Library, open_library, pointer, reserved
@@ -244,6 +244,11 @@ def test_keys_and_values_may_lie_in_large_pages(large: bool):
     here = next(e for e, (first, last) in zip(entries, places, strict=True) if first <= pointer(store) < last)
     flags = here.split("VmFlags:")[1].split()
     assert ("hg" in flags) == large and "sh" not in flags
+
+
+def test_memory_that_cannot_be_reserved_is_said():
+    with pytest.raises(MemoryNeeded, match=r"1,152,921,504,606,846,976 bytes .*ulimit.* OCTAVO_MEMORY_BYTES"):
+        reserved(1 << 60, large_pages=False)
 
 
 SANITIZERS = {

@@ -6,8 +6,9 @@ from datetime import date, timedelta
 
 import pytest
 
+from octavo.core.messages import Message
 from octavo.tasks import TASKS
-from octavo.tasks.dates import DAYS
+from octavo.tasks.dates import DAYS, MONTHS
 
 SUM = re.compile(r"(-?\d+)([-+*/])(\d+)(?:([-+])(\d+))?=(-?\d+)")
 DONE = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b, "/": lambda a, b: a // b}
@@ -114,6 +115,28 @@ def test_ways_go_through_doors():
         way = problem.gold.text.split()
         assert all(frozenset(step) in doors for step in itertools.pairwise(way))
         assert len(set(way)) == len(way) and problem.trace.splitlines()[-1] == problem.gold.text
+
+
+def test_what_is_right_is_right_however_it_is_written():
+    for task, other in (("countdown", "{target}={text}"), ("countdown", "{text} = {target}"), ("maze", "{arrows}")):
+        for problem in problems(task, count=5):
+            text = problem.gold.text
+            target = problem.answer["target"] if task == "countdown" else ""
+            said = other.format(text=text, target=target, arrows=" → ".join(text.upper().split()))
+            assert TASKS[task].score(problem, Message(role="assistant", content=said)).value == 1, said
+            wrong = said.replace(str(target), f"{target}1") if target else said + " → A"
+            assert TASKS[task].score(problem, Message(role="assistant", content=wrong)).value == 0, wrong
+
+
+def test_every_number_of_a_countdown_is_wanted_and_the_question_says_so():
+    for problem in problems("countdown", count=5):
+        assert "each once" in problem.messages[-1].text
+
+
+def test_no_days_are_counted_past_a_february():
+    for problem in problems("dates", count=60):
+        first, *later = re.findall("|".join(MONTHS), problem.messages[-1].text) or ["March"]
+        assert first not in MONTHS[:2] or all(month in MONTHS[:2] for month in later)
 
 
 def test_searches_find_late_what_they_find():

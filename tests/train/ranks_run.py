@@ -39,7 +39,7 @@ def learnt(name: str, ranks: Ranks, folder: Path, *, apart: bool = True) -> dict
     """The losses of a case, and where it ends."""
     one, steps = trainer(name, ranks), CASES[name][2]
     told = [one.learn(batches(step, ranks, apart=apart)) for step in range(steps)]
-    save_state(folder / name, one, settings={}, position={})
+    save_state(folder / name, one, settings={})
     return {
         "losses": [each.loss for each in told], "norms": [each.norm for each in told],
         "tokens": [each.tokens for each in told], "unseen": one.surprise(batches(999, ranks)),

@@ -152,9 +152,16 @@ def test_divergence_equals_that_of_whole_rows(reverse):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("reverse", [True, False])
-def test_both_ways_of_computing_pull_alike(reverse: bool):
+def test_both_ways_of_computing_pull_alike(reverse: bool, biased: bool):
+    """Also towards a teacher that the passes which are written out cannot follow."""
     one, teacher, towards = batch(0), tiny(seed=5), TowardsTeacher(reverse=reverse)
+    if biased:
+        teacher = tiny(seed=5, model_type="qwen2")
+        for name, parameter in teacher.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter)
     a, plainly = gradients(towards, one, plain=True, teacher=teacher)
     b, written_out = gradients(towards, one, plain=False, teacher=teacher)
     other, _ = gradients(TowardsTeacher(reverse=not reverse), one, plain=False, teacher=teacher)

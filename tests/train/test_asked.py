@@ -37,12 +37,22 @@ def test_another_question_is_refused_by_what_differs(tmp_path: Path, changes: di
         made(tmp_path / "out", asked(replace(RECIPE, **changes), recipe="rl"))
 
 
+def test_another_model_of_the_same_name_is_another_question(tmp_path: Path):
+    for place, text in (("one", "a"), ("two", "b")):
+        (tmp_path / place / "base").mkdir(parents=True)
+        (tmp_path / place / "base" / "model.safetensors").write_text(text * 10_000_000)
+    wanted = kept(tmp_path / "out", replace(RECIPE, model=str(tmp_path / "one" / "base")))
+    assert made(tmp_path / "out", wanted)
+    with pytest.raises(TrainingError, match="model_digest"):
+        made(tmp_path / "out", asked(replace(RECIPE, model=str(tmp_path / "two" / "base")), recipe="rl"))
+
+
 def test_other_data_and_a_folder_of_something_else_are_refused(tmp_path: Path):
     data = tmp_path / "data.txt"
     data.write_text("one")
     before = asked(RECIPE, recipe="rl", files=[data])
     (tmp_path / "out").mkdir()
-    with pytest.raises(TrainingError, match="recipe=None"):
+    with pytest.raises(TrainingError, match="no model of a recipe"):
         made(tmp_path / "out", before)
     (tmp_path / "out" / CARD).write_text(json.dumps({"settings": before}))
     data.write_text("two")

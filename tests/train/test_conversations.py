@@ -10,7 +10,7 @@ from octavo.text.chat import FORMATS
 from octavo.text.chat.qwen3 import Qwen3, Qwen3Thinking
 from octavo.text.learn import learn_tokenizer
 from octavo.text.tokenizer import Tokenizer
-from octavo.train.conversations import Writer, read_conversations
+from octavo.train.conversations import Writer, read_conversations, read_preferences
 
 USER = Message(role="user", content="What is 2+2?")
 
@@ -206,3 +206,41 @@ def rows(folder, *told: object):
     lines = [one if isinstance(one, str) else json.dumps(one) for one in told]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return list(read_conversations(file))
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (b"\xff\n", "UTF-8"), (b'{"messages": [], "tools": 5}', "a tool without a name"),
+        (b'{"messages": [], "tools": [{"function": "x"}]}', "a tool without a name"),
+        (b'{"messages": [], "tools": [{"name": "x", "parameters": 5}]}', "parameters are no object"),
+        (b'{"messages": [{"role": "assistant", "tool_calls": 5}]}', "a tool call without a name"),
+        (b'{"messages": [{"role": "assistant", "tool_calls": [{"function": "x"}]}]}', "a tool call without a name"),
+        (b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}', "only text"),
+        (b'{"messages": [], "system": "You are a pirate"}', "'system' stands beside the messages"),
+    ],
+)  # fmt: skip
+def test_lines_that_cannot_be_read_are_refused_by_what_is_wrong(tmp_path, line, found):
+    for read in (read_conversations, read_preferences):
+        (tmp_path / "data.jsonl").write_bytes(
+            line if read is read_conversations
+            else line.replace(b'"messages": [', b'"rejected": [{"role": "user"}], "chosen": [')
+        )  # fmt: skip
+        with pytest.raises(SampleError, match=found):
+            list(read(tmp_path / "data.jsonl"))
+
+
+def test_the_tools_of_a_preference_stand_in_both_prompts(writer, tmp_path):
+    reply = [{"role": "assistant", "content": "4"}]
+    tools = [{"type": "function", "function": {"name": "calc", "parameters": {}}}]
+    row = {"prompt": [{"role": "user", "content": "2+2?"}], "chosen": reply, "rejected": reply, "tools": tools}
+    (tmp_path / "data.jsonl").write_text(json.dumps(row))
+    (pair,) = read_preferences(tmp_path / "data.jsonl")
+    for talk in (pair.chosen, pair.rejected):
+        assert '"name": "calc"' in whole(writer, writer.reply(talk, tools=pair.tools))
+
+
+def test_a_sample_that_the_model_cannot_read_to_its_end_is_refused(writer):
+    short = Writer(writer.format, writer.tokenizer, context=10)
+    with pytest.raises(SampleError, match="the model reads 10 at most"):
+        short.reply([USER, said("4")])

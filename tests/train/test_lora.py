@@ -71,7 +71,7 @@ def test_a_run_goes_on_without_the_model_beneath(tmp_path):
     adapt(model, LORA)
     one = Trainer(model, CrossEntropy(), Optimisation(rate=1e-2), bf16=False)
     losses = [one.learn([batch(i)]).loss for i in range(3)]
-    save_state(tmp_path, one, settings={}, position={})
+    save_state(tmp_path, one, settings={})
     losses += [one.learn([batch(i)]).loss for i in range(3, 6)]
     again = tiny()
     adapt(again, LORA, seed=7)

@@ -38,7 +38,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     one = ranks_run.trainer("dense", Ranks())
     for step in range(4):
         one.learn(ranks_run.batches(step, Ranks()))
-    save_state(folder / "alone", one, settings={}, position={})
+    save_state(folder / "alone", one, settings={})
     together("-m", "tests.train.ranks_run", str(folder))
     return folder, json.loads((folder / "found.json").read_text())
 
@@ -89,7 +89,7 @@ def test_what_one_has_saved_two_ranks_go_on_with(two):
 def test_the_recipe_under_torchrun_is_the_recipe_alone(texts, tmp_path):  # noqa: F811
     def words(out: str) -> list[str]:
         stage = {"name": "general", "steps": 6, "tokens": 256, "batches": 2, "longest": 64}
-        shape = ("width=32", "layers=2", "heads=2", "kv_heads=1", "head_width=16", "inner=64")
+        shape = ("width=32", "layers=2", "heads=2", "kv_heads=2", "head_width=16", "inner=64")
         return [
             "octavo", "train", "pretrain", f"data={texts[0]}/*.*", f"tokenizer={texts[0]}/words", "how.method=adamw",
             f"out={tmp_path / out}", f"stages={json.dumps([stage])}", "bf16=false", "held_out=10", "measure=3",
@@ -97,13 +97,15 @@ def test_the_recipe_under_torchrun_is_the_recipe_alone(texts, tmp_path):  # noqa
         ]  # fmt: skip
 
     together("-m", *words("two"))
+    together("-m", *words("tensor"), "tensor=2", "save_s=0")  # both ranks save at every step
     done = subprocess.run([sys.executable, "-m", *words("one")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == str(tmp_path / "one" / "1-general"), done.stderr
-    one, both = (read_log(tmp_path / name / "runs" / "1-general") for name in ("one", "two"))
-    assert [line["step"] for line in both] == list(range(1, 7))
-    for a, b in zip(one, both, strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) and a["tokens"] == b["tokens"]
-        assert a["figures"] == pytest.approx(b["figures"], abs=1e-5)
+    one, *others = (read_log(tmp_path / name / "runs" / "1-general") for name in ("one", "two", "tensor"))
+    for both in others:
+        assert [line["step"] for line in both] == list(range(1, 7))
+        for a, b in zip(one, both, strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) and a["tokens"] == b["tokens"]
+            assert a["figures"] == pytest.approx(b["figures"], abs=1e-5)
     assert (tmp_path / "two" / "1-general" / "model.safetensors").stat().st_size > 0
 
 

@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from octavo.cli.main import app
-from octavo.core.errors import ConfigError, SampleError, TrainingError
+from octavo.core.errors import CheckpointError, ConfigError, SampleError, TrainingError
+from octavo.text.learn import learn_tokenizer
 from octavo.train.reading import Pieces
 from octavo.train.recipes import RECIPES, pretrain, recipe, tokenizer
 from octavo.train.run import Silent, read_log
@@ -172,6 +173,26 @@ def test_a_pretrained_model_is_read_by_transformers_with_the_same_logits(texts, 
     log = read_log(tmp_path / "run/runs/1-general")
     assert [line["step"] for line in log] == list(range(1, 7)) and log[-1]["loss"] < log[0]["loss"]
     assert all(line["mfu"] > 0 and line["speed"] > 0 for line in log)
+
+
+def test_another_tokenizer_is_another_question(texts, tmp_path):
+    how = settings(texts[0], tmp_path / "run")
+    pretrain.run(how, progress=Silent())
+    other = learn_tokenizer(["other words, other pieces"], size=300)
+    (tmp_path / "other").mkdir()
+    other.save(tmp_path / "other")
+    with pytest.raises(TrainingError, match="tokenizer_digest"):
+        pretrain.run(replace(how, tokenizer=str(tmp_path / "other")), progress=Silent())
+    wide = learn_tokenizer([" ".join(f"{i:x}{i % 97:x}z{i}" for i in range(9000))], size=1500)
+    (tmp_path / "wide").mkdir()
+    wide.save(tmp_path / "wide")
+    with pytest.raises(CheckpointError, match="has rows for"):
+        pretrain.run(
+            replace(
+                how, model=str(tmp_path / "run" / "2-long"), tokenizer=str(tmp_path / "wide"), out=str(tmp_path / "x")
+            ),
+            progress=Silent(),
+        )
 
 
 def test_a_stage_that_was_stopped_goes_on_and_one_that_is_done_stays(texts, tmp_path, monkeypatch: pytest.MonkeyPatch):

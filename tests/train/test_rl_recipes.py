@@ -1,5 +1,6 @@
 """The recipes of RL and distillation run from folder to folder, with settings as words."""
 
+import json
 import random
 import shutil
 from collections import Counter
@@ -20,12 +21,14 @@ from octavo.core.sampling import Thinking
 from octavo.core.task import Problem, Score, Trajectory, Turn
 from octavo.tasks import TASKS
 from octavo.text.chat.qwen3 import Qwen3
+from octavo.text.learn import learn_tokenizer
 from octavo.train import pupil
 from octavo.train.batch import Batch
-from octavo.train.models import write_model
+from octavo.train.lessons import problem_of
+from octavo.train.models import fresh, write_model
 from octavo.train.own import OwnChat
 from octavo.train.ranks import Ranks
-from octavo.train.recipes import RECIPES, distill, fuse, general_rl, recipe
+from octavo.train.recipes import RECIPES, distill, fuse, general_rl, recipe, rl
 from octavo.train.run import Silent, read_log
 from octavo.train.settings import read_settings
 from octavo.weights.checkpoint import open_checkpoint
@@ -55,6 +58,49 @@ def test_a_model_comes_out_that_talks(name: str, folder: Path):
     lines = read_log(folder / f"{name}.run")
     assert len(lines) == 2 and {"reward", "solved tools 1", "gap"} <= set(lines[-1]["figures"])
     assert go(name, folder, "queries=4", "replies=4", "steps=2") == out  # it is there already
+
+
+def test_rl_with_lora_leaves_a_plain_model_and_changes_to_go_on_with(folder: Path):
+    more = ("queries=4", "replies=4", "steps=1")
+    out = go("rl", folder, *more, "lora.rank=2")
+    before, after = open_checkpoint(folder / "model"), open_checkpoint(out)
+    assert set(after.names) == set(before.names)
+    assert {path.name for path in (out / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    again = go("general_rl", folder, *more, f"lora.begin={out}/adapter")
+    assert (again / "adapter").is_dir()
+    with pytest.raises(ConfigError, match="leave servers out, or lora"):
+        go("rl", folder, *more, "lora.rank=2", 'servers=["http://x/v1#y"]')
+
+
+def test_a_goal_of_nothing_ends_nothing(folder: Path):
+    go("rl", folder, "queries=4", "replies=4", "steps=2", "goal=0")
+    assert len(read_log(folder / "rl.run")) == 2
+
+
+def test_problems_to_learn_from_are_of_the_training_split(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Also of tasks whose own default is their test."""
+    (tmp_path / "gsm8k").mkdir()
+    for split in ("train", "test"):
+        rows = [{"question": f"What is {split} {i}?", "answer": "It is 7.\n#### 7"} for i in range(40)]
+        (tmp_path / "gsm8k" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setenv("OCTAVO_DATA", str(tmp_path))
+    for task in (TASKS["gsm8k"], TASKS["chain"]):
+        levels = {task.name: [1]}
+        monkeypatch.setattr(task, "_kept", {}, raising=False)
+        assert problem_of(random.Random(0), levels).id.startswith("train")
+        assert general_rl.pose(random.Random(0), (task.name, 1), budgets=(1, 2)).id.startswith("train")
+        assert rl.posed("on")(random.Random(0), (task.name, 1)).id.startswith("train")
+
+
+def test_a_teacher_that_means_something_else_by_its_tokens_is_refused(folder: Path):
+    model, settings = guesser(), config()
+    write_model(folder / "other", model, config=settings, tokenizer=learn_tokenizer(["other words"], size=270))
+    with pytest.raises(ConfigError, match="different tokenizers"):
+        go("distill", folder, f"teacher={folder}/other", "replies=0", "on_steps=1")
+    more = {**settings, "vocab_size": settings["vocab_size"] + 64}
+    write_model(folder / "rows", fresh(more, seed=0), config=more, tokenizer=words()[0])
+    with pytest.raises(ConfigError, match="cannot be compared"):
+        go("distill", folder, f"teacher={folder}/rows", "replies=0", "on_steps=1")
 
 
 def test_updates_are_many_from_one_sampling(folder: Path):
@@ -217,7 +263,7 @@ def test_the_updates_of_a_sampling_share_the_replies_of_its_student(monkeypatch:
 
 def test_the_students_own_replies_may_be_cut_where_the_teachers_are_not(folder: Path):
     """A model of noise hardly ends a reply: so 8 of them are about as long as they may be."""
-    told = f"teacher={folder}/model", "replies=0", "on_steps=1", "queries=8"
+    told = f"teacher={folder}/model", "replies=0", "on_steps=1", "queries=8", "seed=1"
     with pytest.raises(ConfigError, match="on_longest=25 is to be from 1 to longest=24"):
         go("distill", folder, *told, "on_longest=25")
     tokens = list[int]()

@@ -13,7 +13,7 @@ from octavo.core.errors import CheckpointError, ConfigError, SampleError
 from octavo.core.sample import sample
 from octavo.train.gate import Gate
 from octavo.train.lessons import problem_of
-from octavo.train.models import read_model, write_model
+from octavo.train.models import fresh, read_model, write_model
 from octavo.train.recipes import RECIPES, recipe
 from octavo.train.run import Run, Silent, read_log
 from octavo.train.settings import read_settings
@@ -108,6 +108,25 @@ def test_sft_refuses_what_it_cannot_learn_and_writes_nothing(folder):
     assert not (folder / "sft").exists()
 
 
+@pytest.mark.parametrize(("rows", "more", "found"), [
+    ([""], [], "has no conversations"), ([{"messages": say("blue")}], ["lesson.tokens=9"], "a batch takes 9"),
+])  # fmt: skip
+def test_what_no_step_could_learn_is_refused_before_the_first(folder, rows, more, found):
+    data = written(folder, *rows) if rows != [""] else f"data={folder}/data.jsonl"
+    if rows == [""]:
+        (folder / "data.jsonl").write_text("\n\n")
+    with pytest.raises(SampleError, match=found):
+        go("sft", folder, data, *LESSON, *more)
+    assert not (folder / "sft.run").exists()
+
+
+def test_dpo_compares_with_the_model_as_its_own_passes_see_it(folder):
+    """Also in bf16, whose rounding is a margin where the reference was computed in float32."""
+    rows = [{"prompt": say("")[:1], "chosen": say("blue " * 30)[1:], "rejected": say("tell")[1:]} for _ in range(4)]
+    go("dpo", folder, written(folder, *rows), "steps=1", "pairs=4", "warmup=0", "bf16=true", "beta=1")
+    assert read_log(folder / "dpo.run")[0]["loss"] == pytest.approx(0.6931, abs=2e-2)
+
+
 def test_dpo_makes_the_chosen_reply_likelier_than_the_rejected_one(folder):
     rows = [{"prompt": say("")[:1], "chosen": say("blue")[1:], "rejected": say("tell")[1:]} for _ in range(4)]
     out = go("dpo", folder, written(folder, *rows), "steps=8", "pairs=4", "warmup=0", "how.rate=0.003")
@@ -121,6 +140,13 @@ def test_dpo_refuses_pairs_that_are_the_same(folder):
     row = {"prompt": say("")[:1], "chosen": say("blue")[1:], "rejected": say("blue")[1:]}
     with pytest.raises(SampleError, match=r"data.jsonl:1.*the same"):
         go("dpo", folder, written(folder, row))
+
+
+def test_a_chat_vector_of_a_larger_model_is_refused(folder):
+    more = {**config(), "num_hidden_layers": config()["num_hidden_layers"] + 1}
+    write_model(folder / "larger", fresh(more, seed=0), config=more, tokenizer=words()[0])
+    with pytest.raises(CheckpointError, match="must have one shape"):
+        go("chatvector", folder, f"plus={folder}/larger", f"minus={folder}/larger")
 
 
 def test_chat_vectors_bring_the_difference_and_nothing_else(folder):

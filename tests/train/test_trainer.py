@@ -75,10 +75,10 @@ def test_a_run_that_was_saved_and_taken_up_again_is_bit_for_bit_the_same(method,
     first = trainer(method)
     for i in range(4):
         first.learn([batch(i)])
-    save_state(tmp_path, first, settings={"a": 1}, position={"number": 4})
+    save_state(tmp_path, first, settings={"a": 1})
     second = Trainer(tiny(seed=9), CrossEntropy(), first.how, bf16=False)
     state = load_state(tmp_path, second, settings={"a": 1})
-    assert state is not None and state.position == {"number": 4} and second.step == 4
+    assert state is not None and second.step == 4
     assert [second.learn([batch(i)]).loss for i in range(4, 8)] == losses[4:]
     assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), second.tensors().values(), strict=True))
 
@@ -87,7 +87,7 @@ def test_a_state_that_is_cut_off_is_left_for_the_one_before(tmp_path):
     one = trainer()
     for _ in range(4):
         one.learn([batch(0)])
-        newest = save_state(tmp_path, one, settings={}, position={})
+        newest = save_state(tmp_path, one, settings={})
     assert len(list(tmp_path.glob("state-*"))) == 2
     file = newest / "tensors.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
@@ -95,8 +95,23 @@ def test_a_state_that_is_cut_off_is_left_for_the_one_before(tmp_path):
     assert load_state(tmp_path, again, settings={}) is not None and again.step == 3
 
 
+def test_a_run_whose_states_cannot_be_read_is_not_begun_anew(tmp_path):
+    newest = save_state(tmp_path, trainer(), settings={})
+    (newest / "state.json").write_text("[]")
+    with pytest.raises(TrainingError, match="none can be read"):
+        load_state(tmp_path, trainer(), settings={})
+
+
+@pytest.mark.parametrize(
+    "how", [{"betas": (2, 0.9)}, {"betas": (0.9, -1)}, {"momentum": -1}, {"momentum": 1}, {"rate": 0}]
+)
+def test_what_no_optimiser_takes_is_refused_by_name(how):
+    with pytest.raises(ConfigError, match=next(iter(how))):
+        Optimisation(**how)
+
+
 def test_a_run_with_other_settings_is_refused(tmp_path):
-    save_state(tmp_path, trainer(), settings={"rate": 1}, position={})
+    save_state(tmp_path, trainer(), settings={"rate": 1})
     with pytest.raises(TrainingError, match="rate=1, asked for is 2"):
         load_state(tmp_path, trainer(), settings={"rate": 2})
 
@@ -113,7 +128,7 @@ while one.step < 60:
     learnt = one.learn([batch(one.step)])
     with (folder / "log").open("a") as log:
         print(learnt.step, repr(learnt.loss), file=log, flush=True)
-    save_state(folder / "run", one, settings={}, position={})
+    save_state(folder / "run", one, settings={})
 """
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.core.errors import KernelError
+from octavo.core.errors import KernelError, MemoryNeeded
 from octavo.nn.kernels.build import best_that_opens, library_path
 from octavo.nn.packed import KINDS, Kind, PackedMatrix, wide
 
@@ -156,8 +156,18 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
 
 
 def reserved(size_bytes: int, *, large_pages: bool) -> NDArray[np.uint8]:
-    """Zeroed memory on a cache line, taken only as it is written. large_pages: where the system has them."""
-    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory gets no large pages
+    """Zeroed memory for keys and values, on a cache line, taken only as it is written. Raises MemoryNeeded.
+
+    large_pages   where the system has them
+    """
+    try:
+        memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared gets no large pages
+    except OSError as cause:
+        raise MemoryNeeded(
+            f"{size_bytes:,} bytes were to be reserved for keys and values, and this process may not have so many "
+            f"({cause.strerror}): raise its limit (ulimit -v), or set OCTAVO_MEMORY_BYTES to what it may take, half of "
+            f"which goes to keys and values."
+        ) from cause
     if large_pages and hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype=np.uint8)

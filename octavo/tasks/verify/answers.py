@@ -9,7 +9,8 @@ NUMBER = re.compile(r"[-+]?\d{1,30}(?:\.\d{1,30}|/\d{1,30})?")
 
 
 def final_answer(text: str) -> str | None:
-    """The answer in a reply's text: white space made single; no "The answer is", last full stop, bold print.
+    """The answer in a reply's text: white space made single; no "The answer is", last full stop or
+    exclamation mark, bold print.
 
     None where there is none, or where it is longer than an answer can be.
     """
@@ -17,10 +18,14 @@ def final_answer(text: str) -> str | None:
         return None
     wrapped = WRAPPED.fullmatch(text)
     said = " ".join((wrapped[1] if wrapped else text).split())
-    said = said.removesuffix(".").removesuffix("。").strip()
+    said = _unstopped(said)
     if len(said) > 4 and said.startswith("**") and said.endswith("**"):
-        said = said[2:-2].strip()
+        said = _unstopped(said[2:-2])
     return said if 0 < len(said) <= MOST else None
+
+
+def _unstopped(text: str) -> str:
+    return re.sub(r"[.。]$|(?<=[^\W\d])!$", "", text).strip()
 
 
 def number(text: str) -> Fraction | None:

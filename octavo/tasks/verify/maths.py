@@ -23,7 +23,7 @@ REQUEST = {
 SOLVED = re.compile(r"(?s)(.*)\n#### *(-?[\d,]+)\s*")  # a solution in GSM8K: working and answer
 MOST = 400  # letters of an answer; a longer one is none
 SAID = re.compile(
-    r"(?i)(?:(?:answer|antwort|réponse|答案|答え)[*]*\s*(?:(?:is|ist|est|是|为|は)\s*[:=：]?|[:=：])|####)\s*([^\n]+)"
+    r"(?i)(?:(?:answer|antwort|réponse|答案|答え)[*]*\s*(?:(?:is|ist|lautet|est|是|为|は)\s*[:=：]?|[:=：])|####)\s*([^\n]+)"
 )
 DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
 FRACTION = re.compile(r"([-+]?)(\d{1,9} ?(?=\\frac))?(?:\\frac\{(-?\d{1,30})\}\{(\d{1,30})\}|(-?\d{1,30})/(\d{1,30}))")
@@ -58,7 +58,7 @@ def marked_answer(text: str) -> str | None:
     said = boxed(text)
     if said is None and r"\boxed{" not in text:
         marked = SAID.findall(text)
-        said = marked[-1].strip().strip("*").rstrip(".。").strip() if marked else ""
+        said = marked[-1].strip(" \t\r*").rstrip(" *.。") if marked else ""
     return said if said and len(said) <= MOST else None
 
 
@@ -81,7 +81,7 @@ def number_answer(text: str, language: str = "en") -> Fraction | None:
     if answer is None:
         answer, found = text, [] if r"\boxed{" in text else [*DIGITS.finditer(text)][-1:]
     else:
-        answer = plain(answer).rsplit("=", 1)[-1].strip()
+        answer = re.sub(r"\([^()=]*=[^()]*\)", "", plain(answer)).rsplit("=", 1)[-1].strip()
         value = exact(answer)
         if value is not None and DIGITS.fullmatch(answer.lstrip("+-")) is None:
             return value

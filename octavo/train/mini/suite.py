@@ -135,7 +135,8 @@ class Suite:
     def stage(self, name: str, begin: Callable[[], tuple[Decoder, dict[str, Any]]],
               learn: Callable[[Stage], Mapping[str, Any]], *, asked: str) -> Path:  # fmt: skip
         """A stage's folder, made where it is not there yet. learn: trains the model in place; what it returns is kept
-        in stage.json, with the time that the stage took, and with `asked`, a digest of all that decides what comes out.
+        in stage.json, with the time that the stage took (before_seconds, before_cpu_s: in processes that were stopped),
+        and with `asked`, a digest of all that decides what comes out.
 
         Raises TrainingError where the folder is there and something else was asked.
         """
@@ -144,8 +145,10 @@ class Suite:
             begun_s, cpu_s = time.perf_counter(), cpu_time_s()
             model, config = begin()
             card = learn(Stage(model, config, run, asked))
-            times = {"seconds": time.perf_counter() - begun_s, "cpu_s": cpu_time_s() - cpu_s, "asked": asked}
-            write_model(place, model, config=config, tokenizer=self.tokenizer(), more={CARD: {**times, **card}})
+            times = {"seconds": time.perf_counter() - begun_s, "cpu_s": cpu_time_s() - cpu_s}
+            whole = {name: taken + card.get(f"before_{name}", 0.0) for name, taken in times.items()}
+            write_model(place, model, config=config, tokenizer=self.tokenizer(),
+                        more={CARD: {**card, **whole, "asked": asked}})  # fmt: skip
             for state in run.glob("state-*"):
                 shutil.rmtree(state)
             self.mark()
@@ -167,6 +170,7 @@ class Suite:
         balance = BALANCE if stage.model.config.moe else 0.0
         trainer = Trainer(stage.model, CrossEntropy(), muon(reading.rate), rate=rate, balance=balance, ranks=self.ranks)
         run = Run(stage.run, trainer, settings={"steps": steps, "asked": stage.asked}, progress=self.progress)
+        before = {f"before_{name}": sum(getattr(told, name) for told in run.told) for name in ("seconds", "cpu_s")}
         words = self.tokenizer()
 
         def reached(step: int) -> bool:
@@ -174,7 +178,7 @@ class Suite:
 
         run.go(reader(reading, words, seed=self.seed, device=self.ranks.device), steps=steps, until=reached)
         last = run.told[-1]
-        card = {"tokens": last.tokens, "steps": last.step, "loss": last.loss}
+        card = {"tokens": last.tokens, "steps": last.step, "loss": last.loss, **before}
         return {**card, "looked_up": looked_up(stage.model, words)}
 
     def teacher(self) -> Path:

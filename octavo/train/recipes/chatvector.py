@@ -52,6 +52,8 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
 def add(model: Decoder, path: Path, *, scale: float, embeddings: bool, like: str) -> None:
     """Add scale times another checkpoint's parameters. Raises CheckpointError naming the first that does not fit."""
     other = dict(read_model(path)[0].named_parameters())
+    if more := sorted(other.keys() - dict(model.named_parameters()).keys()):
+        raise CheckpointError(f"{path.name} has {more[0]}, {like} has none: the three models must have one shape.")
     for name, parameter in model.named_parameters():
         shape = tuple(other[name].shape) if name in other else None
         if shape != tuple(parameter.shape):

@@ -13,6 +13,8 @@ from msgspec import Meta, Struct
 
 from octavo.chat.loading import open_text
 from octavo.core.errors import ConfigError
+from octavo.models import read_config
+from octavo.text.tokenizer import Tokenizer
 from octavo.train.algorithms import TowardsTeacher
 from octavo.train.asked import CARD, asked, made
 from octavo.train.gate import Gate, solved
@@ -74,6 +76,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     if made(out, wanted):
         return out
     tokenizer, form = open_text(open_checkpoint(Path(settings.teacher)))
+    check_tokens(settings, tokenizer)
     student, config = read_model(Path(settings.model))
     ranks = open_ranks()
     taught = OwnChat(read_model(Path(settings.teacher))[0].to(ranks.device), tokenizer=tokenizer, form=form)
@@ -102,3 +105,15 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
         write_model(out, student, config=config, tokenizer=tokenizer, more=card)
     ranks.wait()
     return out
+
+
+def check_tokens(settings: Settings, teachers: Tokenizer) -> None:
+    """Raise ConfigError where teacher and student do not mean the same by the same token."""
+    student, teacher = (open_checkpoint(Path(path)) for path in (settings.model, settings.teacher))
+    if open_text(student)[0].digest() != teachers.digest():
+        raise ConfigError(f"teacher and student have different tokenizers ({teacher.name}, {student.name}): a student "
+                          f"learns from a teacher of its own family.")  # fmt: skip
+    rows = [read_config(one.config).vocab_size for one in (teacher, student)]
+    if rows[0] != rows[1]:
+        raise ConfigError(f"{teacher.name} has rows for {rows[0]} tokens, {student.name} for {rows[1]}: their "
+                          f"distributions cannot be compared. Give them as many rows.")  # fmt: skip

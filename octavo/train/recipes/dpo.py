@@ -7,7 +7,7 @@ before is taken from the model that the run begins with, once. Source: arXiv:230
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from msgspec import Meta, Struct
@@ -18,13 +18,13 @@ from octavo.core.sample import Sample, sample
 from octavo.train.algorithms import Preference
 from octavo.train.asked import CARD, asked, made
 from octavo.train.batch import Batch, pack
-from octavo.train.conversations import Writer, read_preferences
+from octavo.train.conversations import Preferred, Writer, read_preferences
 from octavo.train.models import read_model, write_model
 from octavo.train.optimiser import Optimisation
+from octavo.train.parallel import open_ranks
 from octavo.train.report import report
 from octavo.train.run import Progress, Run
 from octavo.train.schedule import Schedule
-from octavo.train.step import known
 from octavo.train.texts import text_files
 from octavo.train.trainer import Trainer
 from octavo.weights.checkpoint import open_checkpoint
@@ -59,35 +59,35 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
         return out
     tokenizer, form = open_text(open_checkpoint(Path(settings.model)))
     model, config = read_model(Path(settings.model))
-    writer = Writer(form, tokenizer, longest=settings.longest)
-    read = [one for path in files for one in read_preferences(path)]
-    pairs = [preferred(writer, one, name=name) for name, *one in read]
+    writer = Writer(form, tokenizer, longest=settings.longest, context=config.get("max_position_embeddings"))
+    pairs = [preferred(writer, one) for path in files for one in read_preferences(path)]
     if not pairs:
         raise SampleError(f"{settings.data} has no pairs: nothing to learn.")
     rate = Schedule(shape="linear", steps=settings.steps, warmup=settings.warmup)
     trainer = Trainer(model, Preference(beta=settings.beta, pairs=settings.pairs), settings.how, rate=rate,
-                      bf16=settings.bf16)  # fmt: skip
+                      bf16=settings.bf16, ranks=open_ranks())  # fmt: skip
     known = [(before(trainer, a), before(trainer, b)) for a, b in pairs]
     going = Run(out.with_name(f"{out.name}.run"), trainer, settings=wanted, progress=progress)
-    going.go(lambda step: batches(known, settings, step), steps=settings.steps)
+    device = trainer.ranks.device
+    going.go(lambda step: [batch.to(device) for batch in batches(known, settings, step)], steps=settings.steps)
     told = report(going, recipe="dpo")
     write_model(out, model, config=config, tokenizer=tokenizer, more={CARD: told})
     return out
 
 
-def preferred(writer: Writer, talks: Sequence[Any], *, name: str) -> Pair:
+def preferred(writer: Writer, pair: Preferred) -> Pair:
     """Both replies as samples, each after the same prompt."""
-    chosen, rejected = (writer.reply(talk, name=name) for talk in talks)
+    chosen, rejected = (writer.reply(talk, tools=pair.tools, name=pair.name) for talk in (pair.chosen, pair.rejected))
     if len(chosen) == len(rejected) and bool((chosen.tokens == rejected.tokens).all()):
-        raise SampleError(f"sample {name}: the chosen and the rejected reply are the same: nothing is preferred.")
+        raise SampleError(f"sample {pair.name}: the chosen and the rejected reply are the same: nothing is preferred.")
     return chosen, rejected
 
 
 def before(trainer: Trainer, one: Sample) -> Sample:
-    """With the log-probabilities that the model gives it now."""
-    batch = known(trainer.model, pack([one]))
+    """With the log-probabilities that the model gives it now, in the precision that it will be trained in."""
+    batch = pack([one])
     logprobs_T = torch.full((len(one),), torch.nan)
-    logprobs_T[batch.rows_N + 1] = batch.logprobs_N
+    logprobs_T[batch.rows_N + 1] = trainer.told(batch.to(trainer.ranks.device)).logprobs_N.cpu()
     return sample(one.tokens.tolist(), one.weights.tolist(), logprobs=logprobs_T.tolist(), name=one.name)
 
 

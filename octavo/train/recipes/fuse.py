@@ -94,7 +94,7 @@ def right(own: OwnChat, problems: Sequence[Problem], settings: Settings, *, draw
         wrong = list[Problem]()
         for one in rollout(chat, posed, tasks=TASKS, how=how, ranks=ranks):
             kept.append(one) if good(own, one) else wrong.append(one.problem)
-        problems = [TASKS[one.task].problem(draw.getrandbits(40), level=one.level) for one in wrong]
+        problems = [TASKS[one.task].problem(draw.getrandbits(40), level=one.level, split="train") for one in wrong]
     return kept
 
 

@@ -48,7 +48,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
 
 def pose(draw: random.Random, level: Level, *, budgets: Budgets) -> Problem:
     """A problem and how it is to be thought about: by a flag, by the setting, by a budget, or by nothing."""
-    problem = TASKS[level[0]].problem(draw.getrandbits(40), level=level[1])
+    problem = TASKS[level[0]].problem(draw.getrandbits(40), level=level[1], split="train")
     if any(flag in message.text for message in problem.messages for flag in (THINK, NO_THINK)):
         return problem
     search = TASKS[level[0]].shows == "search"  # there, what was found before a budget ended is worth learning

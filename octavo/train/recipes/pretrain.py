@@ -1,7 +1,7 @@
 """Pre-train from texts, in stages: general, reasoning-dense with a falling rate, long context with another RoPE base.
 
 Each stage leaves a folder OUT/N-NAME in the official layout, with its card, log and report in OUT/runs. A stage that is
-there is not made again, and one that was stopped is gone on with. Under torchrun the same command uses all processes.
+there is not made again, one that was stopped is gone on with. Under torchrun, stages' `batches` are shared by all.
 """
 
 import shutil
@@ -20,7 +20,7 @@ from octavo.train.models import Size, fresh, reread
 from octavo.train.optimiser import Optimisation
 from octavo.train.parallel import open_ranks
 from octavo.train.ranks import Ranks
-from octavo.train.reading import Pieces, held_out
+from octavo.train.reading import Pieces, check_share, held_out
 from octavo.train.report import report
 from octavo.train.run import Progress, Run
 from octavo.train.schedule import Schedule, Shape
@@ -85,21 +85,23 @@ FREE = ("tokenizer", "copies", "tensor", "save_s", "board")  # may change when a
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the last stage's folder."""
     ranks = open_ranks(copies=settings.copies, tensor=settings.tensor)
+    for stage in settings.stages:
+        check_share(stage.batches, ranks)
     tokenizer = Tokenizer.from_folder(Path(settings.tokenizer))
     place = Path(settings.model)
     for number, stage in enumerate(settings.stages, 1):
         before, place = place, Path(settings.out) / f"{number}-{stage.name}"
-        kept = _kept(settings, stage)
+        folder, kept = Path(settings.out) / "runs" / place.name, _kept(settings, stage, tokenizer)
         if not made(place, kept):
             going_on = before if settings.model or number > 1 else None
             model, config = _begin(settings, stage, tokenizer, before=going_on)
-            trainer, folder = _trainer(settings, stage, model, ranks=ranks), Path(settings.out) / "runs" / place.name
+            trainer = _trainer(settings, stage, model, ranks=ranks)
             going = Run(folder, trainer, settings=kept, save_s=settings.save_s, progress=progress, board=settings.board)
             told = _learn(settings, stage, tokenizer, going=going)
             trainer.write(place, config=config, tokenizer=tokenizer, more={CARD: told})
-            if ranks.rank == 0:
-                for state in folder.glob("state-*"):
-                    shutil.rmtree(state)
+        if ranks.rank == 0:
+            for state in folder.glob("state-*"):
+                shutil.rmtree(state)
     return place
 
 
@@ -107,7 +109,7 @@ def _begin(settings: Settings, stage: Stage, tokenizer: Tokenizer, *,
            before: Path | None) -> tuple[Decoder, dict[str, Any]]:  # fmt: skip
     context = max(one.longest for one in settings.stages)
     if before is not None:
-        return reread(before, context_tokens=context, theta=stage.theta)
+        return reread(before, context_tokens=context, theta=stage.theta, tokens=tokenizer.vocab_size)
     rows = -(-tokenizer.vocab_size // 64) * 64
     config = settings.shape.config(vocabulary=rows, context_tokens=context, rope_theta=stage.theta or 1e4)
     return fresh(config, seed=settings.seed), config
@@ -122,10 +124,11 @@ def _trainer(settings: Settings, stage: Stage, model: Decoder, *, ranks: Ranks) 
     )  # fmt: skip
 
 
-def _kept(settings: Settings, stage: Stage) -> dict[str, Any]:
+def _kept(settings: Settings, stage: Stage, tokenizer: Tokenizer) -> dict[str, Any]:
     """All that decides what comes out of a stage."""
     told = asked(settings, recipe="pretrain", files=text_files(stage.data or settings.data))
-    return {name: value for name, value in told.items() if name not in FREE} | {"stage": stage.name}
+    told = {name: value for name, value in told.items() if name not in FREE}
+    return told | {"stage": stage.name, "tokenizer_digest": tokenizer.digest()}
 
 
 def _learn(settings: Settings, stage: Stage, tokenizer: Tokenizer, *, going: Run) -> dict[str, Any]:
@@ -135,7 +138,6 @@ def _learn(settings: Settings, stage: Stage, tokenizer: Tokenizer, *, going: Run
     if end is None:
         raise ConfigError(f"{settings.tokenizer} has no {END_OF_TEXT}, which ends a text: use another tokenizer.")
     inside, outside = held_out([tokenizer.encode(one) for one in documents(files)], settings.held_out)
-
     how: dict[str, int] = {"end": end, "longest": stage.longest, "tokens": stage.tokens, "seed": settings.seed}
     learnt = Pieces(inside, **how)
     unseen = Pieces(outside, **how).batches(0, ranks, of=stage.batches) if outside else []

@@ -20,6 +20,7 @@ from octavo.tasks import TASKS
 from octavo.train.asked import CARD, asked, made
 from octavo.train.curriculum import Curriculum, Level
 from octavo.train.far import FarChat, Reload, Sampled
+from octavo.train.lora import Lora, begin_lora, end_lora
 from octavo.train.models import read_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
@@ -33,6 +34,7 @@ from octavo.train.trainer import Trainer
 from octavo.weights.checkpoint import open_checkpoint
 
 RewardOf = Callable[[Sampled], Reward]  # what is good may depend on how the chat was to think
+Mode = Literal["on", "off", "auto"]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -43,7 +45,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     out: Annotated[str, Meta(description="folder for the model; the run is kept beside it")]
     tasks: Annotated[dict[str, list[int]], Meta(min_length=1, description="JSON: task -> its levels")]
     clipping: Annotated[Literal["grpo", "dapo", "gspo"], Meta(description="how far a step may go")] = "dapo"
-    mode: Annotated[Literal["on", "off", "auto"], Meta(description="thinking")] = "on"
+    mode: Annotated[Mode, Meta(description="thinking")] = "on"
     queries: Annotated[int, Meta(ge=1, description="problems of a step")] = 48
     updates: Annotated[int, Meta(ge=1, description="of the weights from a step's replies, which are divided")] = 1
     replies: Annotated[int, Meta(ge=2, description="to each problem")] = 12
@@ -51,7 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     steps: Annotated[int, Meta(ge=1, description="samplings, of `updates` updates each")] = 60
     warmup: Annotated[int, Meta(ge=0)] = 5
     decay: Annotated[Share, Meta(description="last share of the steps, over which the rate falls to a tenth")] = 0.3
-    goal: Annotated[Share, Meta(description="mean success over all levels at which it is done")] = 0.98
+    goal: Annotated[Share, Meta(description="mean success over all levels that ends it; 0: steps alone count")] = 0.98
     known: Annotated[Share, Meta(description="success from which on a level comes by chance only")] = 0.9
     tokens: Annotated[int, Meta(ge=1, description="tokens of one forward pass")] = 16384
     how: Optimisation = Optimisation(rate=2e-4, clip=0.5, weight_decay=0.0, betas=(0.9, 0.98))
@@ -59,17 +61,24 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     exact: Annotated[bool, Meta(description="rollouts in the trainer's own precision: slower")] = False
     servers: Annotated[list[str], Meta(description="JSON: URLs ending in /v1#NAME that reply instead")] = []
     reload: Reload = Reload()
+    lora: Lora = Lora()
     seed: Annotated[int, Meta(ge=0)] = 0
 
 
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Returns the model's folder. Raises ConfigError for tasks or levels that there are not."""
-    thinking = Thinking(mode=settings.mode)
+    pose = posed(settings.mode)
+    return learn(settings, recipe="rl", pose=pose, reward=lambda own: lambda one: one.score.value, progress=progress)
+
+
+def posed(mode: Mode) -> Pose:
+    """Problems to learn from, asked in a mode."""
 
     def pose(draw: random.Random, level: Level) -> Problem:
-        return replace(TASKS[level[0]].problem(draw.getrandbits(40), level=level[1]), thinking=thinking)
+        problem = TASKS[level[0]].problem(draw.getrandbits(40), level=level[1], split="train")
+        return replace(problem, thinking=Thinking(mode=mode))
 
-    return learn(settings, recipe="rl", pose=pose, reward=lambda own: lambda one: one.score.value, progress=progress)
+    return pose
 
 
 def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
@@ -85,6 +94,7 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
     model, config = read_model(Path(settings.model))
     ranks = open_ranks()
     model.to(ranks.device)
+    lora = begin_lora(model, settings.lora, seed=settings.seed, ranks=ranks)
     own: Sampled
     if settings.servers:
         own = FarChat(model, tokenizer=tokenizer, form=form, config=config, servers=settings.servers,
@@ -105,17 +115,21 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
 
     def reached(step: int) -> bool:
         curriculum.follow([line.figures for line in going.told])
-        return curriculum.success >= settings.goal
+        return curriculum.success >= settings.goal > 0
 
     going.go(lambda step: policy.batches(step, going.told), steps=settings.steps * updates, until=reached,
              together=updates)  # fmt: skip
     told = report(going, recipe=recipe)
-    trainer.write(out, config=config, tokenizer=tokenizer, more={CARD: told})
+    adapter = end_lora(trainer, lora, folder=going.folder, base=str(config.get("_name_or_path") or settings.model))
+    trainer.write(out, config=config, tokenizer=tokenizer, more={CARD: told}, adapter=adapter)
     return out
 
 
 def check_updates(settings: Settings) -> None:
-    """Raise ConfigError where a step's replies cannot be divided, or GSPO could not tell a change from rounding."""
+    """Raise ConfigError where a step's replies cannot be divided, where GSPO could not tell a change from rounding, and
+    where servers would be given changes of low rank, which they do not know."""
+    if settings.servers and (settings.lora.rank or settings.lora.begin):
+        raise ConfigError("servers are given whole models: leave servers out, or lora.")
     if settings.updates > settings.queries:
         raise ConfigError(f"updates: {settings.updates} of {settings.queries} queries, each wants one: lower it.")
     if settings.clipping == "gspo" and settings.bf16 and settings.updates > 1:

@@ -11,6 +11,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from octavo.chat.loading import open_text
+from octavo.core.sample import Sample
 from octavo.train.asked import asked, made
 from octavo.train.conversations import Writer, read_conversations
 from octavo.train.lora import Lora
@@ -39,9 +40,10 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     wanted = asked(settings, recipe="sft", files=files)
     if made(out, wanted):
         return out
-    tokenizer, form = open_text(open_checkpoint(Path(settings.model)))
-    writer = Writer(form, tokenizer, longest=settings.longest)
-    samples = []
+    before = open_checkpoint(Path(settings.model))
+    tokenizer, form = open_text(before)
+    context = before.config.get("max_position_embeddings")
+    writer, samples = Writer(form, tokenizer, longest=settings.longest, context=context), list[Sample]()
     for path in files:
         for name, messages, tools in read_conversations(path):
             if settings.last_turn:

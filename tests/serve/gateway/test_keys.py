@@ -73,6 +73,14 @@ def test_a_page_logs_in_with_a_key_and_other_sites_cannot_use_its_session(desk: 
     served.client.cookies.clear()
 
 
+@pytest.mark.parametrize("words", [("\udcff",), ("a", "--workspace", "\udcff"),
+                                   ("a", "--model", "\udcff", "--rpm", "5")])  # fmt: skip
+def test_a_key_of_bytes_that_are_no_text_is_refused(words: tuple[str, ...], fresh: Desk):
+    why = fresh.octavo("keys", "create", *words, code=1)
+    assert "not UTF-8" in why and why.count("\n") == 0
+    assert fresh.octavo("keys", "list") == ""
+
+
 def test_a_public_bind_without_keys_is_refused_and_says_what_to_do(fresh: Desk):
     words = ("serve", f"mini={mini_random()}", "--port", "0", "--host", "0.0.0.0")
     why = fresh.octavo(*words, code=1)
