@@ -152,39 +152,55 @@ class ReplyReader:
 
 
 class AnswerText:
-    """The answer's tokens as text, less what may yet turn out to be the beginning of a stop string."""
+    """The answer's tokens as text, less what may yet turn out to be the beginning of a stop string.
+
+    data       bytes since the last flush that a stop string may be made of: those of all but added tokens
+    before     how many such bytes came before `data`
+    literals   the added tokens since then that are shown, each with its place in `data`
+    given      characters since then that came out, those of literals too
+    """
 
     def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
         self.tokenizer, self.detokenizer = tokenizer, tokenizer.detokenizer(skip_special=True)
         self.stops = tuple(text.encode() for text in stop)
         self.reach = max((len(text) for text in stop), default=1) - 1  # characters
-        self.data, self.held, self.given = bytearray(), "", 0
+        self.data, self.literals = bytearray(), list[tuple[int, bytes]]()
+        self.held, self.given, self.before = "", 0, 0
 
     def push(self, token: int) -> None:
         """One token more."""
-        if self.reach and token not in self.tokenizer.added_ids:
+        if self.stops and token not in self.tokenizer.added_ids:
             self.data += self.tokenizer.token_bytes(token)
+        elif self.stops and token not in self.tokenizer.special_ids:
+            self.literals.append((len(self.data), self.tokenizer.token_bytes(token)))
         self.held += self.detokenizer.push(token)
 
     def certain(self) -> str:
         """What no stop string can begin in any more."""
-        return self._give(max(0, len(self.held) - self.reach))
+        count = max(0, len(self.held) - self.reach)
+        text, self.held = self.held[:count], self.held[count:]
+        self.given += count
+        return text
 
     def flush(self) -> str:
         """All that was held back: the answer stops here, or is interrupted by a tag."""
-        self.held += self.detokenizer.finish()
-        return self._give(len(self.held))
+        text = self.held + self.detokenizer.finish()
+        self.held, self.given, self.before = "", 0, self.before + len(self.data)
+        self.data.clear()
+        self.literals.clear()
+        return text
 
     def stop_at(self, keep_bytes: int) -> str:
         """The stop string that begins after the answer's first `keep_bytes` bytes."""
-        rest = bytes(self.data[keep_bytes:])
+        rest = bytes(self.data[keep_bytes - self.before :])
         return next((stop.decode() for stop in self.stops if rest.startswith(stop)), "")
 
     def rest_before(self, keep_bytes: int) -> str:
         """What is left of the answer's first `keep_bytes` bytes, after which a stop string begins."""
-        return bytes(self.data[:keep_bytes]).decode("utf-8", "replace")[self.given :]
-
-    def _give(self, count: int) -> str:
-        text, self.held = self.held[:count], self.held[count:]
-        self.given += len(text)
-        return text
+        text, done, end = bytearray(), 0, keep_bytes - self.before
+        for place, literal in self.literals:
+            if place <= end:
+                text += self.data[done:place] + literal
+                done = place
+        text += self.data[done:end]
+        return text.decode("utf-8", "replace")[self.given :]

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from octavo.core.sampling import Sampling, Thinking
 from octavo.weights.transfer import check_url
 
 KEY = "OCTAVO_API_KEY"  # environment variable with the key to send; not another program's, to send its key nowhere new
+END, LINE_END = b"\n", re.compile(rb"[\r\n]")
 TIMEOUT = httpx.Timeout(30.0, read=600.0)  # seconds; a model may think for long before its first token
 
 
@@ -43,7 +45,7 @@ def open_remote(address: str) -> RemoteChat:
         answer = client.get("models")
         answer.raise_for_status()
         models = msgspec.json.decode(answer.content, type=_Models).data
-    except (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError) as cause:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, msgspec.DecodeError) as cause:
         raise HubError(f"{url} does not answer as an OpenAI-compatible endpoint ({cause}): give the address that ends "
                        f"in /v1, and a key in {KEY} where it needs one.") from cause  # fmt: skip
     chosen = [model for model in models if model.id == name or not name]
@@ -102,18 +104,21 @@ class RemoteReply:
 
     def __iter__(self) -> Iterator[Delta]:
         try:
-            for line in self.response.iter_lines():
-                data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+            for data in self._data():
                 if self.cancelled or data == "[DONE]":
                     break
-                if data:
-                    yield from self._deltas(read_chunk(data))
+                yield from self._deltas(read_chunk(data))
         except httpx.HTTPError as cause:
             raise HubError(f"the connection broke in the middle of the reply ({cause}): ask again.") from cause
         finally:
             self.response.close()
         for part in self.parts:
             yield from part.end(cancelled=self.cancelled, took_s=time.perf_counter() - self.started_s)
+
+    def _data(self) -> Iterator[str]:
+        lines = DataLines()
+        for piece in chain(self.response.iter_bytes(), [END]):
+            yield from lines.push(piece)
 
     def _deltas(self, chunk: Chunk) -> Iterator[Delta]:
         if chunk.error is not None:
@@ -123,6 +128,27 @@ class RemoteReply:
                 yield from self.parts[choice.index].add(choice, after_s=time.perf_counter() - self.started_s)
         if chunk.usage is not None:
             self.parts[0].usage = chunk.usage
+
+
+class DataLines:
+    """The data of server-sent events, however the stream was cut into pieces.
+
+    Lines end with \\n, \\r or both, and with nothing else: JSON may hold all other line ends of Unicode as they are.
+    Source: HTML Living Standard, 9.2.6.
+    """
+
+    def __init__(self) -> None:
+        self.begun = list[bytes]()
+
+    def push(self, piece: bytes) -> Iterator[str]:
+        """What the lines hold that end within this piece. The last line of a stream ends with one of END."""
+        first, *others = LINE_END.split(piece)
+        self.begun.append(first)
+        if others:
+            whole, self.begun = [b"".join(self.begun), *others[:-1]], others[-1:]
+            for line in whole:
+                if line.startswith(b"data:") and (data := line.removeprefix(b"data:").strip()):
+                    yield data.decode("utf-8", "replace")
 
 
 class _Collected:

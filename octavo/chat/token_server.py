@@ -54,7 +54,8 @@ class TokenServer:
         try:
             self.client = httpx.Client(base_url=url.rstrip("/") + "/", timeout=TIMEOUT, headers=headers_for(url),
                                        limits=httpx.Limits(max_connections=None))  # fmt: skip
-        except httpx.InvalidURL as cause:
+            self.client.base_url.host.encode("idna")  # as the first connection will
+        except (httpx.InvalidURL, UnicodeError) as cause:
             raise HubError(f"{address!r:.200} is no address ({cause}): write http://HOST:PORT/v1#NAME.") from cause
 
     def ask(self, tokens: Sequence[int], sampling: Sampling, *, most: int, seed: int, n: int = 1,
@@ -100,7 +101,7 @@ class TokenServer:
     def _post(self, path: str, body: Mapping[str, Any]) -> bytes:
         try:
             answer = self.client.post(path, json=body)
-        except httpx.HTTPError as cause:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as cause:
             raise HubError(f"{self.client.base_url} cannot be reached ({cause}): start it, and give the command "
                                 f"again; the run goes on where it was.") from cause  # fmt: skip
         if answer.is_error:

@@ -12,7 +12,7 @@ class Channel(IntEnum):
     THINKING = 1  # from the opening tag (included, when generated) to the closing tag
     CLOSING = 2  # the closing tag, forced early-stop text, and the gap after the tag
     ANSWER = 3
-    TOOL = 4  # from the tool-call tag to its closing tag, both included
+    TOOL = 4  # outside thinking, from the tool-call tag to its closing tag, both included
 
 
 class Markers(Struct, frozen=True, kw_only=True):

@@ -35,7 +35,7 @@ class Automaton:
         if token == m.think_open and self.at is Channel.ANSWER:
             self.at, self.reasoned = Channel.THINKING, True
             return Channel.THINKING
-        if token == m.tool_open and self.at is not Channel.TOOL:  # within thinking too: nobody would hear it there
+        if token == m.tool_open and self.at is Channel.ANSWER:  # a call within thinking is thinking: it may go on
             self.at = Channel.TOOL
             return Channel.TOOL
         if token == m.tool_close and self.at is Channel.TOOL:

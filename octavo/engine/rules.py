@@ -66,8 +66,14 @@ class StopRule:
         return None
 
     def accept(self, token: int, channel: Channel) -> None:
-        """Look for a stop string that ends within this token; the one that begins first counts."""
-        if channel is not Channel.ANSWER or self.keep_bytes is not None or token in self.vocabulary.special:
+        """Look for a stop string that ends within this token; the one that begins first counts.
+
+        It is whole: no thinking, call or added token stands within it.
+        """
+        if self.keep_bytes is not None:
+            return
+        if channel is not Channel.ANSWER or token in self.vocabulary.special:
+            self.tail, self.before = b"", self.before + len(self.tail)
             return
         text = self.tail + self.vocabulary.tokens[token]
         found = [place for stop in self.stops if (place := text.find(stop)) >= 0]
@@ -138,7 +144,7 @@ class BudgetRule:
             self.closing = (self.closing + 1) % len(self.early_stop)
         elif channel is Channel.THINKING:
             self.spent += 1
-        elif token in (self.markers.think_close, self.markers.tool_open) and self.spent and self.stop is None:
+        elif token == self.markers.think_close and self.spent and self.stop is None:
             self.stop = "natural"
 
     def finished(self) -> bool:

@@ -105,17 +105,20 @@ def _greediest(logits_V: NDArray[np.float32]) -> Choice | None:
 
 
 def _choose_block(logits_NV: NDArray[np.float32], asks: Sequence[Ask]) -> list[Choice | None]:
+    """Of the logits, forbidden ones are overwritten. Weights are relative to the largest allowed one, as `choose` has
+    them: relative to a forbidden one they might be too small to tell apart."""
     top_N, vocab = logits_NV.max(axis=1), logits_NV.shape[1]
     heats = np.array([ask.sampling.temperature or 1.0 for ask in asks])
-    weights_NV, last_N = _weights(logits_NV, heats), np.zeros(len(asks))
-    wanted = any(ask.sampling.logprobs is not None for ask in asks)
-    size_N = _log_sum(weights_NV if (heats == 1).all() else _weights(logits_NV, 1.0)) if wanted else last_N
-    _forbid(weights_NV, asks)
+    wanted, last_N = any(ask.sampling.logprobs is not None for ask in asks), np.zeros(len(asks))
+    own_NV = _weights(logits_NV, 1.0) if wanted else None
+    size_N = last_N if own_NV is None else _log_sum(own_NV)
+    _forbid(logits_NV, asks)
+    same = (heats == 1).all() and all(ask.mask is None for ask in asks)
+    weights_NV = own_NV if own_NV is not None and same else _weights(logits_NV, heats)
     tokens, total_N = _drawn(weights_NV, np.array([ask.number for ask in asks]))
     for i, ask in enumerate(asks):
         if ask.sampling.temperature == 0:
-            allowed_V = logits_NV[i] if ask.mask is None else np.where(weights_NV[i] > 0, logits_NV[i], -np.inf)
-            tokens[i] = int(np.argmax(allowed_V))
+            tokens[i] = int(np.argmax(logits_NV[i]))
     fine_N = np.isfinite(top_N) & (total_N > 0)
     if wanted:
         last_N = logits_NV[np.arange(len(asks)), np.minimum(tokens, vocab - 1)].astype(np.float64) - top_N - size_N
@@ -152,14 +155,14 @@ def _drawn(weights_NV: NDArray[np.float32], numbers_N: NDArray[np.float64]) -> t
     return tokens, sums[:, -1]
 
 
-def _forbid(weights_NV: NDArray[np.float32], asks: Sequence[Ask]) -> None:
-    """Weight 0 where a mask says so; masks are often one array for many rows."""
+def _forbid(logits_NV: NDArray[np.float32], asks: Sequence[Ask]) -> None:
+    """No weight at all where a mask says so; masks are often one array for many rows."""
     barred = dict[int, NDArray[np.bool_]]()
     for i, ask in enumerate(asks):
         if ask.mask is not None:
             if id(ask.mask) not in barred:
-                barred[id(ask.mask)] = ~unpacked(ask.mask, weights_NV.shape[1])
-            weights_NV[i, barred[id(ask.mask)]] = 0
+                barred[id(ask.mask)] = ~unpacked(ask.mask, logits_NV.shape[1])
+            logits_NV[i, barred[id(ask.mask)]] = -np.inf
 
 
 def adjusted(logits_V: NDArray[np.float32], sampling: Sampling, *, history: History,
@@ -261,7 +264,7 @@ def _candidates(logits_V: NDArray[np.float32],
 def _weights(logits_NV: NDArray[np.float32], temperature: float | NDArray[np.float64]) -> NDArray[np.float32]:
     """exp((logits - the row's largest) / temperature); of one temperature, or of one for each row."""
     inverse = (1 / np.maximum(temperature, 1e-30)).astype(np.float32)
-    with np.errstate(over="ignore", under="ignore"):  # a tiny temperature: what is less likely gets weight 0
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # tiny temperatures; rows without a finite logit
         wide_NV = logits_NV - logits_NV.max(axis=1, keepdims=True)
         wide_NV *= inverse[..., None]
         return np.exp(wide_NV, out=wide_NV)

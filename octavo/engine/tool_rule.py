@@ -74,7 +74,10 @@ def _matcher(text: str, request: Request, grammars: Grammars) -> llguidance.LLMa
 
 
 class ToolRule:
-    """Holds calls to what they may be; where they are required, lets the model do nothing else once it has thought."""
+    """Holds calls to what they may be; where they are required, lets the model do nothing else once it has thought.
+
+    So too within thinking that is not closed, whose calls count; once it is closed, they were only thought of.
+    """
 
     def __init__(self, body: llguidance.LLMatcher, markers: Markers, calls: Calls, *, may_think: bool, end: int,
                  vocab_size: int) -> None:  # fmt: skip
@@ -94,19 +97,24 @@ class ToolRule:
 
     def forced(self, at: Channel) -> tuple[int, ...]:
         """What must come: the gap after a thinking, the first call, the end of one, the rest of a way to the next."""
+        if self.call is not None:
+            return (self.close,) if self.call.is_stopped() else ()
         if self.gap_left or at is not Channel.ANSWER:
-            done = at is Channel.TOOL and self.call is not None and self.call.is_stopped()
-            return (self.close,) if done else self.gap_left
+            return self.gap_left
         if self.made and (self.towards or not self.parallel):
             return self.next_call[self.towards :] if self.towards else self.ends[:1]
         return (self.open,) if self.required and not self.made and self.opens is None else ()
 
     def allowed(self, at: Channel) -> NDArray[np.int32] | None:
         """Within a call what its grammar allows; after one, another or the end; before the first, what is required."""
-        if at is Channel.TOOL:
-            return None if self.call is None else self._body(self.call)
+        if self.call is not None:
+            return self._body(self.call)
+        if at is Channel.TOOL:  # a call that the prompt began
+            return None
         if at is not Channel.ANSWER:
-            return self._all_but((self.open, *self.ends)) if self.required else None
+            if self.required:
+                return self._all_but((self.open, *self.ends))
+            return self._all_but((self.open,)) if self.made and not self.parallel else None
         if self.made:
             return self._only((self.next_call[0], *self.ends))
         return self._only((self.open, self.opens)) if self.required else None
@@ -116,9 +124,10 @@ class ToolRule:
         if channel is Channel.CLOSING:
             begins = token == self.think_close and not self.gap_left
             self.gap_left = (self.gap if begins else self.gap_left[1:]) if self.required else ()
+            self.call, self.made, self.towards = None, 0, 0
         elif channel is Channel.ANSWER:
             self.towards += bool(self.made and token == self.next_call[self.towards])
-        elif channel is Channel.TOOL:
+        else:
             self._follow(token)
         self.opens = self.opens if channel is Channel.CLOSING else None
 

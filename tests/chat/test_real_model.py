@@ -51,7 +51,9 @@ def test_deltas_join_to_the_message_and_the_tokens_spell_it():
     assert end.usage.completion_tokens == len(end.tokens) and end.usage.thinking_tokens == 0
 
 
-@pytest.mark.parametrize("stop", [("is",), ("Paris",), ("capital", "France"), ("s P",), ("never said",)])
+@pytest.mark.parametrize(
+    "stop", [("is",), ("Paris",), ("capital", "France"), ("s P",), ("never said",), ("t",), ("z", "P")]
+)
 def test_a_stop_string_ends_the_answer_before_it(stop: tuple[str, ...]):
     whole = say("What is the capital of France?").message.text
     found = say("What is the capital of France?", Sampling(temperature=0, max_tokens=60, stop=stop)).message.text

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from octavo.chat import load
+from octavo.chat.remote import END, DataLines
+from octavo.chat.token_server import TokenServer
 from octavo.core.chat import complete
 from octavo.core.deltas import Delta, Finished
 from octavo.core.errors import HubError, RequestError
@@ -98,6 +100,26 @@ def test_thinking_text_calls_and_usage_arrive(serve):
     assert asked["response_format"]["json_schema"]["schema"] == {"type": "object"}
 
 
+ODD = "a\u2028b\u2029c\x85d"  # line ends of Unicode that JSON may hold as they are
+
+
+def test_line_ends_of_unicode_are_text(serve):
+    chat = load(serve([said(content=ODD), said(finish="stop")]).address)
+    assert complete(chat, ASK)[0].message.text == ODD
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_events_do_not_depend_on_how_the_stream_is_cut(ending: str):
+    """At every byte, in the midst of a line's end and of a character too."""
+    held = ["1", ODD, "Grüße 猫", "[DONE]", "last"]
+    lines = [": ping", f"data:{held[0]}", "", f"data: {held[1]} ", "event: data: x", *(f"data: {d}" for d in held[2:])]
+    stream = ending.join(lines).encode()
+    for cuts in [[i] for i in range(len(stream))] + [list(range(1, len(stream)))]:
+        pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+        reader = DataLines()
+        assert [data for piece in (*pieces, END) for data in reader.push(piece)] == held, cuts
+
+
 def test_history_goes_out_whole(serve):
     server = serve([said(content="ok"), said(finish="stop")])
     call = ToolCall(name="f", arguments="{}", id="c")
@@ -175,7 +197,14 @@ def test_a_key_goes_only_where_it_is_safe(serve, monkeypatch: pytest.MonkeyPatch
         load("http://192.0.2.1/v1")
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:9/v1", "http://", "https://[/v1"])
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/v1", "http://", "https://[/v1", "http://my..host:8000/v1",
+                                     f"http://{'a' * 64}.example/v1"])  # fmt: skip
 def test_an_address_where_nobody_answers_is_one_clear_error(address):
     with pytest.raises(HubError, match="does not answer"):
         load(address)
+
+
+def test_a_server_of_tokens_needs_a_host_that_can_be():
+    for address in ("http://my..host:8000/v1#m", f"https://{'a' * 64}/v1#m", "https://h:port/v1#m"):
+        with pytest.raises(HubError, match="is no address"):
+            TokenServer(address)

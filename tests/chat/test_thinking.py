@@ -5,7 +5,7 @@ import pytest
 from octavo.core.chat import complete
 from octavo.core.deltas import Finished, ThinkingDelta
 from octavo.core.errors import FormatError
-from octavo.core.messages import Message
+from octavo.core.messages import Message, ToolSpec
 from octavo.core.sampling import Sampling, Thinking
 from tests.chat.models import nonsense
 
@@ -33,6 +33,19 @@ def test_the_budget_forces_exactly_the_official_text_in_one_pass(budget: int):
     assert chat.engine.forwards - before <= 80 - 24 + 1
     assert end.message.thinking is not None and end.message.thinking.endswith(SENTENCE)
     assert SENTENCE not in end.message.text and "</think>" not in end.message.text
+
+
+@pytest.mark.parametrize("tools", [(), (ToolSpec(name="f", parameters={}),)], ids=["no tools", "tools"])
+@pytest.mark.parametrize("budget", [4, 8, 30])
+def test_calls_that_are_thought_of_are_thinking_to_the_budget_and_to_the_reader(budget: int, tools: tuple[ToolSpec]):
+    chat = nonsense("qwen3_thinking")
+    loud = {151657: 15.0, 151658: 13.0, 151668: -99.0, 151645: -99.0, 151643: -99.0}  # a call's tags; no other ones
+    for seed in range(3):
+        end = complete(chat, ASK, tools=tools, sampling=sampling(seed=seed, logit_bias=loud),
+                       thinking=Thinking(budget_tokens=budget))[0]  # fmt: skip
+        assert 151657 in end.tokens[:budget] and end.tokens[budget : budget + 24] == EARLY_STOP
+        assert end.usage.thinking_tokens == budget + 24 and end.usage.thinking_stop == "budget"
+        assert end.message.thinking == chat.tokenizer.decode(end.tokens[: budget + 22]).strip("\n")
 
 
 def test_forced_text_is_marked_and_comes_before_the_answer():

@@ -44,8 +44,23 @@ def test_a_conversation_that_goes_on_finds_its_pages():
     assert tokens_of(again) == tokens_of(cold)
 
 
-def test_thinking_is_never_found_by_later_prompts():
-    engine = Engine(HashBackend(loud={60: 30.0}))
+@pytest.mark.parametrize("budget", [0, 1, 7, 20])
+def test_calls_that_are_thought_of_are_paid_from_the_budget(budget: int):
+    """Whatever tags the model writes while it thinks, so many tokens are thinking and the early stop follows."""
+    backend = HashBackend(loud={2: -50.0, 3: 4.0, 4: 4.0, 6: -50.0}, pages=256)
+    for seed in range(20):
+        steps = Engine(backend).generate(ask(5, 30, 1, markers=MARKERS, budget=budget, temperature=1.0, seed=seed,
+                                             max_tokens=40))  # fmt: skip
+        assert [step.channel for step in steps[:budget]] == [Channel.THINKING] * budget
+        assert tuple(tokens_of(steps)[budget : budget + 5]) == MARKERS.early_stop
+        assert all(step.channel is not Channel.THINKING for step in steps[budget:])
+        assert {step.thinking_stop for step in steps[budget:]} == {"budget"}
+
+
+@pytest.mark.parametrize("first", [60, 3])
+def test_thinking_is_never_found_by_later_prompts(first: int):
+    """Not even where it begins with a call."""
+    engine = Engine(HashBackend(loud={first: 30.0}))
     prompt = (5, *range(20, 30), 1)
     engine.generate(ask(*prompt, markers=MARKERS, max_tokens=30))
     assert sum(len(node.tokens) for node in engine.pool.nodes.values()) <= len(prompt)

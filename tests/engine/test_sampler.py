@@ -152,11 +152,22 @@ def test_rows_sampled_together_are_each_sampled_as_if_alone(seed: int, size: int
     asks = [Ask(s, uniform((seed, i, 5)), m) for i, (s, m) in enumerate(zip(settings, masks, strict=True))]
     for i, found in enumerate(choose_many([row[None] for row in logits_NV], asks)):
         wanted = choose(logits_NV[i], settings[i], history=History([]), mask=masks[i], number=uniform((seed, i, 5)))
-        if found is None:  # a closer look is due: at a tiny temperature, where what is likely is forbidden
-            assert settings[i].temperature == 1e-6 and masks[i] is not None
-            continue
-        assert found.token == wanted.token
+        assert found is not None and found.token == wanted.token
         assert found.logprob == (None if wanted.logprob is None else pytest.approx(wanted.logprob, abs=1e-12))
+
+
+@pytest.mark.parametrize("temperature", [0, 0.01, 0.1, 1])
+@pytest.mark.parametrize("size", [40, 2000])
+def test_what_is_forbidden_weighs_nothing_however_likely_it_is(size: int, temperature: float):
+    """Tokens are those that `choose` takes for the same random numbers, though all that is allowed is unlikely."""
+    logits_V = np.full(size, -30, dtype=np.float32)
+    logits_V[[3, 7, 9]] = 0, -10.2, -10.38
+    mask = np.full((size + 31) // 32, -1, dtype=np.int32)
+    forbid(mask, 3)
+    settings, numbers = Sampling(temperature=temperature), np.linspace(0, 1, 400, endpoint=False).tolist()
+    found = choose_many([logits_V[None]] * 400, [Ask(settings, number, mask) for number in numbers])
+    wanted = [choose(logits_V, settings, history=History([]), mask=mask, number=number) for number in numbers]
+    assert found == wanted
 
 
 def test_rows_that_are_not_finite_are_left_for_a_closer_look():

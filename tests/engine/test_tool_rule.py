@@ -18,9 +18,10 @@ BARE = tuple(CallForm(name=f.name, before=f.before.strip(), schema=f.schema, aft
 
 
 def run(calls: Calls, *, prompt: tuple[int, ...] = (5, 30, 1, 2, 11), loud: dict[int, float] | None = None,
-        markers=laws.MARKERS, **sampling) -> list[Step]:  # fmt: skip
+        markers=laws.MARKERS, budget: int | None = None, **sampling) -> list[Step]:  # fmt: skip
     backend = HashBackend(vocab_size=len(WORDS.tokens), loud=loud or laws.LOUD, pages=512)
     request = Request(id="r", tokens=prompt, markers=markers, vocabulary=WORDS, calls=calls,
+                      budget_tokens=budget,
                       sampling=Sampling(**{"temperature": 0, "max_tokens": 200, "seed": 1} | sampling))  # fmt: skip
     return Engine(backend).generate(request)
 
@@ -42,6 +43,26 @@ def test_the_thinking_before_a_required_call_is_free_and_calls_nobody():
     steps = run(Calls(forms=laws.FORMS, required=True), prompt=(5, 30, 1), loud=loud, max_tokens=20)
     assert [step.channel for step in steps] == [Channel.THINKING] * 20
     assert not {3, *laws.MARKERS.end} & {step.token for step in steps}
+
+
+def test_a_call_within_thinking_is_held_to_its_grammar_and_is_forgotten_with_it():
+    """It counts where the thinking is never closed; what closes it, here the budget, gives the calls back."""
+    seen = set[str]()
+    for seed, parallel in [(seed, parallel) for seed in range(8) for parallel in (True, False)]:
+        loud = laws.LOUD | {2: -30.0, 3: 9.0, 6: -30.0, 7: -30.0}
+        calls = Calls(forms=laws.FORMS, parallel=parallel)
+        steps = run(calls, prompt=(5, 30, 1), loud=loud, seed=seed, temperature=1, budget=120, max_tokens=200)
+        thought = [step.token for step in steps if step.channel is Channel.THINKING]
+        assert [step.channel for step in steps[:120]] == [Channel.THINKING] * 120
+        assert tuple(step.token for step in steps[120:123]) == laws.MARKERS.early_stop
+        bodies = "".join(WORDS.tokens[t].decode("utf-8", "replace") for t in thought if t).split("<tool_call>")[1:]
+        whole = [body.split("</tool_call>")[0] for body in bodies if "</tool_call>" in body]
+        assert all(json.loads(body)["name"] in laws.SCHEMAS for body in whole)
+        assert parallel or len(bodies) <= 1
+        seen |= {"several"} if len(whole) > 1 else {"whole"} if whole else set()
+        seen |= {"cut"} if len(bodies) > len(whole) else set()
+        seen |= {"answered"} if steps[123].channel is Channel.ANSWER else {"called"}
+    assert seen == {"several", "whole", "cut", "answered", "called"}
 
 
 def test_text_that_spells_a_border_is_not_allowed_within_a_call():
