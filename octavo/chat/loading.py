@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +13,15 @@ from msgspec.structs import replace
 from octavo.core.chat import Chat
 from octavo.core.errors import KernelError
 from octavo.core.sources import Hub, Report, silent
-from octavo.weights.memory import TORCH_BYTES, Needs, available_bytes, check_memory, needs
+from octavo.weights.memory import (
+    TORCH_BYTES,
+    Needs,
+    available_bytes,
+    check_memory,
+    default_kind,
+    needs,
+    packed_needs,
+)
 
 if TYPE_CHECKING:
     from octavo.engine.cpu_backend import CpuBackend
@@ -29,8 +36,6 @@ if TYPE_CHECKING:
     from octavo.weights.checkpoint import Checkpoint
 
 AnyKind = Literal["bf16", "w8", "w4", "stored", "fp16", "plain"]
-NUMBER_BYTES = {"bf16": 2.0, "w8": 1.01, "w4": 0.65, "stored": 1.1}  # per weight; w4: the head has 8 bits
-SMALL_BYTES = 1 << 30  # in bf16: a GGUF file of so little is unpacked to it
 CACHE_MOST_BYTES = 8 << 30  # of keys and values on a CPU; taken only as they are written
 CACHE_SHARE = 0.5  # of the memory that is left once the weights are there
 CUDA_CACHE_SHARE = 0.8
@@ -133,7 +138,7 @@ def choose_backend(checkpoint: Checkpoint, *, kind: AnyKind | None = None, repor
         recipe: Recipe = kind or default_kind(checkpoint)
         reason = without_kernels(checkpoint)
         if not reason:
-            needed = needs(checkpoint, dtype_bytes=NUMBER_BYTES[recipe])
+            needed = packed_needs(checkpoint, recipe=recipe)
             return Opening(needed, partial(with_kernels, checkpoint, kind=recipe, report=report))
         if kind in ("w8", "w4", "stored"):
             raise KernelError(f"weights in {kind} need the CPU kernels: {reason}")
@@ -144,21 +149,6 @@ def choose_backend(checkpoint: Checkpoint, *, kind: AnyKind | None = None, repor
     torch_kind = kind or best_kind()
     needed = needs(checkpoint, dtype_bytes=4 if torch_kind == "plain" else 2, work_bytes=TORCH_BYTES)
     return Opening(needed, partial(with_torch, checkpoint, kind=torch_kind))
-
-
-def default_kind(checkpoint: Checkpoint) -> Recipe:
-    """What loses least: bf16, but for large quantised files, which stay as they are stored, and for Octavo's own.
-
-    Quantised weights are multiplied with activations in 8 bits, which small models feel most and need least.
-    """
-    from octavo.weights.numbers import NUMBERS
-
-    kinds = {checkpoint.dtype_name(name) for name in checkpoint.names}
-    if kinds <= NUMBERS.keys():
-        return "bf16"
-    own = bool(kinds & {"w8", "w4"})
-    numbers = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names)
-    return "stored" if own or 2 * numbers > SMALL_BYTES else "bf16"
 
 
 def without_kernels(checkpoint: Checkpoint) -> str:

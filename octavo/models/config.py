@@ -20,7 +20,7 @@ HARMLESS = frozenset({
     "output_router_logits", "pad_token_id", "pretraining_tp", "problem_type",
     "return_dict", "router_aux_loss_coef", "sliding_window", "tokenizer_class",
     "torch_dtype", "transformers_version", "unsloth_fixed", "unsloth_version",
-    "use_cache", "attention_dropout",
+    "use_cache", "attention_dropout", "is_llama_config", "transformers.js_config",
 })
 # fmt: on
 
@@ -148,9 +148,11 @@ def read_rope(fields: Fields, *, width: int, context_tokens: int) -> Rope:
             "attention": rope.take("attention_factor", float) if "attention_factor" in merged else None,
             "truncate": rope.take("truncate", bool, True),
         }
-    if scaled.get("factor", 1.0) <= 0 or scaled.get("high", 2.0) == scaled.get("low", 1.0):
+    if scaled.get("factor", 1.0) <= 0 or scaled.get("high", 2.0) <= scaled.get("low", 1.0):
         raise ConfigError(
-            f"config.json: rope scaling {merged!r:.200} cannot be: factor must be above 0, the bands must differ."
+            f"config.json: rope scaling {merged!r:.200} cannot be: factor must be above 0, and the bands in order: "
+            f"high_freq_factor above low_freq_factor (llama3), beta_fast above beta_slow (yarn). Take the values of "
+            f"the official config.json."
         )
     rope.finish()
     return Rope(width=width, theta=theta, kind=kind, **scaled)
@@ -169,6 +171,10 @@ def read_decoder(
     f.must("hidden_act", "silu")
     f.must("use_sliding_window", False, None)
     f.must("quantization_config", None)
+    f.must("is_causal", True, None)
+    f.must("rope_interleaved", False, None)
+    if qk_norm:
+        f.must("use_qk_norm", True, None)
     f.read.add("layer_types")
     kinds: Any = values.get("layer_types") or ["full_attention"]
     if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):

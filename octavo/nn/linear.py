@@ -133,7 +133,8 @@ class Packing:
         if isinstance(module, nn.Embedding):
             if self.tied:
                 self.model.lm_head = pack(tensor, None, kind=self.kind)
-            kept = tensor if tensor.dtype.itemsize <= 2 else tensor.half()
+            fits = tensor.dtype.itemsize > 2 and bool(tensor.abs().amax() <= FP16_MAX)  # else it stays as it is
+            kept = tensor.half() if fits else tensor
             module.weight = nn.Parameter(kept, requires_grad=False)
             return True
         moe = self.modules.get(owner.rpartition(".")[0])

@@ -1,13 +1,16 @@
 """What an engine's process does with a job before it runs, and how it answers questions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
+
+import msgspec
 
 from octavo.chat import load
 from octavo.chat.local import LocalChat
 from octavo.chat.next_turn import Conversation
 from octavo.chat.reader import ReplyReader
 from octavo.core.errors import OctavoError, RequestError
+from octavo.core.messages import Message
 from octavo.core.sampling import Sampling, overridden
 from octavo.engine.rules import Rules
 from octavo.engine.types import Request
@@ -80,7 +83,14 @@ def scoring(request: Request) -> Request:
 def characters(job: Job) -> int:
     """About how long its prompt will be."""
     texts = [one for one in job.prompts if isinstance(one, str)]
-    return sum(map(len, texts)) + sum(len(m.text) + len(m.thinking or "") for m in job.messages)
+    tools = offered(job)
+    return sum(map(len, texts)) + written(job.messages) + (len(msgspec.json.encode(tools)) if tools else 0)
+
+
+def written(messages: Sequence[Message]) -> int:
+    """Characters of all that is said, thought and called in messages."""
+    said = sum(len(m.text) + len(m.thinking or "") for m in messages)
+    return said + sum(len(call.name) + len(call.arguments) for m in messages for call in m.tool_calls)
 
 
 def fitting(chat: LocalChat, count: int) -> None:
@@ -144,6 +154,4 @@ def detokenize(chat: LocalChat, about: Any) -> str:
 
 
 def _job(about: Any) -> Job:
-    import msgspec
-
     return msgspec.convert(about, Job)

@@ -131,9 +131,15 @@ class Control:
         return {"id": request.path_params["id"], "success": True}
 
     async def reload(self, request: Request, tenant: Tenant) -> Any:
-        """Read a model's files again; what `/v1/models` says of it then."""
-        self.desk.gate.glance(tenant, request.path_params["name"])
-        return described(await self.desk.models.reload(request.path_params["name"]))
+        """Read a model's files again; what `/v1/models` says of it then. Raises Refusal while others' requests run."""
+        model = self.desk.models.find(request.path_params["name"])
+        self.desk.gate.glance(tenant, model.name)
+        others = [one for one in self.desk.doing.values()
+                  if one.job.model == model.name and not _same(one.tenant, tenant)]  # fmt: skip
+        if others:
+            raise Refusal(f"{len(others)} requests of other keys run on {model.name} and would end: ask again when "
+                          f"they are over.", kind="overloaded")  # fmt: skip
+        return described(await self.desk.models.reload(model.name))
 
     async def control(self, request: Request, tenant: Tenant) -> Any:
         """llama.cpp's way to say it."""
@@ -147,6 +153,10 @@ class Control:
 def running(desk: Desk, id: str, tenant: Tenant) -> Doing:
     """A request that runs, by its id with or without a dialect's prefix. Raises Refusal for another tenant's too."""
     doing = desk.doing.get(id) or desk.doing.get(re.split("[-_]", id)[-1])
-    if doing is None or (doing.tenant.workspace, doing.tenant.key) != (tenant.workspace, tenant.key):
+    if doing is None or not _same(doing.tenant, tenant):
         raise Refusal(f"no request {id!r} of yours is running.", kind="not_found_error", param="id")
     return doing
+
+
+def _same(one: Tenant, other: Tenant) -> bool:
+    return (one.workspace, one.key) == (other.workspace, other.key)

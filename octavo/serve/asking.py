@@ -1,5 +1,6 @@
 """Embeddings and decisions over HTTP: admitted and counted like jobs, answered as questions."""
 
+import time
 from typing import Any, Literal
 
 import msgspec
@@ -10,9 +11,10 @@ from octavo.serve.bounds import bounded
 from octavo.serve.dialects import decisions, embeddings
 from octavo.serve.events import Usage
 from octavo.serve.gate import Tenant
-from octavo.serve.http import Desk, unless_gone
+from octavo.serve.http import Desk, Doing, unless_gone
 from octavo.serve.job import Job
 from octavo.serve.questions import Decide, Embed
+from octavo.serve.stream import Stream
 
 ONE = {"max_tokens": 1}
 
@@ -39,7 +41,7 @@ class Asking:
         asked, messages, questions = decisions.decode(await request.body())
         text = "\n".join(" ".join((one.text, *one.options)) for one in questions)
         job = Job(model=asked.model, messages=(*messages, Message(role="user", content=text)), sampling=ONE)
-        space = f"{tenant.space}/{asked.prompt_cache_key or ''}"
+        space = tenant.within(asked.prompt_cache_key or "")
         about = Decide(messages=messages, questions=questions, space=space)
         model, found = await unless_gone(
             request.receive, self._ask(job, tenant, request=request, what="decide", about=about)
@@ -52,7 +54,12 @@ class Asking:
         bounded(job)
         model = self.desk.models.find(job.model)
         job = msgspec.structs.replace(job, model=model.name, space=about.space)
-        ticket = await self.desk.enter(tenant, job, dialect=what, request_id=request.scope["request_id"])
+        id, came_s = request.scope["request_id"], time.perf_counter()
+        ticket = await self.desk.enter(tenant, job, dialect=what, request_id=id)
+        now_s, plain = time.perf_counter(), msgspec.structs.replace(job, sampling={})
+        doing = Doing(_silent(id), ticket, tenant, plain, what, now_s, queued_s=now_s - came_s)
+        for watch in self.desk.watches:
+            watch.began(doing)
         used, finish = Usage(), "error"
         try:
             await self.desk.models.start(model)
@@ -60,5 +67,12 @@ class Asking:
             used, finish = Usage(prompt_tokens=found["tokens"], cached_tokens=found["cached"]), "stop"
         finally:
             ticket.settle(used, finish=finish)
+            for watch in self.desk.watches:
+                watch.ended(doing, used, finish=finish)
         await ticket.kept()
         return model.name, found
+
+
+def _silent(id: str) -> Stream:
+    """The stream of what has no events: watches know jobs by it."""
+    return Stream(id, stop=lambda id: None, end_thinking=lambda id: None)

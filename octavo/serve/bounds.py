@@ -28,6 +28,7 @@ REGEX_CHARACTERS = 4096
 MOST_CHOICES, CHOICE_CHARACTERS = 1024, 32 << 10
 MULTIPLES = 100_000  # the grammar's states for multipleOf: 10 us each
 METADATA_BYTES, MOST_METADATA = 32 << 10, 64
+COUNTABLE = 10**15  # larger numbers are not told
 DEPTH = 128  # of the JSON of a body
 TEXT_CHARACTERS = 1024  # of the small texts beside messages: cache_salt, call ids
 
@@ -44,6 +45,8 @@ def bounded(job: Job) -> None:
     most("logit_bias", len(s.get("logit_bias") or ()), MOST_BIASES, unit="tokens")
     most("thinking_budget", job.thinking.budget_tokens or 0, MOST_TOKENS, unit="tokens")
     texts("stop", s.get("stop") or (), count=MOST_STOPS, characters=STOP_CHARACTERS)
+    if not isinstance(s.get("choice", ()), list | tuple):
+        raise Refusal(f"choice is {str(s['choice'])[:40]!r}: give a list of texts.", param="choice")
     texts("choice", s.get("choice") or (), count=MOST_CHOICES, characters=CHOICE_CHARACTERS)
     most("choice", sum(map(len, s.get("choice") or ())), CHOICE_CHARACTERS, unit="characters")
     if isinstance(s.get("regex"), str):
@@ -75,7 +78,8 @@ def sayable(value: T) -> T:
 def most(field: str, found: float, limit: int, *, unit: str) -> None:
     """Raise Refusal where there is more than the limit."""
     if found > limit:
-        raise Refusal(f"{field}: {found:,} {unit}, at most {limit:,} are taken.", param=field, code="above_limit")
+        shown = f"{found:,}" if found < COUNTABLE else f"more than {COUNTABLE:,}"  # Python writes no longer ones
+        raise Refusal(f"{field}: {shown} {unit}, at most {limit:,} are taken.", param=field, code="above_limit")
 
 
 def texts(field: str, given: Iterable[Any], *, count: int, characters: int) -> None:
@@ -99,7 +103,11 @@ def bounded_schema(field: str, schema: Any) -> tuple[int, int]:
     # Schemas that are combined need as many states as their common multiple has smallest units.
     unit = lcm(*(value.denominator for value in found))
     steps = [max(1, int(abs(value) * unit)) for value in found]
-    most(f"{field}.multipleOf", max(sum(steps), lcm(*steps)), MULTIPLES, unit="states")
+    most(f"{field}.multipleOf", sum(steps), MULTIPLES, unit="states")
+    together = 1
+    for step in steps:  # one after the other: the multiple of many large ones takes long
+        together = lcm(together, step)
+        most(f"{field}.multipleOf", together, MULTIPLES, unit="states")
     return size_bytes, sum(steps)
 
 

@@ -60,10 +60,14 @@ class LocalModel:
         if self.loaded is None:
             self.loaded, self.wanted = asyncio.get_running_loop().create_future(), True
             self._set("loading")
-            self.ear = None
-            await self.stop()  # one that could not load the model may not have left yet
             limits = {} if memory_bytes is None else {LIMIT: str(memory_bytes)}
-            await self._spawn(limits | ({PACKED: "memory"} if reloads else {}))
+            try:
+                self.ear = None
+                await self.stop()  # one that could not load the model may not have left yet
+                await self._spawn(limits | ({PACKED: "memory"} if reloads else {}))
+            except BaseException:  # whoever asked may leave meanwhile: the next to ask starts it anew
+                await self.leave()
+                raise
         await asyncio.shield(self.loaded)
 
     @property
@@ -74,6 +78,13 @@ class LocalModel:
     def forget(self) -> None:
         """That it could not be loaded: it may be tried again."""
         self.state, self.loaded, self.short_of_memory = "cold", None, False
+
+    async def leave(self) -> None:
+        """Let go: cold from now on, whoever waits for it is told, and its process ends."""
+        self.wanted, self.ear = False, None
+        self.lost()
+        self.forget()
+        await self.stop()
 
     def resident_bytes(self) -> int:
         """Memory that its process has now; 0 without one."""
@@ -90,6 +101,9 @@ class LocalModel:
                 sys.executable, "-m", "octavo.serve.host", stdin=theirs.fileno(), stdout=asyncio.subprocess.DEVNULL,
                 start_new_session=True, env={**os.environ, **more},
             )  # fmt: skip
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
         ours.setblocking(False)

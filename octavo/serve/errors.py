@@ -1,5 +1,6 @@
 """What a client is told when its request cannot be done: one table of kinds, one exception."""
 
+import math
 from collections.abc import Mapping
 
 from octavo.core.errors import OctavoError
@@ -15,20 +16,22 @@ STATUS = {  # kind, as OpenAI's API calls it -> HTTP status
     "server_error": 500,
     "overloaded": 503,
 }
+RETRY_S = {"rate_limit_error": 1.0, "overloaded": 1.0}  # kinds that pass, and when it is worth to try again
 
 
 class Refusal(OctavoError):
     """A request that is not done.
 
     kind          a key of STATUS;   param   the field it is about, "" for none;   code   for programs, "" for none
-    retry_after_s   when to come again; None: the client need not try
+    retry_after_s   when to come again; inf: the client need not try; None: as its kind says, see RETRY_S
     left            headers that say what is left of the limits
     """
 
     def __init__(self, message: str, *, kind: str = "invalid_request_error", param: str = "", code: str = "",
                  retry_after_s: float | None = None, left: Mapping[str, str] | None = None) -> None:  # fmt: skip
         super().__init__(message)
-        self.kind, self.param, self.code, self.retry_after_s = kind, param, code, retry_after_s
+        self.kind, self.param, self.code = kind, param, code
+        self.retry_after_s = RETRY_S.get(kind) if retry_after_s is None else retry_after_s
         self.left = left or {}
 
     @property
@@ -38,7 +41,9 @@ class Refusal(OctavoError):
 
     def headers(self) -> dict[str, str]:
         """When and whether to try again, in all three spellings that clients read; and what is left."""
-        if self.retry_after_s is None:
-            return {**self.left, "x-should-retry": "false"} if self.status in (429, 503) else {}
+        if self.retry_after_s is None and self.status not in (429, 503):
+            return {}
+        if self.retry_after_s is None or math.isinf(self.retry_after_s):
+            return {**self.left, "x-should-retry": "false"}
         wait_s = max(0.0, self.retry_after_s)
         return {**self.left, "retry-after": str(int(-(-wait_s // 1))), "retry-after-ms": str(int(wait_s * 1000))}

@@ -80,10 +80,11 @@ class Usage(Struct, frozen=True, array_like=True, tag="u"):
 
 
 class Error(Struct, frozen=True, array_like=True, tag="x"):
-    """It cannot go on.   kind: a key of `errors.STATUS`"""
+    """It cannot go on.   kind: a key of `errors.STATUS`;   retry_after_s: when to come again, None: as the kind says"""
 
     message: str
     kind: str = "server_error"
+    retry_after_s: float | None = None
 
 
 Event = Start | Reasoning | Text | ToolStart | ToolArgs | ToolEnd | Finish | Usage | Error

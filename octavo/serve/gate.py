@@ -21,6 +21,10 @@ class Tenant(Struct, frozen=True, kw_only=True):
     priority: int = 0
     batch: bool = False
 
+    def within(self, salt: str) -> str:
+        """The part of its space that one salt has: no other pair of a space and a salt, free texts both, has it."""
+        return f"{len(self.space)}:{self.space}/{salt}"
+
 
 class Ticket(Protocol):
     """The right to have one job done. `settle` is called exactly once, whatever happens.

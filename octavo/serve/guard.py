@@ -24,7 +24,8 @@ from octavo.serve.journal import Journal
 from octavo.serve.spans import TRACEPARENT
 
 BODY_BYTES = 32 << 20
-BODY_S = 60.0  # between two pieces of a body
+BODY_S = 60.0  # for a body to come; for each BODY_RATE bytes of it a second more, but BODY_S at most between two pieces
+BODY_RATE = 4096
 MOST_HEADERS, HEAD_BYTES = 128, 64 << 10
 SAFE = {  # for every response that does not say otherwise
     "x-content-type-options": "nosniff", "x-frame-options": "DENY", "referrer-policy": "no-referrer",
@@ -70,6 +71,7 @@ class Visit:
         self.tenant: Tenant | None = None
         self.status, self.size_bytes, self.whole = 0, 0, False
         self.most_bytes, self.extra = BODY_BYTES, dict[str, str]()
+        self.waited_s = 0.0  # for pieces of the body
         scope["request_id"] = self.id
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -91,11 +93,14 @@ class Visit:
         """From the client, counted while the body comes. Raises Denied for too much, or too slow."""
         if self.whole:
             return await self._receive()
+        left_s, asked_s = BODY_S + self.size_bytes / BODY_RATE - self.waited_s, time.perf_counter()
         try:
-            async with asyncio.timeout(BODY_S):
+            async with asyncio.timeout(min(BODY_S, left_s)):
                 message = await self._receive()
         except TimeoutError as cause:
-            raise Denied(f"the body stopped coming for {BODY_S:.0f} s: send it again.", status=408) from cause
+            raise Denied(f"the body stopped coming for {BODY_S:.0f} s, or came at less than {BODY_RATE:,} bytes a "
+                         f"second: send it again.", status=408) from cause  # fmt: skip
+        self.waited_s += time.perf_counter() - asked_s
         self.size_bytes += len(message.get("body", b""))
         self.whole = not message.get("more_body", False)
         if self.size_bytes > self.most_bytes:
@@ -112,6 +117,7 @@ class Guard:
     def __init__(self, app: ASGIApp, gate: Gate, *, journal: Journal, dialects: Iterable[Dialect],
                  walls: Walls = Walls()) -> None:  # fmt: skip
         self.app, self.gate, self.walls, self.journal = app, gate, walls, journal
+        self.hosts = {host.lower() for host in walls.hosts}  # as `host_name` has them
         self.errors = sorted(((d.path, d.error) for d in dialects), key=lambda pair: -len(pair[0]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -166,7 +172,7 @@ class Guard:
         if len(hosts) != 1:
             raise Denied(f"the request has {len(hosts)} Host headers, one was needed.", status=400)
         name = host_name(hosts[0])
-        if not (is_address(name) or name == "localhost" or name in self.walls.hosts or "*" in self.walls.hosts):
+        if not (is_address(name) or name == "localhost" or name in self.hosts or "*" in self.hosts):
             raise Denied(f"this server is not known as {name[:100]!r}: start it with --allow-host {name[:100]}, or use "
                          f"its address.", status=421)  # fmt: skip
 

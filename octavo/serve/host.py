@@ -145,12 +145,13 @@ class Host:
         """Until the gateway is gone."""
         more_to_prepare = False
         while not self.wire.gone:
-            wait_s = 0 if self.chat.engine.busy or more_to_prepare else self.compiler.wait_s
+            wait_s = 0 if self.chat.engine.busy or more_to_prepare else self.compiler.wait_s or self.questions.wait_s
             orders = self.wire.receive(wait_s=wait_s)
             for order in orders:
                 self.obey(order)
             for id, outcome in self.compiler.done():
                 self._refusing(id, lambda id=id, outcome=outcome: self._start(id, outcome()))
+            self.questions.look()
             if self.chat.engine.busy:
                 self.step_began_s = time.perf_counter()
                 self._tell(self.chat.engine.step())

@@ -1,6 +1,7 @@
 """One job over HTTP: decoded, admitted, done, written; cancelled when the client goes away."""
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -106,7 +107,7 @@ class Desk:
     async def begin(self, asked: Asked, tenant: Tenant, *, dialect: str, request_id: str) -> Doing:
         """Admit a job and give it to its engine; back when its first event is there. Raises Refusal."""
         model = self.models.find(asked.job.model)
-        job = msgspec.structs.replace(asked.job, model=model.name, space=f"{tenant.space}/{asked.job.space}")
+        job = msgspec.structs.replace(asked.job, model=model.name, space=tenant.within(asked.job.space))
         came_s = time.perf_counter()
         ticket = await self.enter(tenant, job, dialect=dialect, request_id=request_id)
         queued_s = time.perf_counter() - came_s
@@ -229,7 +230,8 @@ class Endpoint:
             self.desk.end(doing, collected)
         await doing.ticket.kept()
         if collected.error is not None:
-            failed = Refusal(collected.error.message, kind=collected.error.kind)
+            error = collected.error
+            failed = Refusal(error.message, kind=error.kind, retry_after_s=error.retry_after_s)
             return refused(failed, request_id=doing.stream.id, error=self.dialect.error)
         return as_json(writer.whole(collected), headers=headers)
 
@@ -267,30 +269,44 @@ class Streamed(Response):
         super().__init__(headers={**STREAM_HEADERS, **headers})
         del self.headers["content-length"]
         self.desk, self.doing, self.writer = desk, doing, writer
-        self.sent_s = time.perf_counter()
+        self.ending, self.ended = Ending(replies=doing.job.replies), False
+        self.sent_s = time.perf_counter()  # infinite while a piece is being sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write it."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        ending, watcher = Ending(replies=self.doing.job.replies), asyncio.ensure_future(_gone(receive))
+        watcher = asyncio.ensure_future(_gone(receive))
         watcher.add_done_callback(lambda task: None if task.cancelled() else self.doing.stream.cancel())
         ticker = asyncio.ensure_future(self._keep_alive(send))
         try:
             while batch := await self.doing.stream.next():
-                self.desk.saw(self.doing, batch)
-                ending.add(batch)
-                if data := self.writer.write(batch):
-                    self.sent_s = time.perf_counter()
+                if not self.ended:
+                    self.desk.saw(self.doing, batch)
+                self.ending.add(batch)
+                data = self.writer.write(batch)
+                if self.doing.stream.done:
+                    self._end()
+                if data:
+                    self.sent_s = math.inf
                     await send({"type": "http.response.body", "body": data, "more_body": True})
+                    self.sent_s = time.perf_counter()
         finally:
             watcher.cancel()
             ticker.cancel()
-            self.desk.end(self.doing, ending)
+            self._end()
         await self.doing.ticket.kept()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _end(self) -> None:
+        """The job is over, though its client may not have read all of it yet: it holds up nobody else."""
+        if not self.ended:
+            self.ended = True
+            self.desk.end(self.doing, self.ending)
 
     async def _keep_alive(self, send: Send) -> None:
         while True:
             await asyncio.sleep(KEEP_ALIVE_S)
-            if time.perf_counter() - self.sent_s >= KEEP_ALIVE_S:
+            if self.doing.stream.done:
+                self._end()
+            elif time.perf_counter() - self.sent_s >= KEEP_ALIVE_S:
                 await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from octavo.serve.dialects import messages
 from octavo.serve.errors import Refusal
-from octavo.serve.http import Desk, as_json, openai_error, refused
+from octavo.serve.http import Desk, as_json, id_of, openai_error, refused
 from octavo.serve.models import Model
 
 
@@ -31,7 +31,7 @@ class Listing:
         try:
             model = self.desk.models.find(request.path_params["name"])
         except Refusal as refusal:
-            return refused(refusal, request_id="", error=messages.error if anthropic else openai_error)
+            return refused(refusal, request_id=id_of(request), error=messages.error if anthropic else openai_error)
         return as_json(described_to_anthropic(model) if anthropic else described(model))
 
     async def live(self, request: Request) -> Response:

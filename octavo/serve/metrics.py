@@ -9,7 +9,6 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -24,7 +23,8 @@ from starlette.responses import Response
 
 from octavo import __version__
 from octavo.serve import events
-from octavo.serve.http import Desk, Doing, as_json
+from octavo.serve.errors import Refusal
+from octavo.serve.http import Desk, Doing, as_json, id_of, refused
 from octavo.serve.models import Model
 
 PREFIX = "octavo:"
@@ -93,8 +93,6 @@ class Metrics:
         self.tokens = Counter[tuple[str, str]]()  # (key, kind)
         self.keys = set[str]()
         self.buckets: dict[tuple[str, str], Buckets] = {}  # (name, model)
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(self)  # type: ignore[arg-type]
 
     def began(self, doing: Doing) -> None:
         """Counted when it ends."""
@@ -144,10 +142,10 @@ class Metrics:
             self.buckets[name, model] = Buckets(HISTOGRAMS[name][1])
         self.buckets[name, model].add(value)
 
-    def collect(self) -> Iterator[Metric]:
-        """All metrics as they are now: `prometheus_client` asks."""
+    def collect(self, key: str) -> Iterator[Metric]:
+        """All metrics as they are now.   key   whose tokens are told, "": all keys'"""
         assert self.desk is not None
-        yield from self._counters()
+        yield from self._counters(key)
         for name, (text, _) in HISTOGRAMS.items():
             family = HistogramMetricFamily(PREFIX + name, text, labels=["model_name"])
             for (named, model), bucket in self.buckets.items():
@@ -158,7 +156,7 @@ class Metrics:
         yield from self._gauges(models)
         yield from of_engines(models)
 
-    def _counters(self) -> Iterator[Metric]:
+    def _counters(self, key: str) -> Iterator[Metric]:
         for name, text in COUNTERS.items():
             values = {(model,): count for (named, model), count in self.counted.items() if named == name}
             yield counter(name, text, labels=["model_name"], values=values.items())
@@ -167,7 +165,8 @@ class Metrics:
         away = {(kind,): count for kind, count in self.turned_away.items()}
         yield counter("admission_rejections", "Requests that were not admitted.", labels=["reason"],
                       values=away.items())  # fmt: skip
-        yield counter("tenant_tokens", "Tokens by API key.", labels=["key_id", "kind"], values=self.tokens.items())
+        own = {labels: count for labels, count in self.tokens.items() if key in ("", labels[0])}
+        yield counter("tenant_tokens", "Tokens by API key.", labels=["key_id", "kind"], values=own.items())
 
     def _gauges(self, models: Sequence[Model]) -> Iterator[Metric]:
         assert self.desk is not None
@@ -181,8 +180,13 @@ class Metrics:
         yield GaugeMetricFamily(PREFIX + "num_requests_waiting", "Requests that wait.", value=total)
 
     async def metrics(self, request: Request) -> Response:
-        """`/metrics`."""
-        return Response(generate_latest(self.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        """`/metrics`. Of the tokens by key, who asks with a key sees its own."""
+        assert self.desk is not None
+        try:
+            key = self.desk.gate.identify(request.headers).key
+        except Refusal as refusal:
+            return refused(refusal, request_id=id_of(request))
+        return Response(generate_latest(_Seen(self, key)), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def load(self, request: Request) -> Response:
         """`/load`: requests in the server now, waiting or running."""
@@ -192,6 +196,16 @@ class Metrics:
     async def version(self, request: Request) -> Response:
         """`/version`."""
         return as_json({"version": __version__})
+
+
+class _Seen:
+    """What one key may see of the metrics: `prometheus_client` asks."""
+
+    def __init__(self, metrics: Metrics, key: str) -> None:
+        self.metrics, self.key = metrics, key
+
+    def collect(self) -> Iterator[Metric]:
+        return self.metrics.collect(self.key)
 
 
 def counter(name: str, text: str, *, labels: Sequence[str],

@@ -81,7 +81,7 @@ class Models:
                     self._tell(model)
                     raise Refusal(f"{model.name} cannot be loaded now: whoever runs this server finds why in its log.",
                                   kind=kind)  # fmt: skip
-                await self._let_go(min(idle, key=lambda m: m.used_s))
+                await min(idle, key=lambda m: m.used_s).leave()
                 model.forget()
 
     async def reload(self, name: str) -> Model:
@@ -91,10 +91,7 @@ class Models:
             raise Refusal(f"{model.name} is not read again here: whoever runs this server can start it with --reload.",
                           kind="permission_error")  # fmt: skip
         async with self.loading:
-            await self._let_go(model)
-            while model.state == "ready":  # until it is noticed that the process is gone
-                await asyncio.sleep(0.005)
-            model.forget()
+            await model.leave()
         await self.start(model)
         return model
 
@@ -129,16 +126,12 @@ class Models:
             return None
         return max(1, self.care.memory_bytes - sum(m.resident_bytes() for m in self.locals if m is not model))
 
-    async def _let_go(self, model: LocalModel) -> None:
-        model.wanted = False
-        await model.stop()
-
     async def _let_idle_go(self, keep_alive_s: float) -> None:
         while True:
             await asyncio.sleep(min(LOOK_S, keep_alive_s / 2))
             for model in self.locals:
                 if model.state == "ready" and not model.busy and time.monotonic() - model.used_s > keep_alive_s:
-                    await self._let_go(model)
+                    await model.leave()
 
     def _tell(self, model: Model) -> None:
         """Whoever runs the server, and nobody else: what is wrong may name files and addresses."""

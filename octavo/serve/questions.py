@@ -5,7 +5,9 @@ a few at a time, so that nobody's next token waits for more than that.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from threading import Semaphore, Thread
 from typing import Any
 
 import msgspec
@@ -17,6 +19,9 @@ from octavo.core.messages import Message
 from octavo.core.sampling import Sampling, Thinking
 from octavo.engine.types import Request, Step
 from octavo.serve import link
+from octavo.serve.answers import fitting, written
+from octavo.serve.compiling import AT_ONCE as SEATS
+from octavo.serve.compiling import LONG, LOOK_S
 
 AT_ONCE = 2  # texts that are embedded together: their chunks are what a step of others waits for
 OPTIONS_AT_ONCE = 8
@@ -58,6 +63,8 @@ def embed(chat: LocalChat, about: Any) -> Work:
     width = chat.engine.backend.width
     if asked.dimensions is not None and not 1 <= asked.dimensions <= width:
         raise RequestError(f"dimensions={asked.dimensions}: this model's vectors have {width}, ask for 1 to {width}.")
+    for one in asked.inputs:
+        fitting(chat, len(one) if isinstance(one, str) else 0)
     texts = [_tokens(chat, one) for one in asked.inputs]
     vectors = list[list[float]]()
     for i in range(0, len(texts), AT_ONCE):
@@ -92,6 +99,8 @@ def decide(chat: LocalChat, about: Any) -> Work:
     a question goes ahead, the others find it in the cache.
     """
     asked = msgspec.convert(about, Decide)
+    for question in asked.questions:
+        fitting(chat, written(asked.messages) + len(question.text) + max(map(len, question.options)))
     thinking = Thinking(mode="auto" if chat.form.thinks == "never" else "off")
     found, tokens, cached = list[list[float]](), 0, 0
     for question in asked.questions:
@@ -129,22 +138,35 @@ TABLE: dict[str, Callable[[LocalChat, Any], Work]] = {"embed": embed, "decide": 
 
 
 class _Asked:
-    def __init__(self, id: str, work: Work) -> None:
-        self.id, self.work = id, work
+    def __init__(self, id: str, work: Work, *, long: bool) -> None:
+        self.id, self.work, self.long = id, work, long
         self.ends = dict[str, Step | None]()  # of the requests that it waits for
 
 
 class Questions:
-    """The questions of one engine that are being worked on."""
+    """The questions of one engine that are being worked on. All its methods are called by one thread, the engine's.
+
+    What is long is cut into tokens in other threads, a few at once; `look` goes on with what they made.
+    """
 
     def __init__(self, chat: LocalChat, answer: Callable[[link.Answer], None]) -> None:
         self.chat, self.answer = chat, answer
         self.asked: dict[str, _Asked] = {}  # by the question's id
         self.waiting: dict[str, _Asked] = {}  # by request
+        self.away = set[_Asked]()  # that a thread works on
+        self.back = deque[tuple[_Asked, list[Request] | link.Answer]]()  # filled by the threads
+        self.seats = Semaphore(SEATS)
+
+    @property
+    def wait_s(self) -> float | None:
+        """How long the engine's thread may sleep."""
+        return LOOK_S if self.away else None
 
     def begin(self, question: link.Question) -> None:
         """Work on a question from now on; its answer comes when it is there."""
-        asked = self.asked[question.id] = _Asked(question.id, TABLE[question.what](self.chat, question.about))
+        long = len(msgspec.msgpack.encode(question.about)) > LONG
+        work = TABLE[question.what](self.chat, question.about)
+        asked = self.asked[question.id] = _Asked(question.id, work, long=long)
         self._go_on(asked, lambda: next(asked.work))
 
     def read(self, steps: Sequence[Step]) -> None:
@@ -157,6 +179,16 @@ class Questions:
             elif len(ends) == len(asked.ends):
                 asked.ends = {}
                 self._go_on(asked, lambda asked=asked, ends=ends: asked.work.send(ends))
+
+    def look(self) -> None:
+        """Go on with those that threads have worked on."""
+        while self.back:
+            asked, found = self.back.popleft()
+            self.away.discard(asked)
+            if asked.id in self.asked:
+                self._submit(asked, found)
+            else:
+                asked.work.close()
 
     def drop(self, id: str) -> None:
         """Nobody wants the answer any more."""
@@ -174,21 +206,44 @@ class Questions:
                     yield asked
 
     def _go_on(self, asked: _Asked, resume: Callable[[], list[Request]]) -> None:
+        if asked.long:
+            self.away.add(asked)
+            Thread(target=self._go_on_beside, args=(asked, resume), daemon=True).start()
+        else:
+            self._submit(asked, _resumed(asked, resume))
+
+    def _go_on_beside(self, asked: _Asked, resume: Callable[[], list[Request]]) -> None:
+        with self.seats:
+            self.back.append((asked, _resumed(asked, resume)))
+
+    def _submit(self, asked: _Asked, found: list[Request] | link.Answer) -> None:
+        if isinstance(found, link.Answer):
+            self._finish(asked, found)
+            return
         try:
-            for request in resume():
+            for request in found:
                 self.chat.engine.submit(request)
                 asked.ends[request.id] = None
                 self.waiting[request.id] = asked
-        except StopIteration as end:
-            self._finish(asked, link.Answer(asked.id, end.value))
-        except (OctavoError, RecursionError) as error:
+        except OctavoError as error:
             self._finish(asked, link.Answer(asked.id, None, str(error), "invalid_request_error"))
 
     def _finish(self, asked: _Asked, answer: link.Answer | None) -> None:
         self.asked.pop(asked.id, None)
-        asked.work.close()
+        if asked not in self.away:
+            asked.work.close()
         for id in asked.ends:
             if self.waiting.pop(id, None) is not None:
                 self.chat.engine.cancel(id)
         if answer is not None:
             self.answer(answer)
+
+
+def _resumed(asked: _Asked, resume: Callable[[], list[Request]]) -> list[Request] | link.Answer:
+    """What a question needs next of the engine, or its answer."""
+    try:
+        return resume()
+    except StopIteration as end:
+        return link.Answer(asked.id, end.value)
+    except (OctavoError, RecursionError) as error:
+        return link.Answer(asked.id, None, str(error), "invalid_request_error")

@@ -1,14 +1,16 @@
 """A model that runs elsewhere, behind an OpenAI-compatible endpoint: proxied, with the same events and accounting."""
 
 import asyncio
+import re
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import msgspec
 
 from octavo.chat import openai_wire as wire
-from octavo.chat.remote import headers_for
+from octavo.chat.remote import END, DataLines, headers_for
 from octavo.core.errors import HubError, OctavoError, RequestError
 from octavo.serve import events
 from octavo.serve.engines import Listener, State
@@ -20,6 +22,7 @@ TIMEOUT = httpx.Timeout(10.0, read=600.0, pool=None)  # seconds; a model may thi
 LOOK_AGAIN_S = 5.0  # at an endpoint that did not answer
 KINDS = {400: "invalid_request_error", 404: "not_found_error", 413: "request_too_large", 422: "invalid_request_error",
          429: "rate_limit_error", 503: "overloaded"}  # fmt: skip
+MOST_COUNTED = 1 << 53  # tokens; more than any reply has, and the ledger holds 64 bits
 
 
 class RemoteModel:
@@ -77,9 +80,10 @@ class RemoteModel:
         """Have a job done there; its events come in the stream."""
         self.used_s = time.monotonic()
         stream = Stream(id, stop=self._cancel, end_thinking=self._end_thinking)
-        task = asyncio.get_running_loop().create_task(self._do(stream, job))
+        relay = Relay(replies=job.replies)
+        task = asyncio.get_running_loop().create_task(self._do(stream, job, relay))
         self.tasks[id] = task
-        task.add_done_callback(lambda _: self.tasks.pop(id, None))
+        task.add_done_callback(lambda task: self._done(stream, relay, cancelled=task.cancelled()))
         return stream
 
     async def ask(self, what: Any, about: Any) -> Any:
@@ -98,20 +102,25 @@ class RemoteModel:
     def _end_thinking(self, id: str) -> None:
         """Not in this protocol: the thinking goes on."""
 
-    async def _do(self, stream: Stream, job: Job) -> None:
-        relay = Relay(replies=job.replies)
+    def _done(self, stream: Stream, relay: "Relay", *, cancelled: bool) -> None:
+        """The task of a job is over, and with it the job, whatever ended it: nobody waits for more."""
+        self.tasks.pop(stream.id, None)
+        for event in relay.cut() if cancelled else ():
+            stream.push(event)
+        stream.push(events.Error(f"{self.name}: a fault of this server's own: ask again.", "server_error"))
+
+    async def _do(self, stream: Stream, job: Job, relay: "Relay") -> None:
         try:
             path, body = self._asked(job)
             async with self.client.stream("POST", path, json=body) as response:
                 if response.is_error:
-                    stream.push(_refusal(self.name, response.status_code, await response.aread()))
+                    stream.push(_refusal(self.name, response, await response.aread()))
                     return
                 stream.push(events.Start())
-                async for line in response.aiter_lines():
-                    data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+                async for data in _data(response):
                     if data == "[DONE]":
                         break
-                    for event in relay.read(wire.read_chunk(data)) if data else ():
+                    for event in relay.read(wire.read_chunk(data)):
                         stream.push(event)
             for event in relay.end():
                 stream.push(event)
@@ -141,6 +150,15 @@ class RemoteModel:
     def _set(self, state: State) -> None:
         self.state = state
         self.changed(self)
+
+
+async def _data(response: httpx.Response) -> AsyncIterator[str]:
+    lines = DataLines()
+    async for piece in response.aiter_bytes():
+        for data in lines.push(piece):
+            yield data
+    for data in lines.push(END):
+        yield data
 
 
 def _tool_fields(job: Job) -> dict[str, Any]:
@@ -214,18 +232,37 @@ class Relay:
         """What follows the last chunk. Raises HubError where the endpoint broke off."""
         if len(self.ended) < len(self.calls):
             raise HubError("the reply ended in the middle, without a reason: ask again.")
+        return [self._used()]
+
+    def cut(self) -> list[events.Event]:
+        """What follows where nobody wants the rest: replies that had not ended are cancelled."""
+        found = list[events.Event]()
+        for i, calls in enumerate(self.calls):
+            if i not in self.ended:
+                found += [events.ToolEnd(len(calls) - 1, i)] if calls else []
+                found.append(events.Finish("cancelled", i))
+        return [*found, self._used()]
+
+    def _used(self) -> events.Usage:
         now_s, used = time.perf_counter(), self.usage
         first_s = self.first_s or now_s
-        return [events.Usage(
-            prompt_tokens=used.prompt_tokens, cached_tokens=used.cached_tokens,
-            completion_tokens=used.completion_tokens, reasoning_tokens=used.reasoning_tokens,
+        return events.Usage(
+            prompt_tokens=_counted(used.prompt_tokens), cached_tokens=_counted(used.cached_tokens),
+            completion_tokens=_counted(used.completion_tokens), reasoning_tokens=_counted(used.reasoning_tokens),
             prefill_s=first_s - self.started_s, decode_s=now_s - first_s,
-        )]  # fmt: skip
+        )  # fmt: skip
 
 
-def _refusal(name: str, status: int, body: bytes) -> events.Error:
+def _counted(tokens: int) -> int:
+    """What an endpoint says that it counted, as a number that can be one."""
+    return min(max(tokens, 0), MOST_COUNTED)
+
+
+def _refusal(name: str, response: httpx.Response, body: bytes) -> events.Error:
     """What the endpoint refused, in our words; its own where the client can do something about it."""
+    status, wait = response.status_code, response.headers.get("retry-after", "")
+    wait_s = float(wait) if re.fullmatch("[0-9]{1,6}", wait) else None  # a date is left to the kind
     if status in (401, 403):
         return events.Error(f"{name}: the endpoint does not take this server's key: tell who runs it.", "server_error")
     kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return events.Error(f"{name}: the endpoint refused ({status}): {wire.reason(body)}", kind)
+    return events.Error(f"{name}: the endpoint refused ({status}): {wire.reason(body)}", kind, wait_s)

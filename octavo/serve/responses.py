@@ -39,15 +39,19 @@ class Responses(Endpoint):
                      headers: dict[str, str]) -> Response:  # fmt: skip
         if not (isinstance(writer, responses.Writer) and writer.request.background):
             return await super()._whole(request, doing, writer, headers=headers)
-        begun = writer.response()
-        writer.memory.keep(begun)
-        work = asyncio.ensure_future(self._in_background(doing, writer))
+        try:
+            begun = writer.response()
+            writer.memory.keep(begun)
+        except BaseException:
+            self.desk.end(doing, Collected(replies=1))
+            raise
+        work = asyncio.ensure_future(self._in_background(doing, writer, id=begun["id"]))
         self.works.add(work)
         work.add_done_callback(self.works.discard)
         return as_json(begun, headers=headers)
 
-    async def _in_background(self, doing: Doing, writer: Writer) -> None:
-        """What nobody waits for. It is lost with the server."""
+    async def _in_background(self, doing: Doing, writer: Writer, *, id: str) -> None:
+        """What nobody waits for. It is lost with the server, and kept only if it was not deleted meanwhile."""
         collected = Collected(replies=1)
         try:
             async for batch in doing.stream:
@@ -55,7 +59,8 @@ class Responses(Endpoint):
                 collected.add(batch)
         finally:
             self.desk.end(doing, collected)
-            writer.whole(collected)
+            if self.store.find(TenantShelf(self.store, doing.tenant).owner, id) is not None:
+                writer.whole(collected)
 
     async def compact(self, request: Request, tenant: Tenant) -> Any:
         """Refused: no model here was trained to read a conversation that was made smaller."""
@@ -89,11 +94,12 @@ class Responses(Endpoint):
     async def items(self, request: Request, tenant: Tenant) -> Any:
         """The items that a response answers, the newest first unless `order` is asc."""
         kept, ask = self._kept(request, tenant), request.query_params
-        given = [{"id": f"in_{i}", **item} for i, item in enumerate(kept.given)]
+        given = [{**item, "id": f"in_{i}" if item.get("id") is None else item["id"]}
+                 for i, item in enumerate(kept.given)]  # fmt: skip
         if ask.get("order", "desc") != "asc":
             given.reverse()
-        ids = [item["id"] for item in given]
-        first = ids.index(ask["after"]) + 1 if ask.get("after") in ids else 0
+        ids, after = [item["id"] for item in given], ask.get("after")
+        first = ids.index(after) + 1 if after is not None and after in ids else 0
         limit = int(ask["limit"][:9]) if ask.get("limit", "").isdecimal() else 20
         page = given[first : first + max(1, min(limit, MOST_ITEMS))]
         return {"object": "list", "data": page, "has_more": first + len(page) < len(given),

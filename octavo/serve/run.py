@@ -63,8 +63,9 @@ def serve_forever(openings: Sequence[Open], place: Place, options: Options, *, c
         if gateway.open and not (place.insecure or is_loopback(place.host)):
             raise ConfigError(f"{place.host} can be reached from other machines, and nobody needs a key: make one with "
                               f"`octavo keys create NAME`, or give --insecure to let everybody in.")  # fmt: skip
+        family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
         try:
-            sock = socket.create_server((place.host, place.port), reuse_port=False)
+            sock = socket.create_server((place.host, place.port), family=family, reuse_port=False)
         except OSError as cause:
             raise ConfigError(f"{place.host}:{place.port} cannot be listened on ({cause.strerror}): choose another "
                               f"with --host and --port.") from cause  # fmt: skip
@@ -78,7 +79,8 @@ def serve_forever(openings: Sequence[Open], place: Place, options: Options, *, c
             app, http=BoundedProtocol, log_config=None, ws="none", lifespan="on", log_level="warning", access_log=False,
             server_header=False, timeout_graceful_shutdown=DRAIN_S,
         )  # fmt: skip
-        print(f"Octavo serves on http://{place.host}:{sock.getsockname()[1]}", file=sys.stderr, flush=True)
+        name = f"[{place.host}]" if family == socket.AF_INET6 else place.host
+        print(f"Octavo serves on http://{name}:{sock.getsockname()[1]}", file=sys.stderr, flush=True)
         uvloop.run(_Server(config).serve(sockets=[sock]))
         return 0
 

@@ -14,7 +14,7 @@ from octavo.serve import events
 from octavo.serve.http import Doing
 
 TRACEPARENT: ContextVar[str] = ContextVar("traceparent", default="")  # of the request at work: set by the guard
-OPERATIONS = {"completions": "text_completion", "embeddings": "embeddings"}  # by dialect; else: chat
+OPERATIONS = {"completions": "text_completion", "embed": "embeddings"}  # by dialect; else: chat
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty")
 
 

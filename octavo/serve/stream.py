@@ -49,8 +49,8 @@ class Stream:
     async def first(self) -> None:
         """Wait for the first event. Raises Refusal where it is an Error: then nothing was begun."""
         await self._wait()
-        if isinstance(self.held[0], events.Error):
-            raise Refusal(self.held[0].message, kind=self.held[0].kind)
+        if isinstance(error := self.held[0], events.Error):
+            raise Refusal(error.message, kind=error.kind, retry_after_s=error.retry_after_s)
 
     async def _wait(self) -> None:
         if not self.held and not self.done:

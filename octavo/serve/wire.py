@@ -15,6 +15,7 @@ from octavo.serve.stream import Collected
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
+MOST_VALUES = 200_000  # lists and objects of a body: 0.2 s, in which nobody else is heard
 MISSING = "missing required field `"  # as msgspec says it
 KEEP_ALIVE = b": keep-alive\n\n"
 
@@ -53,13 +54,17 @@ def read(body: bytes, kind: type[T]) -> tuple[T, tuple[str, ...]]:
 
     kind   a msgspec Struct; a field that holds null is taken as absent
     """
+    inner = body.count(b"[") + body.count(b"{")
+    if inner > MOST_VALUES:
+        raise Refusal(f"the body has {inner:,} of the signs [ and {{: at most {MOST_VALUES:,} are read. Send less at "
+                      f"once.", code="above_limit")  # fmt: skip
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
         raise Refusal(f"the body is not valid JSON: {cause}.", code="invalid_json") from cause
     if not isinstance(value, dict):
         raise Refusal(f"the body is a JSON {type(value).__name__}, an object was needed.", code="invalid_json")
-    if body.count(b"[") + body.count(b"{") > DEPTH:  # with fewer it cannot be deeper
+    if inner > DEPTH:  # with fewer it cannot be deeper
         depth(value, DEPTH, field="")
     bounded_metadata(value.get("metadata"))
     given = {name: field for name, field in value.items() if field is not None}
@@ -87,8 +92,13 @@ def _fields(kind: Any) -> set[str]:
 
 
 def checked(job: Job) -> Job:
-    """The job, if its sampling is possible and nothing in it is too much. Raises Refusal naming the field."""
+    """The job, if its sampling is possible and nothing in it is too much; its top_k of -1 is off, as for vLLM.
+
+    Raises Refusal naming the field.
+    """
     bounded(job)
+    if job.sampling.get("top_k") == -1:
+        job = msgspec.structs.replace(job, sampling={**job.sampling, "top_k": 0})
     try:
         overridden(Sampling(), job.sampling)
     except OctavoError as cause:

@@ -178,9 +178,11 @@ class Tokenizer:
                 token = self._added.get(id)
                 if token is None:
                     continue
-                start, end = start + offset, end + offset
-                if token.single_word and (_in_word(text[start - 1 : start]) or _in_word(text[end : end + 1])):
+                before = text[offset - 1 : offset] if start == 0 else ""  # within its run the match was judged already
+                after = text[offset + end : offset + end + 1] if end == len(run) else ""
+                if token.single_word and _goes_on(token, run[start:end], around=(before, after)):
                     continue
+                start, end = start + offset, end + offset
                 while token.lstrip and _is_space(text[start - 1 : start]):  # the match stopped at the border of its run
                     start -= 1
                 while token.rstrip and _is_space(text[end : end + 1]):
@@ -206,6 +208,21 @@ def _without_vocabulary(parts: Parts) -> Parts:
 
 def _is_space(char: str) -> bool:
     return char.isspace() and not "\x1c" <= char <= "\x1f"  # Unicode's White_Space; Python adds these four
+
+
+def _goes_on(token: Added, match: str, *, around: tuple[str, str]) -> bool:
+    """Whether a word goes on beside the literal itself: where white space was taken with it, none does.
+
+    match   the literal with that white space;   around   the characters before and after, of other runs
+    """
+    before = token.lstrip and _spaces(match) > _spaces(token.literal)
+    after = token.rstrip and _spaces(match[::-1]) > _spaces(token.literal[::-1])
+    return (not before and _in_word(around[0])) or (not after and _in_word(around[1]))
+
+
+def _spaces(text: str) -> int:
+    """White space at the beginning, in characters."""
+    return next((i for i, char in enumerate(text) if not _is_space(char)), len(text))
 
 
 def _in_word(char: str) -> bool:

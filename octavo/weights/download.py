@@ -23,7 +23,7 @@ from octavo.core.sources import Hub, Report, silent
 from octavo.core.strict import read_json_object
 from octavo.weights.checkpoint import INDEX, SINGLE, shards_of_index
 from octavo.weights.memory import gigabytes
-from octavo.weights.transfer import GIT_SHA1, SHA256, RemoteFile, Web, check_url
+from octavo.weights.transfer import GIT_SHA1, SHA256, RemoteFile, Web, check_url, digest_of
 
 CONFIGS = ("config.json", "generation_config.json")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
@@ -77,21 +77,23 @@ class Listing(Struct, frozen=True, kw_only=True):
     files: dict[str, RemoteFile]
 
 
-def download(name: str, *, hub: Hub, file: str, cache: Path, report: Report) -> Path:
+def download(name: str, *, hub: Hub, file: str, cache: Path, report: Report, suspect: bool = False) -> Path:
     """Fetch a model: config, tokenizer and safetensors, or one GGUF file. Returns its snapshot, or the GGUF file in it.
 
     name    "org/name", checked before;   file   a GGUF file to take, "" for what the repository has
     cache   the hub cache;   report   gets lines of progress
+    suspect what is here already does not open: its digests are checked, not only its sizes
     Raises HubError; ConfigError for a model that is not understood, MemoryNeeded where the disk is too small. What was
     interrupted goes on at the next call.
     """
     web, listing = _HUBS[hub](name)
     folder = cache / f"models--{name.replace('/', '--')}"
     try:
-        chosen = _choose(listing, file, web=web, folder=folder)
-        _check_config(chosen, web=web, folder=folder, name=name)
+        quiet = _Fetching(web, folder, report=silent, suspect=suspect)
+        chosen = _choose(listing, file, quiet=quiet)
+        _check_config(chosen, quiet=quiet, name=name)
         _check_disk(chosen, folder=folder, name=name)
-        _Fetching(web, folder, report=report).all(chosen, name=name)
+        _Fetching(web, folder, report=report, suspect=suspect).all(chosen, name=name)
         snapshot = _link(chosen, folder, revision=listing.revision)
     except OSError as cause:
         raise HubError(f"{folder} cannot be written ({cause.strerror}): free some space or mend its permissions, "
@@ -169,7 +171,7 @@ def _safe(files: Iterable[RemoteFile]) -> dict[str, RemoteFile]:
     }
 
 
-def _choose(listing: Listing, file: str, *, web: Web, folder: Path) -> list[RemoteFile]:
+def _choose(listing: Listing, file: str, *, quiet: _Fetching) -> list[RemoteFile]:
     """The files to take. Raises HubError where there is nothing that Octavo reads, or too much of it."""
     files = listing.files
     ggufs = sorted(name for name in files if name.endswith(".gguf") and not PART_OF_GGUF.fullmatch(name))
@@ -179,7 +181,7 @@ def _choose(listing: Listing, file: str, *, web: Web, folder: Path) -> list[Remo
         return [files[file]]
     weights = [SINGLE] if SINGLE in files else []
     if not weights and INDEX in files:
-        weights = [INDEX, *_shards(listing, web=web, folder=folder)]
+        weights = [INDEX, *_shards(listing, quiet=quiet)]
     lone = [name for name in files if name.endswith(".safetensors")]
     if not weights and len(lone) == 1:
         weights = lone
@@ -195,10 +197,10 @@ def _choose(listing: Listing, file: str, *, web: Web, folder: Path) -> list[Remo
                    f"(never pickled weights). Choose another copy of the model.")  # fmt: skip
 
 
-def _shards(listing: Listing, *, web: Web, folder: Path) -> list[str]:
-    _Fetching(web, folder, report=silent).all([listing.files[INDEX]], name=listing.name)
+def _shards(listing: Listing, *, quiet: _Fetching) -> list[str]:
+    quiet.all([listing.files[INDEX]], name=listing.name)
     try:
-        shards = sorted(set(shards_of_index(_blob(folder, listing.files[INDEX])).values()))
+        shards = sorted(set(shards_of_index(_blob(quiet.folder, listing.files[INDEX])).values()))
     except OctavoError as cause:
         raise HubError(f"{listing.name}: {cause}") from cause
     absent = [shard for shard in shards if shard not in listing.files]
@@ -207,14 +209,14 @@ def _shards(listing: Listing, *, web: Web, folder: Path) -> list[str]:
     return shards
 
 
-def _check_config(chosen: list[RemoteFile], *, web: Web, folder: Path, name: str) -> None:
+def _check_config(chosen: list[RemoteFile], *, quiet: _Fetching, name: str) -> None:
     """Read the config first: nobody waits for the weights of a model that cannot be used."""
     from octavo.models import read_config
 
     config = [each for each in chosen if each.name == "config.json"]
     if config:
-        _Fetching(web, folder, report=silent).all(config, name=name)
-        read_config(read_json_object(_blob(folder, config[0]), error=HubError))
+        quiet.all(config, name=name)
+        read_config(read_json_object(_blob(quiet.folder, config[0]), error=HubError))
 
 
 def _check_disk(chosen: list[RemoteFile], *, folder: Path, name: str) -> None:
@@ -228,30 +230,45 @@ def _check_disk(chosen: list[RemoteFile], *, folder: Path, name: str) -> None:
 
 
 class _Fetching:
-    """Files into blobs, with one line of progress for all of them."""
+    """Files into blobs, with one line of progress for all of them.   suspect: see `download`"""
 
-    def __init__(self, web: Web, folder: Path, *, report: Report) -> None:
-        self.web, self.folder, self.report = web, folder, report
+    def __init__(self, web: Web, folder: Path, *, report: Report, suspect: bool) -> None:
+        self.web, self.folder, self.report, self.suspect = web, folder, report, suspect
         self.name, self.here, self.size, self.came, self.begin, self.said = "", 0, 0, 0, 0.0, 0.0
 
     def all(self, files: list[RemoteFile], *, name: str) -> None:
-        """Fetch what is not there yet."""
+        """Fetch what is not there yet, or damaged."""
         from huggingface_hub.utils import WeakFileLock
 
         locks = self.folder.parent / ".locks" / self.folder.name
         for place in (self.folder / "blobs", locks):
             place.mkdir(parents=True, exist_ok=True)
+        if self.suspect:
+            self.report(f"{name}: what is here does not open, so it is checked")
+        for each in files:
+            with WeakFileLock(locks / f"{each.digest}.lock"):  # one process at a time, as huggingface_hub has it
+                self._drop_damaged(each)
         self.name, self.size = name, sum(each.size_bytes for each in files)
         self.here, self.begin = sum(_have(self.folder, each) for each in files), time.monotonic()
         if self.here < self.size:
             self.report(f"{name}: {gigabytes(self.size - self.here)} to download from {self.web.host}")
         for each in files:
             blob = _blob(self.folder, each)
-            with WeakFileLock(locks / f"{each.digest}.lock"):  # one process at a time, as huggingface_hub has it
+            with WeakFileLock(locks / f"{each.digest}.lock"):
                 if not blob.exists():
                     part = _part(self.folder, each)
                     self.web.fetch(each, part, moved=self._moved)
+                    with part.open("r+b") as file:
+                        os.fsync(file.fileno())  # before it gets the name of a whole one
                     part.replace(blob)
+
+    def _drop_damaged(self, file: RemoteFile) -> None:
+        blob = _blob(self.folder, file)
+        if not blob.exists():
+            return
+        sound = blob.stat().st_size == file.size_bytes
+        if not sound or (self.suspect and digest_of(blob, like=file.digest) != file.digest):
+            blob.unlink()
 
     def _moved(self, count: int) -> None:
         self.here, self.came, now = self.here + count, self.came + max(0, count), time.monotonic()
@@ -270,12 +287,14 @@ def _link(files: list[RemoteFile], folder: Path, *, revision: str) -> Path:
         place.mkdir(parents=True, exist_ok=True)
     for each in files:
         link, target = snapshot / each.name, Path("..", "..", "blobs", each.digest)
-        if link.is_symlink() or link.exists():
+        if link.is_symlink() or (link.exists() and link.stat().st_size == each.size_bytes):
             continue
+        link.unlink(missing_ok=True)  # a copy that was cut
         try:
             link.symlink_to(target)
         except (OSError, NotImplementedError):  # a system without links: the file itself, as huggingface_hub does
-            shutil.copyfile(snapshot / target, link)
+            if not link.exists():  # else another process was faster
+                shutil.copyfile(snapshot / target, link)
     ref = folder / "refs" / f".main.{os.getpid()}"
     ref.write_text(revision, encoding="utf-8")
     ref.replace(folder / "refs" / "main")
@@ -292,7 +311,7 @@ def _part(folder: Path, file: RemoteFile) -> Path:
 
 def _have(folder: Path, file: RemoteFile) -> int:
     """Bytes of a file that are here already."""
-    for path in (_blob(folder, file), _part(folder, file)):
-        if path.exists():
-            return min(path.stat().st_size, file.size_bytes)
-    return 0
+    blob, part = _blob(folder, file), _part(folder, file)
+    if blob.exists() and blob.stat().st_size == file.size_bytes:
+        return file.size_bytes
+    return min(part.stat().st_size, file.size_bytes) if part.exists() else 0

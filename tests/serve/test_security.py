@@ -143,7 +143,7 @@ TOO_MUCH: list[dict[str, object]] = [
     {"logit_bias": {str(i): 1 for i in range(1025)}}, {"logit_bias": {"99999999": 1}}, {"logit_bias": {"-1": 1}},
     {"logprobs": True, "top_logprobs": 21}, {"logprobs": True, "top_logprobs": -1}, {"max_tokens": 0},
     {"max_tokens": -5}, {"max_tokens": 1 << 40}, {"max_tokens": 10**30}, {"seed": 1 << 64}, {"seed": 10**40},
-    {"temperature": -1}, {"temperature": 1e9}, {"top_p": 2}, {"top_k": -1}, {"presence_penalty": 3},
+    {"temperature": -1}, {"temperature": 1e9}, {"top_p": 2}, {"top_k": -2}, {"presence_penalty": 3},
     {"repetition_penalty": 0}, {"thinking_budget": 10**30}, {"thinking_token_budget": -2},
     {"messages": [{"role": "user", "content": "x"}] * 10_001}, {"messages": []},
     {"tools": [{"type": "function", "function": {"name": f"f{i}"}} for i in range(257)]},

@@ -211,6 +211,23 @@ def test_spans_equal_the_whole_text_where_untrusted_ones_hold_no_added_token(
     assert flagged.encode_spans(spans) == small.encode(whole, add_special_tokens=False).ids
 
 
+@pytest.mark.parametrize(
+    "spans",
+    [
+        [("a ab ", True), ("q q", False)], [("q q", False), (" ab", True), ("!", False)], [("ab", True), (" q", False)],
+        [("q", False), ("ab", True)], [("a ab", True), ("q", False)], [("abe\u0301!", True), ("q", False)],
+    ],
+)  # fmt: skip
+def test_a_single_word_is_one_by_its_literal_whatever_white_space_goes_with_it(
+    tmp_path: Path, spans: list[tuple[str, bool]]
+):
+    word = AddedToken("ab", single_word=True, lstrip=True, rstrip=True, normalized=True)
+    made = trained([word, AddedToken("e\u0301!", normalized=False)])
+    made.save(str(tmp_path / "tokenizer.json"))
+    whole = made.encode("".join(text for text, _ in spans), add_special_tokens=False).ids
+    assert Tokenizer.from_folder(tmp_path).encode_spans(spans) == whole
+
+
 @settings(max_examples=800, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([*PIECES, "<a", "><a", ">", "wo", "rd", "<le", "ft>"]), st.booleans())))
 def test_added_tokens_come_from_trusted_text_only(flagged: Tokenizer, spans: list[tuple[str, bool]]):

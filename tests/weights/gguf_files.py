@@ -107,7 +107,8 @@ def write_gguf(path: Path, architecture: str, *, kind: str = "F32", tied: bool =
         writer.add_expert_used_count(2)
         writer.add_expert_feed_forward_length(256)
     for key, value in (extra or {}).items():
-        writer.add_float32(key, value) if isinstance(value, float) else writer.add_uint32(key, value)
+        add = {float: writer.add_float32, bool: writer.add_bool, int: writer.add_uint32}[type(value)]
+        add(key, value)
     if tokenizer:
         add_tokenizer(writer)
     wanted = gguf.GGMLQuantizationType[kind]

@@ -133,6 +133,26 @@ def test_yarn_and_unknown_keys(tmp_path: Path):
         open_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "taken"),
+    [
+        ("attention.causal", False, False), ("attention.causal", True, True),
+        ("expert_weights_norm", False, False), ("expert_weights_norm", True, True),
+        ("expert_gating_func", 0, False), ("expert_gating_func", 2, False),
+        ("expert_weights_scale", 2.5, False), ("expert_weights_scale", 0.0, True),  # llama.cpp's "not given"
+        ("attention.sliding_window", 0, True),
+    ],
+)  # fmt: skip
+def test_what_is_switched_off_is_refused_where_it_changes_answers(tmp_path: Path, key: str, value: float, taken: bool):
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, "qwen3moe", extra={f"qwen3moe.{key}": value})
+    if taken:
+        assert open_checkpoint(path).config["norm_topk_prob"]
+        return
+    with pytest.raises(ConfigError, match=f"qwen3moe.{key}={value} is not understood"):
+        open_checkpoint(path)
+
+
 def test_types_that_are_not_read_say_so(tmp_path: Path):
     path = tmp_path / "tiny.gguf"
     write_gguf(path, "qwen3", kind="F16")

@@ -26,12 +26,13 @@ from octavo.weights import (
     find_model,
     hub,
     list_models,
-    needs,
     open_checkpoint,
     remove_model,
     save_checkpoint,
     transfer,
 )
+from octavo.weights.memory import packed_needs
+from tests.weights.gguf_files import write_gguf
 from tests.weights.hub_server import COMMIT, HubServer, serving
 
 NAME = "acme/Tiny-1"
@@ -166,6 +167,47 @@ def test_the_token_stays_with_the_hub_and_plain_http_is_refused(cache: Path, ser
         find_model(NAME)
 
 
+def damaged(true: bytes) -> Iterator[bytes]:
+    """A file that was cut, that lost what was written last, and whose beginning was never written."""
+    yield true[:-10]
+    yield b""
+    yield bytes(4096) + true[4096:]
+
+
+def test_a_damaged_blob_is_fetched_again_and_the_others_stay(cache: Path, server: HubServer):
+    path = find_model(NAME) / "model.safetensors"
+    true, files = path.read_bytes(), ["model.safetensors"]
+    for damage in damaged(true):
+        path.resolve().write_bytes(damage)
+        server.asked.clear()
+        with pytest.raises(HubError, match="not whole"):
+            find_model(NAME, offline=True)
+        assert find_model(NAME) == path.parent and path.read_bytes() == true
+        assert [url.rpartition("/")[2] for url, _, _ in server.asked if "/resolve/" in url] == files
+
+
+def test_a_damaged_gguf_file_that_is_named_is_fetched_again(cache: Path, server: HubServer, tmp_path: Path):
+    write_gguf(tmp_path / "made.gguf", architecture="qwen3", tied=True)
+    true = (tmp_path / "made.gguf").read_bytes()
+    server.repos["acme/Two-GGUF"] = {"a.gguf": true, "b.gguf": true}
+    path = find_model("acme/Two-GGUF/a.gguf")
+    for damage in damaged(true):
+        path.resolve().write_bytes(damage)
+        assert find_model("acme/Two-GGUF/a.gguf") == path and path.read_bytes() == true
+
+
+def test_a_link_that_another_process_makes_first_is_taken(cache: Path, server: HubServer,
+                                                          monkeypatch: pytest.MonkeyPatch):  # fmt: skip
+    link = Path.symlink_to
+
+    def second(place: Path, target: Path) -> None:
+        link(place, target)
+        link(place, target)
+
+    monkeypatch.setattr(Path, "symlink_to", second)
+    assert {file.name for file in find_model(NAME).iterdir()} == WANTED
+
+
 @pytest.mark.parametrize("status, words", [(401, "permission"), (404, "look the name up"), (503, "status 503")])
 def test_a_refusal_says_why(cache: Path, server: HubServer, status: int, words: str):
     server.status = status
@@ -191,7 +233,21 @@ def test_offline_asks_nobody(cache: Path, server: HubServer, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    "source", ["Qwen", "a/b/c", "a/b/../c.gguf", "../x/y", "a--b/c", "a/..", "a/b.gguf", "", "a/b\n"]
+    "source",
+    [
+        "Qwen",
+        "a/b/c",
+        "a/b/../c.gguf",
+        "../x/y",
+        "a--b/c",
+        "a/..",
+        "a/b.gguf",
+        "",
+        "a/b\n",
+        "~nosuch/x",
+        "a" * 300,
+        "a\0b",
+    ],
 )
 def test_what_is_no_name_is_refused_before_anything_is_asked(cache: Path, server: HubServer, source: str):
     if source:
@@ -276,13 +332,13 @@ def test_only_usable_models_are_listed_and_the_best_is_the_default(cache: Path, 
         find_model("acme/Cut", offline=True)
     size = open_checkpoint(large).size_bytes
 
-    def tight(checkpoint):
-        found = needs(checkpoint)
+    def tight(checkpoint, *, recipe):
+        found = packed_needs(checkpoint, recipe=recipe)
         left = found.needed_bytes - (checkpoint.size_bytes >= size)
         return msgspec.structs.replace(found, available_bytes=left)
 
     remove_model("acme/Two")
-    monkeypatch.setattr(hub, "needs", tight)
+    monkeypatch.setattr(hub, "packed_needs", tight)
     assert default_model() == small
 
 

@@ -10,9 +10,12 @@ from msgspec.structs import replace
 from octavo.core.errors import MemoryNeeded
 from octavo.models import build, read_config, skeleton
 from octavo.models.decoder import count_parameters
+from octavo.models.packed import pack
 from octavo.weights import check_memory, needs, open_checkpoint, save_checkpoint
 from octavo.weights.hub import SHIPPED
-from octavo.weights.memory import KERNELS_BYTES, SMALLER, Needs, available_bytes, gigabytes
+from octavo.weights.memory import KERNELS_BYTES, SMALLER, Needs, available_bytes, gigabytes, packed_needs
+from octavo.weights.packed_file import CheckpointWeights
+from tests.weights.gguf_files import write_gguf
 from tests.weights.test_hub import CONFIG
 
 GIB = 1 << 30
@@ -112,6 +115,18 @@ def test_a_containers_limit_counts(files: dict[str, str], wanted: int, tmp_path:
 
 def test_without_proc_the_system_is_asked(tmp_path: Path):
     assert 1 << 28 < available_bytes(root=tmp_path) < 1 << 45
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen3moe"])
+def test_the_estimate_of_a_quantised_file_is_what_its_packed_weights_take(architecture: str, kind: str, tied: bool,
+                                                                          tmp_path: Path):  # fmt: skip
+    write_gguf(tmp_path / "m.gguf", architecture, kind=kind, tied=tied)
+    checkpoint = open_checkpoint(tmp_path / "m.gguf")
+    pieces = pack(read_config(checkpoint.config), CheckpointWeights(checkpoint), recipe="stored")
+    taken = sum(array.nbytes for piece in pieces for array in piece.arrays.values())
+    assert 0.97 * taken < packed_needs(checkpoint, recipe="stored").weights_bytes < 1.03 * taken
 
 
 def test_the_estimate_covers_what_a_packed_model_takes(tmp_path: Path):

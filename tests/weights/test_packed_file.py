@@ -1,5 +1,6 @@
 """The file of packed weights: found again by content, made anew when damaged, done without where it cannot be."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,32 @@ def test_other_weights_have_another_file(folder: Path):
     file.write_bytes(data)
     arrays(folder)
     assert len([*(folder.parent / "cache/packed").iterdir()]) == 2
+
+
+def test_weights_that_differ_between_the_samples_have_another_file(folder: Path):
+    arrays(folder)
+    file = folder / "model.safetensors"
+    data, before = file.read_bytes(), file.stat()
+    assert len(data) > 2 * 4096 * 64  # so that the samples leave gaps
+    step = (len(data) - 4096) // 63
+    changed = bytearray(data)
+    changed[10 * step + 4096 + 100] ^= 1
+    file.write_bytes(changed)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    arrays(folder)
+    assert len([*(folder.parent / "cache/packed").iterdir()]) == 2
+
+
+def test_a_blob_that_is_downloaded_again_finds_its_packed_file(folder: Path):
+    file = folder / "model.safetensors"
+    blob = folder / "blobs" / ("a" * 64)
+    blob.parent.mkdir()
+    file.rename(blob)
+    file.symlink_to(blob)
+    arrays(folder)
+    os.utime(blob, ns=(1, 1))
+    arrays(folder)
+    assert len([*(folder.parent / "cache/packed").iterdir()]) == 1
 
 
 def test_without_a_place_to_keep_it_the_weights_are_packed_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench import parity
-from octavo.chat.loading import default_kind
 from octavo.core.errors import CheckpointError
 from octavo.engine.cpu_backend import CpuBackend
 from octavo.engine.types import Chunk, Plan
@@ -29,6 +28,7 @@ from octavo.nn.quantised import QuantisedLinear
 from octavo.weights import Checkpoint, open_checkpoint
 from octavo.weights.gptq import gptq_w4, gptq_w8
 from octavo.weights.load import MEMBERS
+from octavo.weights.memory import default_kind
 from octavo.weights.packed_file import CheckpointWeights
 from octavo.weights.quantise import Quantised, Recipe, quantise
 from octavo.weights.quantised_file import packed4, plain, unpacked

@@ -159,6 +159,7 @@ class Decoder {
         } else {
             row_of(s.head, token, to, spare[thread].data);
         }
+        std::memset(to + s.width, 0, (wide - s.width) * sizeof(float));  // a token before may have left NaN there
         int position = 0;
         for (int i = 0, first = 0; i < step->sequences; first += step->count[i], i++)
             if (t >= first) position = step->start[i] + t - first;

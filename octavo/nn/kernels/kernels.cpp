@@ -23,7 +23,10 @@ extern "C" {
 // Whether this process may use all that the library was compiled for; before any other call.
 int octavo_ready() { return tiles_allowed(); }
 
-Decoder* octavo_open(const Shape* shape, const Cache* cache, int threads) { return new Decoder(*shape, *cache, threads); }
+// threads: more than Pool::MOST are as many; results do not depend on them.
+Decoder* octavo_open(const Shape* shape, const Cache* cache, int threads) {
+    return new Decoder(*shape, *cache, std::min(threads, Pool::MOST));
+}
 void octavo_close(Decoder* decoder) { delete decoder; }
 void octavo_forward(Decoder* decoder, const Step* step) { decoder->forward(*step); }
 

@@ -23,6 +23,7 @@ INLINE void pause_() {
 
 class Pool {
   public:
+    static constexpr int MOST = 1024;  // threads; far below what `launched` has bits for
     const int threads;
 
     explicit Pool(int count) : threads(count) {
@@ -107,7 +108,7 @@ class Pool {
     void* argument = nullptr;
     std::mutex lock;
     std::condition_variable wake;
-    std::atomic<uint64_t> launched{0};  // calls so far, and in the lowest byte how many threads the last one has
+    std::atomic<uint64_t> launched{0};  // calls so far, and in the lowest 16 bits how many threads the last one has
     alignas(64) std::atomic<int> next{0};
     alignas(64) std::atomic<int> arrived{0};
     alignas(64) std::atomic<unsigned> phase{0};
@@ -115,8 +116,8 @@ class Pool {
     void launch() {
         {
             std::lock_guard<std::mutex> held(lock);
-            const uint64_t calls = (launched.load(std::memory_order_relaxed) >> 8) + 1;
-            launched.store(calls << 8 | (uint64_t)active, std::memory_order_release);
+            const uint64_t calls = (launched.load(std::memory_order_relaxed) >> 16) + 1;
+            launched.store(calls << 16 | (uint64_t)active, std::memory_order_release);
         }
         wake.notify_all();
     }
@@ -135,8 +136,8 @@ class Pool {
                 }
             }
             seen = launched.load(std::memory_order_acquire);
-            if (!(seen & 255)) return;
-            if (thread >= (int)(seen & 255)) continue;  // not in this call, which may be over by now
+            if (!(seen & 65535)) return;
+            if (thread >= (int)(seen & 65535)) continue;  // not in this call, which may be over by now
             job(argument, thread);
             barrier();
         }

@@ -224,8 +224,8 @@ def drawn(request: Drawn) -> dict[str, Any]:
 def biases(given: dict[str, float]) -> dict[int, float]:
     """`logit_bias`, whose keys are token ids as text. Raises Refusal for one that is none."""
     for key in given:
-        if not (key.isascii() and key.isdecimal()):
-            raise Refusal(f"logit_bias has {key!r}: its keys are token ids.", param="logit_bias")
+        if not (key.isascii() and key.isdecimal() and len(key) < 19):  # 64 bits
+            raise Refusal(f"logit_bias has {key[:40]!r}: its keys are token ids.", param="logit_bias")
     return {int(key): value for key, value in given.items()}
 
 

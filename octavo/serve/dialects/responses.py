@@ -13,6 +13,7 @@ from msgspec import Struct
 from octavo.core.deltas import TokenLogprob
 from octavo.core.messages import Message, ToolSpec
 from octavo.serve import events
+from octavo.serve.bounds import sayable
 from octavo.serve.dialects import items
 from octavo.serve.dialects.chat import at_least_one, biases, choice_of, shape_of, token_logprob
 from octavo.serve.dialects.items import Item
@@ -106,6 +107,7 @@ class Request(Switches, frozen=True, kw_only=True):
 def decode(body: bytes, shelf: Shelf) -> Asked:
     """A request. Raises Refusal naming the field."""
     request, ignored = read(body, Request)
+    sayable(request)  # what is ignored in it is kept all the same
     _refuse_what_is_not_there(request)
     given = [{"type": "message", "role": "user", "content": request.input}] if isinstance(request.input, str) else (
         request.input)  # fmt: skip

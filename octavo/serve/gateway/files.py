@@ -1,5 +1,6 @@
 """`/v1/files`: kept in the state folder, each for its owner alone."""
 
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from octavo.serve.http import as_json
 MOST_BYTES = 512 << 20
 MOST_FIELD_BYTES = 4096
 MOST_LISTED = 100
+STALE_S = 3600.0  # since a file without a row was written last: nobody does any more
 
 
 class Files:
@@ -25,6 +27,17 @@ class Files:
 
     def __init__(self, state: State) -> None:
         self.state, self.db = state, state.connect()
+        self.sweep(time.time() - STALE_S)
+
+    def sweep(self, before: float) -> None:
+        """Delete what a server that was killed has left: files without a row. What other servers write now is younger.
+
+        before   Unix time
+        """
+        known = {row["id"] for row in self.db.execute("SELECT id FROM files")}
+        for path in self.state.files.glob("file-*"):
+            if path.name not in known and _written_at(path) < before:
+                path.unlink(missing_ok=True)
 
     async def create(self, request: Request, tenant: Tenant) -> Response:
         """A multipart form with `file` and `purpose`, or the bare bytes with ?purpose= and ?filename=."""
@@ -90,6 +103,13 @@ class Files:
     def path(self, id: str) -> Path:
         """Where a file lies. Ids are ours: what a client names is looked up first."""
         return self.state.files / id
+
+
+def _written_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another server swept it
+        return math.inf
 
 
 def described(row: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Struct
@@ -59,9 +60,9 @@ class Gateway:
 
     def identify(self, headers: Mapping[str, str]) -> Tenant:
         """Whose key these headers hold, as Authorization: Bearer, x-api-key or session. Raises Refusal."""
-        inside = headers.get(INSIDE, "").split(" ")
+        inside = headers.get(INSIDE, "").split(" ", 2)
         if len(inside) == 3 and hmac.compare_digest(inside[0].encode(), self.secret.encode()):
-            return self._batch(key=inside[1], space=inside[2])
+            return self._batch(key=inside[1], space=unquote(inside[2]))
         if self.open:
             return Tenant()
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
@@ -102,7 +103,7 @@ class Gateway:
         try:
             ticket.patient = await self.admission.enter(model, claim)
         except BaseException:
-            meter.undo(model, need=need, month=month_of(time.time()))
+            meter.undo(model, need=need, month=month_of(time.time()), limited=not tenant.batch)
             raise
         ticket.turn_s = time.monotonic()
         entry = Entry(id=claim.id, time=now_s, key=tenant.key, workspace=tenant.workspace, model=model, dialect=dialect,
@@ -144,7 +145,8 @@ class Ticket:
         """Put the estimate right, write the row, let the next one in."""
         tokens = usage.prompt_tokens + usage.completion_tokens
         micro = self.price.micro(usage, batch=self.claim.batch)
-        self.meter.settle(self.model, need=self.need, used=Need(tokens, micro), month=month_of(time.time()))
+        self.meter.settle(self.model, need=self.need, used=Need(tokens, micro), month=month_of(time.time()),
+                          limited=not self.claim.batch)  # fmt: skip
         self.gateway.admission.ended(self.model, self.claim.id, work=tokens)
         self.row = self.gateway.ledger.settle(self.claim.id, Outcome(
             usage=usage, micro=micro, finish=finish, wait_ms=self._ms(self.turn_s),

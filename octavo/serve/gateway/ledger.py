@@ -21,6 +21,8 @@ from octavo.serve.gateway.state import State
 MOST_AT_ONCE = 1024
 AGAIN_S = 0.2  # after a commit that failed
 KEPT_S = 5.0  # that a response waits for its row at most
+# What SQLite says of a row that it cannot take: numbers beyond 64 bits, text that is no UTF-8, an id that is there.
+NEVER = (OverflowError, ValueError, sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
 ENTER = """INSERT INTO ledger (id, run, time, key, workspace, model, dialect, batch) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 SETTLE = """UPDATE ledger SET prompt = ?, cached = ?, output = ?, reasoning = ?, micro = ?, finish = ?, wait_ms = ?,
     first_ms = ?, total_ms = ? WHERE id = ? AND finish IS NULL"""
@@ -116,7 +118,7 @@ class Ledger:
             try:
                 self.db.execute("BEGIN IMMEDIATE")
                 for statement, values in rows:
-                    self.db.execute(statement, values)
+                    self._put(statement, values)
                 self.db.execute("COMMIT")
                 self.written += len(rows)
                 return
@@ -127,6 +129,13 @@ class Ledger:
                 if last:
                     return
                 time.sleep(AGAIN_S)
+
+    def _put(self, statement: str, values: Sequence[Any]) -> None:
+        """One row. One that the database will never take is left out, and said: it must not hold up the others."""
+        try:
+            self.db.execute(statement, values)
+        except NEVER as cause:
+            logging.getLogger(__name__).error("a row is left out of the ledger: %s (%s)", cause, statement)
 
 
 def _wake(future: "asyncio.Future[None]") -> None:

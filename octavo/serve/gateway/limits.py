@@ -100,27 +100,27 @@ class Meter:
                     f"the limit of {bucket.size:,} {unit} per minute{of} is reached: come again in {wait_s:.1f} s."
                 )
                 raise Refusal(message, kind="rate_limit_error", code="rate_limit_exceeded",
-                              retry_after_s=None if wait_s == float("inf") else wait_s, left=left)  # fmt: skip
+                              retry_after_s=wait_s, left=left)  # fmt: skip
         self._check_budgets(terms, need, left=left)
         for key, bucket in buckets.items():
             bucket.left -= amounts[key]
         self.held += need
         return headers(buckets)
 
-    def settle(self, model: str, *, need: Need, used: Need, month: str) -> None:
-        """A job is over: put the estimate right."""
+    def settle(self, model: str, *, need: Need, used: Need, month: str, limited: bool = True) -> None:
+        """A job is over: put the estimate right.   limited   whether it took from the limits per minute"""
         self._turn(month)
         self.held -= need
         self.spent += used
         self.spent_month += used
-        for name in ("", model):
+        for name in ("", model) if limited else ():
             if (bucket := self.buckets.get((name, "tokens"))) is not None:
                 bucket.left = min(bucket.size, bucket.left + min(need.tokens, bucket.size) - used.tokens)
 
-    def undo(self, model: str, *, need: Need, month: str) -> None:
+    def undo(self, model: str, *, need: Need, month: str, limited: bool = True) -> None:
         """A job that entered was not done at all."""
-        self.settle(model, need=need, used=Need(), month=month)
-        for name in ("", model):
+        self.settle(model, need=need, used=Need(), month=month, limited=limited)
+        for name in ("", model) if limited else ():
             if (bucket := self.buckets.get((name, "requests"))) is not None:
                 bucket.left = min(bucket.size, bucket.left + 1)
 

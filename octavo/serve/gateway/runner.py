@@ -3,14 +3,15 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from starlette.types import ASGIApp, Message, Scope
 
 from octavo.serve.errors import Refusal
-from octavo.serve.gateway.batches import Batch, Line, Owned, Shelf, checked, line_of, numbered
+from octavo.serve.gateway.batches import OVER, Batch, Line, Owned, Shelf, checked, line_of, numbered
 from octavo.serve.gateway.files import Files
 from octavo.serve.gateway.gateway import INSIDE, Gateway
 
@@ -18,6 +19,7 @@ AT_ONCE = 8  # lines of one batch on their way
 MOST_BATCHES = 16  # that go on at once; the others wait
 TRIES = 5  # at a line whose request fails by no fault of its own
 MOST_WAIT_S = 30.0
+TELL_S = 1.0  # how often a batch that goes on says how far it is
 
 
 class Runner:
@@ -59,6 +61,8 @@ class Runner:
         task.cancel()
         await asyncio.wait((task,))
         owned = self.shelf.find(batch.id, owner=owned.owner)
+        if owned.batch.status in ("cancelling", *OVER):  # it ended in this moment, or another was faster to cancel it
+            return owned.batch
         owned.batch.status, owned.batch.cancelling_at = "cancelling", int(time.time())
         self.shelf.put(owned.batch)
         self.start(owned)
@@ -89,8 +93,9 @@ class Runner:
                 batch.status, batch.finalizing_at = "finalizing", int(time.time())
                 self.shelf.put(batch)
             if batch.status in ("finalizing", "cancelling"):
+                await self.gateway.ledger.kept(self.gateway.ledger.given)  # lines that were done as it was cancelled
                 await asyncio.to_thread(self._write_files, owned)
-                self._count(batch)
+                self._count(batch, self.shelf.done_lines(batch.id))
                 if batch.expired_at is not None:
                     batch.status = "expired"
                 elif batch.status == "finalizing":
@@ -130,6 +135,8 @@ class Runner:
 
     async def _lines(self, owned: Owned) -> None:
         done, running = self.shelf.done_lines(owned.batch.id), set[asyncio.Task[None]]()
+        self._count(owned.batch, done)
+        told_s = time.monotonic()
         try:
             for number, text in numbered(self.files.path(owned.batch.input_file_id)):
                 if number not in done:
@@ -137,17 +144,20 @@ class Runner:
                     running.add(asyncio.ensure_future(self._line(owned, number, line)))
                 if len(running) >= AT_ONCE:
                     running = _failing_none(*await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))
-                    self._count(owned.batch)
+                if time.monotonic() - told_s >= TELL_S:
+                    told_s = time.monotonic()
+                    self.shelf.put(owned.batch)
             if running:
                 _failing_none(*await asyncio.wait(running))
         finally:
             for task in running:
                 task.cancel()
-        self._count(owned.batch)
+        self._count(owned.batch, self.shelf.done_lines(owned.batch.id))
 
-    def _count(self, batch: Batch) -> None:
-        done = list(self.shelf.done_lines(batch.id).values())
-        batch.request_counts.completed, batch.request_counts.failed = sum(done), len(done) - sum(done)
+    def _count(self, batch: Batch, done: Mapping[int, bool]) -> None:
+        """Say how many lines are done, and of them how many went well."""
+        good = sum(done.values())
+        batch.request_counts.completed, batch.request_counts.failed = good, len(done) - good
         self.shelf.put(batch)
 
     async def _line(self, owned: Owned, number: int, line: Line) -> None:
@@ -156,6 +166,8 @@ class Runner:
         result = {"id": f"batch_req_{secrets.token_hex(12)}", "custom_id": line.custom_id, "response": response,
                   "error": None}  # fmt: skip
         await self._keep(owned.batch, number, result, good=status == 200)
+        counts = owned.batch.request_counts
+        counts.completed, counts.failed = counts.completed + (status == 200), counts.failed + (status != 200)
 
     async def _keep(self, batch: Batch, number: int, result: dict[str, Any], *, good: bool) -> None:
         """Put a line's result on file."""
@@ -169,7 +181,7 @@ class Runner:
         """Ask until there is an answer: a full queue is waited for, a fall of the engine is borne some times."""
         tries = 0
         while True:
-            inside = f"{self.gateway.secret} {owned.key} {owned.owner}"
+            inside = f"{self.gateway.secret} {owned.key} {quote(owned.owner)}"
             answer = await posted(self.app, line.url, body=msgspec.json.encode(line.body), inside=inside)
             quota = answer.headers.get(b"x-should-retry") == b"false"
             again = (answer.status in (429, 503) and not quota) or (answer.status >= 500 and tries < TRIES)

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from octavo.serve.errors import Refusal
 from octavo.serve.gate import Tenant
-from octavo.serve.http import as_json, refused
+from octavo.serve.http import as_json, id_of, refused
 from octavo.serve.page.markdown import LONGEST, render
 from octavo.serve.wire import read
 
@@ -59,7 +59,8 @@ class Page:
         name = request.path_params.get("name", "index.html")
         found = static().get(name)
         if found is None:
-            return refused(Refusal(f"the page has no file {name!r}.", kind="not_found_error"), request_id="")
+            missing = Refusal(f"the page has no file {name!r}.", kind="not_found_error")
+            return refused(missing, request_id=id_of(request))
         tag, data = found
         headers = {**HEADERS, "etag": tag}
         if request.headers.get("if-none-match") == tag:
@@ -74,7 +75,7 @@ class Page:
             if len(wanted.text) > LONGEST:
                 raise _too_long(len(wanted.text))
         except Refusal as refusal:
-            return refused(refusal, request_id="")
+            return refused(refusal, request_id=id_of(request))
         async with self.threads:
             html = await asyncio.to_thread(render, wanted.text)
         return as_json({"html": html}, headers=HEADERS)

@@ -89,3 +89,17 @@ def test_a_new_month_is_a_new_budget_but_not_in_all():
     meter.enter(terms, "m", need=Need(0, 5), month="2", now_s=0.0)
     with pytest.raises(Refusal, match="in all"):
         meter.enter(terms, "m", need=Need(0, 1), month="2", now_s=0.0)
+
+
+@pytest.mark.parametrize("over", ["settle", "undo"])
+def test_a_job_that_took_nothing_from_the_limits_gives_nothing_back(over: str):
+    """As batches do: else they would fill up the minute of the key's other requests."""
+    terms, meter = Terms(limits=Limits(rpm=5, tpm=100)), Meter()
+    meter.enter(terms, "m", need=Need(80), month="1", now_s=0.0)
+    before = {key: bucket.left for key, bucket in meter.buckets.items()}
+    meter.enter(Terms(), "m", need=Need(60), month="1", now_s=0.0)
+    if over == "undo":
+        meter.undo("m", need=Need(60), month="1", limited=False)
+    else:
+        meter.settle("m", need=Need(60), used=Need(1), month="1", limited=False)
+    assert {key: bucket.left for key, bucket in meter.buckets.items()} == before and meter.held == Need(80)
