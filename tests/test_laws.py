@@ -342,6 +342,12 @@ def test_no_file_knows_the_machine_it_was_written_on():
     none_of(found, "names a path or a host")
 
 
+def test_every_test_file_has_a_name_of_its_own():
+    """Else pytest finds two modules of one name, and none of their tests."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1]
+
+
 def test_every_result_names_the_command_that_made_it():
     for path in (ROOT / "bench" / "results").rglob("*.json"):
         result = json.loads(path.read_text(encoding="utf-8"))

@@ -17,7 +17,8 @@ from octavo.weights.checkpoint import name_of
 CARD = "stage.json"
 MODELS = ("model", "teacher", "plus", "minus")  # settings that name a model: of its path the name is kept
 PLACES = ("out", "data", "servers", "reload")  # may be another one when a run goes on; of data the content is kept
-LOOKS, LOOK_BYTES = 16, 1 << 14  # at each file of a model, spread over it: what was trained differs everywhere
+WHOLE_BYTES = 1 << 28  # of a model's file that is read to its end; of a larger one, LOOKS that are spread over it
+LOOKS, LOOK_BYTES = 256, 1 << 14
 
 
 def asked(settings: Struct, *, recipe: str, files: Sequence[Path] = ()) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def asked(settings: Struct, *, recipe: str, files: Sequence[Path] = ()) -> dict[
 
 
 def model_digest(path: Path) -> str:
-    """Of a model's folder or GGUF file: its config, and of its weights the files' sizes and looks at each."""
+    """Of a model's folder or GGUF file: its config and its weights, of large files the sizes and many looks at each."""
     kinds = ("config.json", "*.safetensors", "*.gguf")
     files = [path] if path.is_file() else sorted(file for kind in kinds for file in path.glob(kind))
     told = hashlib.sha256()
@@ -39,9 +40,10 @@ def model_digest(path: Path) -> str:
         with file.open("rb") as data:
             size = data.seek(0, os.SEEK_END)
             told.update(f"{size} ".encode())
-            for look in range(LOOKS):
-                data.seek(max(0, size - LOOK_BYTES) * look // (LOOKS - 1))
-                told.update(data.read(LOOK_BYTES))
+            looks = [0] if size <= WHOLE_BYTES else [(size - LOOK_BYTES) * i // (LOOKS - 1) for i in range(LOOKS)]
+            for place in looks:
+                data.seek(place)
+                told.update(data.read(WHOLE_BYTES if len(looks) == 1 else LOOK_BYTES))
     return told.hexdigest()[:16]
 
 
