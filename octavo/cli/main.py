@@ -72,7 +72,7 @@ def run() -> None:
         print(f"octavo: {clean(str(error))}", file=sys.stderr)
         sys.exit(1)
     except OSError as cause:
-        if cause.errno not in UNWRITTEN:
+        if cause.errno not in UNWRITTEN or cause.filename is not None:  # a named file's: not the output's
             raise
         _leave_unwritten(cause)
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,7 +44,8 @@ def train(
 
 
 def located(settings: Any) -> Any:
-    """Settings with the folders of models that were named as a chat names them: from the hub, or of the install."""
+    """Settings with the folders of models that were named as a chat names them: from the hub, or of the install. What
+    would lie in a folder that is here is a path, and left as it is."""
     from msgspec.structs import replace
 
     from octavo.train.asked import MODELS
@@ -52,8 +54,9 @@ def located(settings: Any) -> Any:
     def report(line: str) -> None:
         print(clean(line), file=sys.stderr)
 
-    named = [name for name in MODELS if getattr(settings, name, "")]
-    return replace(settings, **{name: str(find_model(getattr(settings, name), report=report)) for name in named})
+    given = {name: Path(getattr(settings, name)) for name in MODELS if getattr(settings, name, "")}
+    named = {name: str(path) for name, path in given.items() if not (path.exists() or Path(path.parts[0]).is_dir())}
+    return replace(settings, **{name: str(find_model(text, report=report)) for name, text in named.items()})
 
 
 class Bars:

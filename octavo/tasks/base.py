@@ -108,9 +108,14 @@ class Procedural(Task):
         draw = random.Random(f"{self.name} {level} {split} {seed}")
         for _ in range(TRIES):
             instance = self.draw(draw, level)
-            key = f"{self.name} {self.essence(instance)!r}"
+            key = key_of(self, instance)
             if split_of(key) == split:
                 words = random.Random(f"{self.name} {level} {split} {seed} {language}")
                 id = f"{split}-{level}-{seed}-{language}"
                 return self.pose(instance, words, id=id, key=key, level=level, language=language)
         raise TaskError(f"{self.name} level {level} has no problem in the split {split}: too few instances there.")
+
+
+def key_of(task: Procedural, instance: Any) -> str:
+    """What an instance asks for, whatever its wording."""
+    return f"{task.name} {task.essence(instance)!r}"

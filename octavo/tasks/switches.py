@@ -9,7 +9,7 @@ from typing import Any
 
 from octavo.core.messages import Message
 from octavo.core.task import Problem, Score
-from octavo.tasks.base import Procedural
+from octavo.tasks.base import Procedural, key_of, split_of
 from octavo.tasks.retrieval import Retrieval
 from octavo.tasks.sorting import Sorting
 from octavo.tasks.verify.answers import final_answer, same
@@ -26,9 +26,9 @@ class Switches(Procedural):
     name, levels, shows = "switches", 3, "modes"
 
     def draw(self, draw: random.Random, level: int) -> Asked:
-        """Easy questions."""
+        """Easy questions, of those that their own task trains with."""
         names = [draw.choice(sorted(EASY)) for _ in range(level)]
-        turns = tuple((name, EASY[name].draw(draw, 1), draw.choice(FLAGS)) for name in names)
+        turns = tuple((name, _known(name, draw), draw.choice(FLAGS)) for name in names)
         return turns, draw.choice(FLAGS) if draw.random() < 0.3 else ""
 
     def essence(self, instance: Asked) -> Asked:
@@ -69,3 +69,10 @@ class Switches(Procedural):
             Message(role="assistant", content=gold.text, thinking=other),
             Message(role="assistant", thinking=gold.thinking),
         )
+
+
+def _known(name: str, draw: random.Random) -> Any:
+    while True:
+        instance = EASY[name].draw(draw, 1)
+        if split_of(key_of(EASY[name], instance)) == "train":
+            return instance

@@ -23,12 +23,14 @@ SPECS = {
                                               "required": ["sum"]}),
     "day": ToolSpec(name="day", parameters={"type": "object", "properties": {"start": {"type": "string"},
                                             "plus": {"type": "integer"}}, "required": ["start", "plus"]}),
-    "points": ToolSpec(name="points", parameters={"type": "object", "properties": {"name": {"type": "string"}},
-                                                  "required": ["name"]}),
+    "points": ToolSpec(name="points", parameters={"type": "object", "properties": {"name": {"type": "string"},
+                                                  "round": {"type": "integer"}}, "required": ["name", "round"]}),
 }  # fmt: skip
 POINTS = {"Mia": 41, "Tom": 17, "Ana": 93, "Ben": 28, "Kai": 65, "Eva": 72, "Leo": 54, "Zoe": 38, "Ida": 86, "Max": 23,
           "Uma": 69, "Rex": 35}  # fmt: skip
-PLAIN = ("hello", "thanks", "good", "yes", "no", "fine", "sure", "okay", "right", "done", "great", "welcome")
+ROUNDS = 60  # whose points nobody can know
+PLAIN = ("hello", "thanks", "good", "yes", "no", "fine", "sure", "okay", "right", "done", "great", "welcome", "red",
+         "blue", "green", "sun", "moon", "sea", "cat", "dog", "bird", "tree", "rain", "snow")  # fmt: skip
 
 Asked = tuple[str, tuple[Any, ...], tuple[str, ...]]  # which tool ("" for none), what about, which are offered
 
@@ -46,16 +48,17 @@ class Tools(Worked):
         about = {
             "calc": (draw.randrange(100, 1000), draw.choice("+-*"), draw.randrange(100, 1000)),
             "day": (draw.choice(DAYS["en"]), draw.randrange(30, 400)),
-            "points": (draw.choice(sorted(POINTS)),), "": (draw.choice(PLAIN),),
+            "points": (draw.choice(sorted(POINTS)), draw.randint(1, ROUNDS)),
+            "": (f"{draw.choice(PLAIN)} {draw.choice(PLAIN)}",),
         }  # fmt: skip
         return kind, about[kind], tuple(draw.sample(offered, len(offered)))
 
     def essence(self, instance: Asked) -> Asked:
-        """The order of what is offered does not matter, nor that of two summands or factors."""
-        kind, about, offered = instance
+        """What is offered does not matter, nor the order of two summands or factors."""
+        kind, about, _ = instance
         if kind == "calc" and about[1] != "-":
             about = (max(about[0], about[2]), about[1], min(about[0], about[2]))
-        return kind, about, tuple(sorted(offered))
+        return kind, about, ()
 
     def wordings(self, instance: Asked, language: str) -> list[str]:
         """Nothing says which tool to take."""
@@ -66,7 +69,7 @@ class Tools(Worked):
         if kind == "day":
             return [f"{about[0]} plus {about[1]} days?", f"Which day is {about[1]} days after {about[0]}?"]
         if kind == "points":
-            return [f"How many points has {about[0]}?", f"Points of {about[0]}?"]
+            return [f"How many points has {about[0]} in round {about[1]}?", f"Points of {about[0]}, round {about[1]}?"]
         return [f"Say {about[0]}", f"Please say {about[0]}"]
 
     def solve(self, instance: Asked, language: str) -> tuple[str, str]:
@@ -126,7 +129,7 @@ def _call(kind: str, about: tuple[Any, ...]) -> ToolCall | None:
     arguments: dict[str, dict[str, Any]] = {
         "calc": {"sum": "".join(map(str, about))},
         "day": {"start": about[0], "plus": about[-1]},
-        "points": {"name": about[0]},
+        "points": {"name": about[0], "round": about[-1]},
     }
     return ToolCall(name=kind, arguments=json.dumps(arguments[kind]), id="call_1") if kind else None
 
@@ -153,6 +156,6 @@ def _answer(call: ToolCall) -> str:
             return str(value)
     if call.name == "day" and given.get("start") in DAYS["en"] and type(given.get("plus")) is int:
         return DAYS["en"][(DAYS["en"].index(given["start"]) + given["plus"]) % 7]
-    if call.name == "points" and isinstance(given.get("name"), str) and given["name"] in POINTS:
-        return str(POINTS[given["name"]])
+    if call.name == "points" and str(given.get("name")) in POINTS and type(given.get("round")) is int:
+        return str(POINTS[str(given["name"])] * given["round"] % 97)
     raise TaskError("arguments are wrong")

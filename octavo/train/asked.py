@@ -26,14 +26,18 @@ def asked(settings: Struct, *, recipe: str, files: Sequence[Path] = ()) -> dict[
     plain = {name: value for name, value in msgspec.to_builtins(settings).items() if name not in PLACES}
     models = {name: Path(plain[name]) for name in MODELS if plain.get(name)}
     plain |= {name: name_of(path) for name, path in models.items()}
+    if changes := plain.get("lora", {}).get("begin"):
+        models["lora"] = Path(changes)
+        plain["lora"] = {**plain["lora"], "begin": Path(changes).name}
     digests = {f"{name}_digest": model_digest(path) for name, path in models.items() if path.exists()}
     hashed = {"data_sha256": texts_hash(files)} if files else {}
     return {"recipe": recipe, **plain, **digests, **hashed}
 
 
 def model_digest(path: Path) -> str:
-    """Of a model's folder or GGUF file: its config and its weights, of large files the sizes and many looks at each."""
-    kinds = ("config.json", "*.safetensors", "*.gguf")
+    """Of a folder of a model or of changes to one, or a GGUF file: its config and its weights, of large files the
+    sizes and many looks at each."""
+    kinds = ("config.json", "adapter_config.json", "*.safetensors", "*.gguf")
     files = [path] if path.is_file() else sorted(file for kind in kinds for file in path.glob(kind))
     told = hashlib.sha256()
     for file in files:

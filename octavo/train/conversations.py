@@ -166,14 +166,14 @@ def _object(line: str, where: str, *, field: str) -> dict[str, Any]:
 
 def _tools(told: Mapping[str, Any], where: str) -> list[ToolSpec]:
     """The tools of a line, whose other fields are looked at."""
-    for field in told:
+    for field in (field for field, value in told.items() if value not in (None, "", [], {})):
         if LIKE_THINKING.search(field):
             raise SampleError(f"{where}: unknown field {field!r}, which looks like a reasoning: it would be left out "
                               f"of training unseen. Put it into the reply's message as reasoning_content.")  # fmt: skip
         if field in PROMPTS:
             raise SampleError(f"{where}: the field {field!r} stands beside the messages, and would be left out of "
                               f"training unseen. Put it into a message, or rename it.")  # fmt: skip
-    reason = told.get("finish_reason", "stop")
+    reason = told.get("finish_reason") or "stop"
     if reason not in DONE:
         raise SampleError(f"{where}: finish_reason is {reason!r}: the reply was cut off. Leave it out.")
     tools, given = list[ToolSpec](), told.get("tools") or []

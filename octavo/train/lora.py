@@ -5,7 +5,7 @@ name + `.lora_A.weight` (R, I) or `.lora_B.weight` (O, R).
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from octavo.models.decoder import Decoder
 from octavo.nn.lora import LoraLinear
 from octavo.train.ranks import Ranks
 from octavo.train.trainer import Trainer
+from octavo.weights.checkpoint import name_of
 from octavo.weights.safetensors_file import SafetensorsFile
 from octavo.weights.save import Named, new_folder, write_json, write_shard
 
@@ -50,6 +51,11 @@ def begin_lora(model: Decoder, lora: Lora, *, seed: int, ranks: Ranks) -> Lora:
         return load_lora(Path(lora.begin), model)
     adapt(model, lora, seed=seed)
     return lora
+
+
+def base_name(config: Mapping[str, Any], model: Path) -> str:
+    """What an adapter's file calls the model that it belongs to: as its config does, else as the hub."""
+    return str(config.get("_name_or_path") or name_of(model))
 
 
 def end_lora(trainer: Trainer, lora: Lora, *, folder: Path, base: str) -> Path | None:

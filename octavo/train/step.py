@@ -199,7 +199,11 @@ class Learner(nn.Module):
     def _taught(self, batch: Batch, shards: list[Shard], each: Each, *, low: bool) -> Teacher:
         teacher, dtype = self._teacher(), torch.bfloat16 if low else torch.float32
         if unsupported(teacher) is not None:
-            taught = self._taught_plainly(batch, like=torch.empty(0, dtype=dtype))
+            torch.set_num_threads(self.threads)  # the pieces' threads rest meanwhile
+            try:
+                taught = self._taught_plainly(batch, like=torch.empty(0, dtype=dtype))
+            finally:
+                torch.set_num_threads(1)
             return Teacher(taught.hidden_NE.to(dtype), taught.head_VE.to(dtype))
         kernels = training_kernels(threads=1 if len(shards) > 1 else self.threads)
         passes = Passes(teacher, kernels, dtype=dtype, checkpoint=True)

@@ -15,7 +15,7 @@ from octavo.models.decoder import Decoder
 from octavo.train.asked import CARD
 from octavo.train.batch import batches_of, check_length
 from octavo.train.gate import Gate
-from octavo.train.lora import Lora, begin_lora, end_lora
+from octavo.train.lora import Lora, base_name, begin_lora, end_lora
 from octavo.train.models import read_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
@@ -88,7 +88,7 @@ def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, less
                   progress=progress, ranks=ranks, gate=gate,
                   success=lambda: success(own) if own else 1.0)  # fmt: skip
     told = report(going, recipe=recipe)
-    adapter = end_lora(going.trainer, lora, folder=going.folder, base=str(config.get("_name_or_path") or before.name))
+    adapter = end_lora(going.trainer, lora, folder=going.folder, base=base_name(config, before))
     going.trainer.write(out, config=config, tokenizer=tokenizer, more={CARD: told}, adapter=adapter)
     return out
 

@@ -289,7 +289,8 @@ def _link(files: list[RemoteFile], folder: Path, *, revision: str) -> Path:
         link, target = snapshot / each.name, Path("..", "..", "blobs", each.digest)
         if link.is_symlink() or (link.exists() and link.stat().st_size == each.size_bytes):
             continue
-        link.unlink(missing_ok=True)  # a copy that was cut
+        if link.exists():
+            link.unlink(missing_ok=True)  # a copy that was cut
         try:
             link.symlink_to(target)
         except (OSError, NotImplementedError):  # a system without links: the file itself, as huggingface_hub does

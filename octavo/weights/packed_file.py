@@ -1,9 +1,8 @@
 """Packed weights as one file that is mapped, not read: made once from a checkpoint, found again by its content.
 
 Layout: arrays, each on a cache line; a table of them as JSON; 8 bytes length and 32 bytes SHA-256 of the table; MAGIC.
-The file's name is a hash of what it was made from (of files of weights: when they were written, or their digest where
-the hub's cache names them by it, and samples), so one that does not fit is never opened; its table is verified whole,
-each array by the check sums of its ends.
+The file's name is a hash of what it was made from (of files of weights: when they were written, and samples), so one
+that does not fit is never opened; its table is verified whole, each array by the check sums of its ends.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from octavo.weights.checkpoint import Checkpoint
 from octavo.weights.gguf_blocks import GROUPED, grouped
 from octavo.weights.load import plan_load
 from octavo.weights.memory import PACKED
-from octavo.weights.transfer import GIT_SHA1, SHA256
 
 MAGIC, VERSION = b"OCTAVO1\n", 5  # VERSION: of the kernels' layouts, and of what `_key` looks at
 TAIL = 8 + 32 + 8  # length, hash, magic
@@ -211,17 +209,11 @@ def _key(checkpoint: Checkpoint, recipe: Recipe, head: Kind | None) -> str:
     for path in checkpoint.paths:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            content.update(f"{size} {_written(path.resolve(), file)} ".encode())
+            content.update(f"{size} {os.fstat(file.fileno()).st_mtime_ns} ".encode())
             for i in range(SAMPLES):
                 file.seek(max(0, size - EDGE) * i // (SAMPLES - 1))
                 content.update(file.read(EDGE))
     return content.hexdigest()[:20]
-
-
-def _written(path: Path, file: IO[bytes]) -> str:
-    """The digest that a blob of the hub's cache is named by, else when the file was last written, in nanoseconds."""
-    blob = path.parent.name == "blobs" and (SHA256.fullmatch(path.name) or GIT_SHA1.fullmatch(path.name))
-    return path.name if blob else str(os.fstat(file.fileno()).st_mtime_ns)
 
 
 def _released(checkpoint: Checkpoint, pieces: Iterator[Packed], progress: Progress | None) -> Iterator[Packed]:

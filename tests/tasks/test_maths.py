@@ -107,7 +107,8 @@ def test_where_an_answer_stands(text, answer):
         ("1.080", "de", 1080), ("1 080", "fr", 1080), ("1,5", "de", Fraction(3, 2)), ("1.5", "fr", Fraction(3, 2)),
         ("１８ドル", "ja", 18), ("答案是 18。", "zh", 18), ("Die Antwort ist 18.", "de", 18), ("from 3-7", "en", 7),
         (r"\boxed{\frac{36}{2}}", "en", 18), (r"\boxed{25\%}", "en", 25), ("#### 1,000", "en", 1000),
-        ("The answer is 5 (x=3).", "en", 5), ("Die Antwort lautet 18.", "de", 18),
+        ("The answer is 5 (x=3).", "en", 5), ("The answer is (x = 5).", "en", 5),
+        (r"\boxed{(n = 12)}", "en", 12), ("Die Antwort lautet 18.", "de", 18),
     ],
 )  # fmt: skip
 def test_the_number_of_a_reply(text, language, value):

@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -75,6 +76,15 @@ def test_there_are_enough_held_out_problems_at_each_level(task):
     if task.shows in ("steps", "search"):
         for level in range(1, task.levels + 1):
             assert len({task.problem(i, level=level, split="test").key for i in range(700)}) >= 300
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_each_kind_of_question_to_tools_is_as_frequent_in_each_split(split):
+    """None of a kind so few that a split has hardly any."""
+    posed = [TASKS["tools"].problem(i, level=1 + i % 3, split=split) for i in range(600)]
+    kinds = Counter(p.answer["call"]["name"] if p.answer["call"] else "" for p in posed)
+    assert all(0.14 < kinds[kind] / 600 < 0.34 for kind in ("", "calc", "day", "points"))
+    assert len({p.messages[-1].text for p in posed if not p.answer["call"]}) > 0.5 * kinds[""]
 
 
 SHUFFLED = {  # instance, and how to put its parts into an order -> one that asks for the same

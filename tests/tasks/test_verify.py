@@ -22,6 +22,7 @@ from octavo.tasks.verify.expressions import Sum
         "**42**",
         "The answer is **42**.",
         "**42.**",
+        "42..",
     ],
 )
 def test_politeness_around_an_answer_is_left_out(text):

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from octavo.core.errors import TrainingError
 from octavo.train.asked import CARD, asked, made
+from octavo.train.lora import Lora
 from octavo.train.recipes import RECIPES, chatvector, coldstart, distill, dpo, fuse, general_rl, rl, sft
 from octavo.train.recipes.rl import Settings
 
@@ -45,6 +46,16 @@ def test_another_model_of_the_same_name_is_another_question(tmp_path: Path):
     assert made(tmp_path / "out", wanted)
     with pytest.raises(TrainingError, match="model_digest"):
         made(tmp_path / "out", asked(replace(RECIPE, model=str(tmp_path / "two" / "base")), recipe="rl"))
+
+
+def test_changes_to_go_on_with_are_part_of_the_question(tmp_path: Path):
+    recipe = replace(RECIPE, lora=Lora(begin=str(tmp_path / "adapter")))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_text("one")
+    kept(tmp_path / "out", recipe)
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_text("two")
+    with pytest.raises(TrainingError, match="lora_digest"):
+        made(tmp_path / "out", asked(recipe, recipe="rl"))
 
 
 def test_other_data_and_a_folder_of_something_else_are_refused(tmp_path: Path):

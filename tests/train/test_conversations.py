@@ -230,6 +230,19 @@ def test_lines_that_cannot_be_read_are_refused_by_what_is_wrong(tmp_path, line, 
             list(read(tmp_path / "data.jsonl"))
 
 
+def test_fields_that_hold_nothing_are_no_fields(tmp_path):
+    """Files that were made from tables have all columns in every line."""
+    nothing = {
+        "system": None,
+        "instructions": "",
+        "functions": [],
+        "reasoning": None,
+        "tools": None,
+        "finish_reason": None,
+    }
+    assert rows(tmp_path, {"messages": [{"role": "assistant", "content": "4"}], **nothing})
+
+
 def test_the_tools_of_a_preference_stand_in_both_prompts(writer, tmp_path):
     reply = [{"role": "assistant", "content": "4"}]
     tools = [{"type": "function", "function": {"name": "calc", "parameters": {}}}]

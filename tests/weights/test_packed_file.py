@@ -60,18 +60,6 @@ def test_weights_that_differ_between_the_samples_have_another_file(folder: Path)
     assert len([*(folder.parent / "cache/packed").iterdir()]) == 2
 
 
-def test_a_blob_that_is_downloaded_again_finds_its_packed_file(folder: Path):
-    file = folder / "model.safetensors"
-    blob = folder / "blobs" / ("a" * 64)
-    blob.parent.mkdir()
-    file.rename(blob)
-    file.symlink_to(blob)
-    arrays(folder)
-    os.utime(blob, ns=(1, 1))
-    arrays(folder)
-    assert len([*(folder.parent / "cache/packed").iterdir()]) == 1
-
-
 def test_without_a_place_to_keep_it_the_weights_are_packed_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch):
     made = arrays(folder)
     (folder.parent / "taken").write_text("a file, not a folder")

@@ -25,7 +25,7 @@ def final_answer(text: str) -> str | None:
 
 
 def _unstopped(text: str) -> str:
-    return re.sub(r"[.。]$|(?<=[^\W\d])!$", "", text).strip()
+    return re.sub(r"[.。]+$|(?<=[^\W\d]{2}|.\*)[!！]$", "", text).strip()
 
 
 def number(text: str) -> Fraction | None:

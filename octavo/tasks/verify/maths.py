@@ -81,7 +81,9 @@ def number_answer(text: str, language: str = "en") -> Fraction | None:
     if answer is None:
         answer, found = text, [] if r"\boxed{" in text else [*DIGITS.finditer(text)][-1:]
     else:
-        answer = re.sub(r"\([^()=]*=[^()]*\)", "", plain(answer)).rsplit("=", 1)[-1].strip()
+        whole = plain(answer)
+        aside = re.sub(r"\([^()=]*=[^()]*\)", "", whole).strip()  # as in 5 (x=3)
+        answer = (aside or whole.strip("()")).rsplit("=", 1)[-1].strip()
         value = exact(answer)
         if value is not None and DIGITS.fullmatch(answer.lstrip("+-")) is None:
             return value

@@ -20,7 +20,7 @@ from octavo.tasks import TASKS
 from octavo.train.asked import CARD, asked, made
 from octavo.train.curriculum import Curriculum, Level
 from octavo.train.far import FarChat, Reload, Sampled
-from octavo.train.lora import Lora, begin_lora, end_lora
+from octavo.train.lora import Lora, base_name, begin_lora, end_lora
 from octavo.train.models import read_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
@@ -120,7 +120,7 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
     going.go(lambda step: policy.batches(step, going.told), steps=settings.steps * updates, until=reached,
              together=updates)  # fmt: skip
     told = report(going, recipe=recipe)
-    adapter = end_lora(trainer, lora, folder=going.folder, base=str(config.get("_name_or_path") or settings.model))
+    adapter = end_lora(trainer, lora, folder=going.folder, base=base_name(config, Path(settings.model)))
     trainer.write(out, config=config, tokenizer=tokenizer, more={CARD: told}, adapter=adapter)
     return out
 
