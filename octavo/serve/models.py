@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Coroutine, Sequence
 
@@ -79,8 +80,9 @@ class Models:
                 if not idle:
                     kind = "overloaded" if model.short_of_memory else "server_error"
                     self._tell(model)
+                    others = any(m.loads for m in self.locals if m is not model)  # whose memory may become free
                     raise Refusal(f"{model.name} cannot be loaded now: whoever runs this server finds why in its log.",
-                                  kind=kind)  # fmt: skip
+                                  kind=kind, retry_after_s=REST_S if others else math.inf)  # fmt: skip
                 await min(idle, key=lambda m: m.used_s).leave()
                 model.forget()
 

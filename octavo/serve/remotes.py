@@ -1,6 +1,7 @@
 """A model that runs elsewhere, behind an OpenAI-compatible endpoint: proxied, with the same events and accounting."""
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import AsyncIterator
@@ -262,6 +263,8 @@ def _refusal(name: str, response: httpx.Response, body: bytes) -> events.Error:
     """What the endpoint refused, in our words; its own where the client can do something about it."""
     status, wait = response.status_code, response.headers.get("retry-after", "")
     wait_s = float(wait) if re.fullmatch("[0-9]{1,6}", wait) else None  # a date is left to the kind
+    if response.headers.get("x-should-retry") == "false" or b"insufficient_quota" in body[:4096]:
+        wait_s = math.inf
     if status in (401, 403):
         return events.Error(f"{name}: the endpoint does not take this server's key: tell who runs it.", "server_error")
     kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
