@@ -115,9 +115,10 @@ def test_a_first_token_that_shows_nothing_yet_counts_as_one(desk: Desk, served: 
     tool = {"type": "function", "function": {"name": "f", "parameters": {
         "type": "object", "properties": {"x": {"type": "string", "minLength": 40}}, "required": ["x"]}}}  # fmt: skip
     body = chat(tools=[tool], tool_choice="required", max_tokens=400, enable_thinking=False)
-    assert served.client.post(CHAT, json=body, headers=headers).status_code == 200
+    for _ in range(2):  # at the first, the grammar is compiled and the prompt computed
+        assert served.client.post(CHAT, json=body, headers=headers).status_code == 200
     key = desk.rows("SELECT id FROM keys WHERE name = 'caller'")[0]["id"]
-    (row,) = desk.rows(f"SELECT * FROM ledger WHERE key = '{key}'")
+    _, row = desk.rows(f"SELECT * FROM ledger WHERE key = '{key}' ORDER BY time")
     assert row["output"] > 20 and row["first_ms"] < row["total_ms"] / 2
 
 
