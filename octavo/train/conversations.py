@@ -137,7 +137,7 @@ def read_preferences(path: Path) -> Iterator[Preferred]:
         parts = [told.get(field) or [] for field in ("prompt", "chosen", "rejected")]
         if not all(isinstance(part, list) for part in parts) or not parts[2]:
             raise SampleError(f"{where}: prompt, chosen and rejected must be lists of messages.")
-        tools = _tools({name: value for name, value in told.items() if name != "prompt"}, where)
+        tools = _tools(told, where)
         prompt, chosen, rejected = ([_message(m, f"{where} message {i}") for i, m in enumerate(p)] for p in parts)
         yield Preferred(where, [*prompt, *chosen], [*prompt, *rejected], tools)
 

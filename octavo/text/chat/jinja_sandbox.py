@@ -9,7 +9,8 @@ there at all.
 import json
 import re
 import time
-from collections.abc import Callable, ItemsView, Iterable, KeysView, ValuesView
+from collections.abc import Callable, Generator, ItemsView, Iterable, KeysView, ValuesView
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -68,49 +69,49 @@ class Bounded(CodeGenerator):
             raise nodes.Impossible
         return super()._output_child_to_const(node, frame, finalize)
 
+    @contextmanager
+    def _within(self, call: str) -> Generator[None]:
+        """What is written meanwhile is its argument."""
+        self.write(f"environment.{call}(" if call else "(")
+        yield
+        self.write(")")
+
     def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
         """Of a function, a method or a macro."""
-        self.write("environment.built(")
-        super().visit_Call(node, frame, forward_caller=forward_caller)
-        self.write(")")
+        with self._within("built"):
+            super().visit_Call(node, frame, forward_caller=forward_caller)
 
     def visit_Filter(self, node: nodes.Filter, frame: Frame) -> None:
         """Whatever it gives."""
-        self.write("environment.made(")
-        super().visit_Filter(node, frame)
-        self.write(")")
+        with self._within("made"):
+            super().visit_Filter(node, frame)
 
     def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
         """A slice is a copy, and Jinja asks nobody for it."""
-        self.write("environment.made(" if isinstance(node.arg, nodes.Slice) else "(")
-        super().visit_Getitem(node, frame)
-        self.write(")")
+        with self._within("made" if isinstance(node.arg, nodes.Slice) else ""):
+            super().visit_Getitem(node, frame)
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:
         """A literal."""
-        self.write("environment.built(")
-        super().visit_List(node, frame)
-        self.write(")")
+        with self._within("built"):
+            super().visit_List(node, frame)
 
     def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
         """A literal."""
-        self.write("environment.built(")
-        super().visit_Dict(node, frame)
-        self.write(")")
+        with self._within("built"):
+            super().visit_Dict(node, frame)
 
     def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:
         """A literal, or names that are assigned to."""
-        self.write("environment.built(" if node.ctx == "load" else "(")
-        super().visit_Tuple(node, frame)
-        self.write(")")
+        with self._within("built" if node.ctx == "load" else ""):
+            super().visit_Tuple(node, frame)
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         """`a ~ b`."""
-        self.write("environment.joined(")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write(")")
+        with self._within("joined"):
+            for part in node.nodes:
+                self.visit(part, frame)
+                self.write(", ")
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:
         """Its body."""
