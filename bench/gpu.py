@@ -89,6 +89,8 @@ def decode(backend: TorchBackend, *, batch: int, tokens: int) -> float:
 def learn(config: dict[str, Any], device: str, *, tokens: int, steps: int) -> dict[str, float]:
     """Tokens per second and MFU of whole steps of pre-training in bf16, one document of so many tokens each."""
     torch.manual_seed(0)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # else the peak is that of what ran before
     model = random_model(config, std=0.02, dtype=torch.float32).to(device).requires_grad_(True)
     trainer = Trainer(model, CrossEntropy(), Optimisation(rate=1e-4))
     read = [token % config["vocab_size"] for token in range(7, 7 + tokens)]

@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shlex
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +44,12 @@ def facts() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)), "kernel": platform.release(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "load_average": os.getloadavg()[0],
     }  # fmt: skip
+
+
+def command_of(module: str) -> str:
+    """The command that runs, for its result: the module and what it was given, but of paths the last part alone."""
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    return shlex.join(["python", "-m", module, *words])
 
 
 def busy_share(seconds_before: tuple[int, int], seconds_after: tuple[int, int]) -> float:

@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 
+from bench.machine import command_of
 from octavo.serve import events
 from octavo.serve.dialects import chat
 from octavo.serve.gate import OpenGate, Tenant
@@ -132,7 +133,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=500)
     count = parser.parse_args().count
-    results: dict[str, Any] = {"command": "python -m bench.serve_laws"}
+    results: dict[str, Any] = {"command": command_of("bench.serve_laws")}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         copytree(mini_random(), folder / "mini-thinking")

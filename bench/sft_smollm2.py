@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench.machine import facts
+from bench.machine import command_of, facts
 from octavo.chat.loading import load, open_text
 from octavo.core.chat import complete
 from octavo.core.messages import Message
@@ -97,7 +97,7 @@ def main() -> int:
         asked = [Message(role="user", content="Tom has 3 apples and buys 4 more. How many apples has he?")]
         said = complete(load(str(out)), asked, sampling=Sampling(temperature=0, max_tokens=80))[0].message.text
     result = {
-        "command": "python -m bench.sft_smollm2", "steps": given.steps, "samples": LEARNT, "rank": LORA.rank,
+        "command": command_of("bench.sft_smollm2"), "steps": given.steps, "samples": LEARNT, "rank": LORA.rank,
         "seconds": seconds, "losses": log, "unseen_loss": {"before": before, "after": after},
         "folded_apart": far, "said": said, "machine": facts(),
     }  # fmt: skip

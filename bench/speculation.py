@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.machine import command_of, facts
 from octavo.chat.loading import open_text, with_kernels
 from octavo.core.messages import Message
 from octavo.core.sampling import Sampling
@@ -105,8 +106,8 @@ def main() -> int:
     same = all(row["identical"] for row in rows.values())
     print(f"echo-like text {echo:.2f} x (bar 1.6), other text at least {other:.2f} x (bar 0.97), identical: {same}")
     result = {
-        "command": "python -m bench.speculation", "model": checkpoint.name, "rounds": options.rounds, "rows": rows,
-        "echo, median": echo, "other, least": other, "identical": same,
+        "command": command_of("bench.speculation"), "model": checkpoint.name, "rounds": options.rounds, "rows": rows,
+        "echo, median": echo, "other, least": other, "identical": same, "machine": facts(),
     }  # fmt: skip
     Path(__file__).with_name("results").joinpath("speculation.json").write_text(json.dumps(result, indent=1) + "\n")
     return 0 if same and echo >= 1.6 and other >= 0.97 else 1

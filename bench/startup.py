@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.machine import busy_share, cpu_ticks, facts
+from bench.machine import busy_share, command_of, cpu_ticks, facts
 
 RESULT = Path(__file__).with_name("results") / "startup.json"
 PEAK = """
@@ -93,8 +93,7 @@ def main() -> None:
             path, _, weights = model.partition("@")
             run = start(interpreter, code, path, weights=weights)
             found[name] += [run] if turn else []
-    models = " ".join(map(title, arguments.models))
-    result: dict[str, Any] = {"command": f"python -m bench.startup {models}", "runs": arguments.runs}
+    result: dict[str, Any] = {"command": command_of("bench.startup"), "runs": arguments.runs}
     result |= {"machine": facts(), "machine busy": busy_share(before, cpu_ticks())}
     result["starts"] = {name: summary(runs) for name, runs in found.items()}
     for name, row in result["starts"].items():

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.machine import facts
+from bench.machine import command_of, facts
 from bench.serve_fuzz import engine_of, memory_mb
 from tests.serve.mini import mini_random
 from tests.serve.serving import Served, serving
@@ -210,7 +210,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, serving([f"mini={mini_random()}"], folder=Path(folder)) as served:
         found = storm(served, count)
     wrong = faults(found)
-    result = {"command": "python -m bench.storms", **found, "faults": wrong, "took_s": time.perf_counter() - began_s,
+    result = {"command": command_of("bench.storms"), **found, "faults": wrong, "took_s": time.perf_counter() - began_s,
               "machine": facts()}  # fmt: skip
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"{count} clients left, by when: {dict(found['ways'])}; {', '.join(wrong) or 'nothing is left of them'}; "

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.machine import busy_share, cpu_ticks, facts
+from bench.machine import busy_share, command_of, cpu_ticks, facts
 from bench.train_subjects import SHAPES
 from octavo.nn.kernels import open_library
 
@@ -74,6 +74,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     rate, peak = figures["octavo"]["median"], peak_rate()
     both, beside = run("octavo", best["octavo"], asked, threads=2), figures.get("nanochat")
     return {
+        "command": command_of("bench.train_speed"),
         "step": f"{SHAPES[asked.shape]['rows']} rows of {SHAPES[asked.shape]['tokens']} tokens", "threads": 1,
         "tokens_per_cpu_s": figures, "times_transformers": rate / figures["transformers"]["median"],
         "bar": BARS[asked.shape], "times_nanochat": rate / beside["median"] if beside else None,

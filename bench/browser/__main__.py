@@ -1,6 +1,7 @@
 """The page in a real browser: `python -m bench.browser` plays all flows, `--pictures` takes the pictures of the README.
 
-`--only WORD` plays the flows whose names hold the word, and writes no results.
+`--only WORD` plays the flows whose names hold the word, and writes no results. 1 where a flow fails, or could not be
+played for want of a browser.
 """
 
 import argparse
@@ -49,9 +50,11 @@ def play(wanted: str) -> int:
             told = [played(stage, name, flow) for name, flow in flows.items()]
         version = shown.version
     held = sum(one["holds"] for one in told)
-    print(f"{held} of {len(told)} flows hold in chromium {version}; {stage.requests} requests, none to anybody else")
-    if not wanted and held == len(told):
-        result = {"command": "python -m bench.browser", "chromium": version, "flows": len(told), "told": told}
+    alone = ", none to anybody else" if held == len(told) else ""  # who asks elsewhere does not hold
+    print(f"{held} of {len(told)} flows hold in chromium {version}; {stage.requests} requests{alone}")
+    if not wanted:
+        result = {"command": "python -m bench.browser", "chromium": version, "flows": len(told), "held": held,
+                  "told": told}  # fmt: skip
         RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return int(held < len(told))
 
@@ -65,8 +68,8 @@ def main() -> int:
     try:
         return pictures.take() if options.pictures else play(options.only)
     except Missing as why:
-        print(f"skipped: {why}", file=sys.stderr)
-        return 0
+        print(f"not played: {why}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -73,10 +73,7 @@ def import_all() -> None:
 
 
 def load(path: str, kind: str, threads: int) -> Any:
-    """One model. Threads beyond this backend's own are torch's."""
-    import torch
-
-    torch.set_num_threads(threads)
+    """One model. Its threads are as many as the cores that this process was given."""
     return Ours(path, kind)
 
 

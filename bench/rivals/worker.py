@@ -92,8 +92,7 @@ class Measurer:
         key = (order.do, order.batch, order.context, order.cache, order.mean)
         try:
             if key not in self.chosen:
-                settings = self.runner.settings(order)
-                tried = {setting: self.value(smaller(order), setting) for setting in settings}
+                tried = self.tried(order)
                 pick = min if order.do == "requests" else max
                 self.chosen[key] = (pick(tried, key=lambda s: tried[s]), tried)
             setting, tried = self.chosen[key]
@@ -101,6 +100,18 @@ class Measurer:
             return {"value": value, "setting": setting, "tried": tried if len(tried) > 1 else {}}
         except MissingFigure as missing:
             return {"missing": str(missing)}
+
+    def tried(self, order: Order) -> dict[str, float]:
+        """Each setting that can do it -> its figure. Raises MissingFigure where none can: what the last one said."""
+        tried, why = dict[str, float](), MissingFigure("it has no setting for that")
+        for setting in self.runner.settings(order):
+            try:
+                tried[setting] = self.value(smaller(order), setting)
+            except MissingFigure as missing:
+                why = missing
+        if not tried:
+            raise why
+        return tried
 
     def value(self, order: Order, setting: str) -> float:
         """One measurement with one setting."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from msgspec.structs import replace
 
 from octavo.core.chat import Chat
-from octavo.core.errors import KernelError
+from octavo.core.errors import ConfigError, KernelError
 from octavo.core.sources import Hub, Report, silent
 from octavo.weights.memory import (
     TORCH_BYTES,
@@ -53,11 +53,15 @@ def load(source: str | Path | None = None, *, offline: bool = False, hub: Hub = 
              blocks of a GGUF file, exactly where they are Q8_0, Q4_0 or Q4_1, else as w8, or exactly what `octavo
              quantize` wrote; "plain": fp32 in PyTorch; None: stored for quantised weights that are not small, else bf16
     draft    a small model of the same vocabulary that guesses tokens ahead; None: texts are looked up in themselves
+    An endpoint takes neither kind nor draft: both are its own business.
     Raises HubError, MemoryNeeded, CheckpointError, ConfigError, TokenizerError or FormatError; nothing is half-loaded.
     """
     if str(source).startswith(("http://", "https://")):
         from octavo.chat.remote import open_remote
 
+        if kind is not None or draft is not None:
+            raise ConfigError(f"{source} is an endpoint, which packs weights and guesses tokens as it likes: leave the "
+                              f"kind of weights and the draft model out.")  # fmt: skip
         return open_remote(str(source))
     from octavo.weights.checkpoint import open_checkpoint
     from octavo.weights.hub import default_model, find_model

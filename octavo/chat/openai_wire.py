@@ -151,7 +151,7 @@ def read_chunk(data: str) -> Chunk:
     """One event's data. Raises HubError for what is no chunk."""
     try:
         return msgspec.json.decode(data, type=Chunk)
-    except msgspec.DecodeError as cause:
+    except (msgspec.DecodeError, RecursionError) as cause:
         raise HubError(f"the endpoint sent something that is no chat completion ({cause}): {data[:100]!r}") from cause
 
 

@@ -45,7 +45,7 @@ def open_remote(address: str) -> RemoteChat:
         answer = client.get("models")
         answer.raise_for_status()
         models = msgspec.json.decode(answer.content, type=_Models).data
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, msgspec.DecodeError) as cause:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, msgspec.DecodeError, RecursionError) as cause:
         raise HubError(f"{url} does not answer as an OpenAI-compatible endpoint ({cause}): give the address that ends "
                        f"in /v1, and a key in {KEY} where it needs one.") from cause  # fmt: skip
     chosen = [model for model in models if model.id == name or not name]

@@ -35,12 +35,12 @@ def show(
     name: Annotated[str, typer.Argument(help="A name from the list, a folder or a GGUF file.")],
 ) -> None:
     """Show what a model is and what it needs of this machine."""
+    from octavo.chat.loading import choose_backend
     from octavo.weights.checkpoint import open_checkpoint
     from octavo.weights.hub import find_model
-    from octavo.weights.memory import needs
 
     checkpoint = open_checkpoint(find_model(name, offline=True))
-    for line in table([*facts(checkpoint), ("needs", needs(checkpoint).line)]):
+    for line in table([*facts(checkpoint), ("needs", choose_backend(checkpoint).needed.line)]):
         print(line)
 
 
@@ -49,9 +49,12 @@ def pull(
     hub: Annotated[Hub, typer.Option(help="Where it comes from.")] = "huggingface",
 ) -> None:
     """Download a model; one that was begun is gone on with."""
+    from octavo.weights.checkpoint import open_checkpoint
     from octavo.weights.hub import find_model
 
-    path = find_model(name, hub=hub, report=lambda line: print(one_line(line), file=sys.stderr, flush=True))
+    path = find_model(name, hub=hub, whole=True,
+                      report=lambda line: print(one_line(line), file=sys.stderr, flush=True))  # fmt: skip
+    open_checkpoint(path)  # a GGUF file may be of a type or a family that is not read: who pulls it is told now
     print(path)
 
 
@@ -81,12 +84,12 @@ def clear() -> None:
 def facts(checkpoint: "Checkpoint") -> list[tuple[str, str]]:
     """What a model's files say of it. Raises ConfigError for a config that is not understood."""
     from octavo.models import read_config
+    from octavo.models.parameters import parameter_shapes
 
     config = read_config(checkpoint.config)
     names = checkpoint.names
     kinds = sorted({checkpoint.dtype_name(name) for name in names})
-    sizes = [checkpoint.shape(name) for name in names]
-    parameters = sum(math.prod(shape) for shape in sizes)
+    parameters = sum(map(math.prod, parameter_shapes(config).values()))  # a file may hold a tied head as well
     return [
         ("name", one_line(checkpoint.name)),
         ("path", one_line(str(checkpoint.path))),

@@ -58,13 +58,13 @@ def complete(
 
 
 class ScriptedReply:
-    """The reply of a `ScriptedChat`: word by word, stoppable at each."""
+    """The reply of a `ScriptedChat`: line by line, stoppable at each."""
 
     def __init__(self, message: Message) -> None:
         self.message, self.cancelled, self.thinking_ended = message, False, False
 
     def cancel(self) -> None:
-        """Stop before the next word."""
+        """Stop before the next line."""
         self.cancelled = True
 
     def end_thinking(self) -> None:
@@ -73,14 +73,14 @@ class ScriptedReply:
 
     def __iter__(self) -> Iterator[Delta]:
         thinking, text = "", ""
-        for word in (self.message.thinking or "").splitlines(keepends=True):
+        for line in (self.message.thinking or "").splitlines(keepends=True):
             if not self.cancelled and not self.thinking_ended:
-                thinking += word
-                yield ThinkingDelta(text=word)
-        for word in self.message.text.splitlines(keepends=True):
+                thinking += line
+                yield ThinkingDelta(text=line)
+        for line in self.message.text.splitlines(keepends=True):
             if not self.cancelled:
-                text += word
-                yield TextDelta(text=word)
+                text += line
+                yield TextDelta(text=line)
         calls = () if self.cancelled else self.message.tool_calls
         for call in calls:
             yield ToolCallDelta(call=call)

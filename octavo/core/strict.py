@@ -31,5 +31,5 @@ def decode(data: bytes | str, kind: type[T], *, what: str, error: type[OctavoErr
     """`data` as `kind`, nothing missing and nothing extra. Raises `error` naming the field."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OctavoError) as cause:
+    except (msgspec.DecodeError, UnicodeError, RecursionError, OctavoError) as cause:  # of text: half a surrogate pair
         raise error(f"{what}: {cause}") from cause

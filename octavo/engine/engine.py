@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from functools import cached_property
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from octavo.engine.grammar import Grammars
 
 STEP_TOKENS = 512
+MOST_BIAS = 1e30  # beyond it a logit overflows
 
 
 class Stats(Struct, frozen=True, kw_only=True):
@@ -236,12 +238,16 @@ class Engine:
                 sequence.end("error", error=str(cause))
 
     def _score(self, sequence: Sequence, chunk: Chunk, rows: NDArray[np.float32]) -> None:
-        if sequence.request.pools:
-            sequence.pool(chunk, rows)
-        elif chunk.rows == "all":
-            sequence.score(chunk, rows)
-        if chunk.start + len(chunk.tokens) == len(sequence.tokens):
-            sequence.end("length")
+        try:
+            if sequence.request.pools:
+                sequence.pool(chunk, rows)
+            elif chunk.rows == "all":
+                sequence.score(chunk, rows)
+        except RequestError as cause:
+            sequence.end("error", error=str(cause))
+        else:
+            if chunk.start + len(chunk.tokens) == len(sequence.tokens):
+                sequence.end("length")
 
     def _hand_out(self, *, only: str | None = None) -> list[Step]:
         steps: list[Step] = []
@@ -291,6 +297,9 @@ def _check_bias(sampling: Sampling, *, vocab: int) -> None:
     outside = [id for id in sampling.logit_bias if not 0 <= id < vocab]
     if outside:
         raise RequestError(f"logit_bias names the token {outside[0]}, the model has 0..{vocab - 1}.")
+    for id, value in sampling.logit_bias.items():
+        if not (abs(value) <= MOST_BIAS or value == -inf):
+            raise RequestError(f"logit_bias gives token {id} {value}: it must be from {-MOST_BIAS} to {MOST_BIAS}.")
 
 
 def tokens_of(steps: Items[Step], *, index: int = 0) -> list[int]:

@@ -105,7 +105,7 @@ def json_lark(schema: dict[str, Any] | bool | None) -> str:
 
 def quoted(text: str) -> str:
     """Text as it stands in a grammar in Lark's language."""
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON takes it as it is, Lark does not
 
 
 class GrammarRule:

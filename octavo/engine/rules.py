@@ -136,13 +136,15 @@ class BudgetRule:
             forbid(self.mask, self.markers.think_open)
         return self.mask
 
+    def close(self) -> None:
+        """One more token of the early-stop text, which was forced."""
+        if not self.closing:
+            self.stop = "user" if self.asked else "budget"
+        self.closing = (self.closing + 1) % len(self.early_stop)
+
     def accept(self, token: int, channel: Channel) -> None:
-        """Count, and follow the early-stop text."""
-        if self.over and channel is Channel.CLOSING:
-            if not self.closing:
-                self.stop = "user" if self.asked else "budget"
-            self.closing = (self.closing + 1) % len(self.early_stop)
-        elif channel is Channel.THINKING:
+        """Count a token that is none of the early-stop text."""
+        if channel is Channel.THINKING:
             self.spent += 1
         elif token == self.markers.think_close and self.spent and self.stop is None:
             self.stop = "natural"
@@ -163,9 +165,17 @@ class Rules:
         self.automaton, self.budget, self.others = automaton, budget, list(others)
         self.binding = [rule for rule in others if not isinstance(rule, EndRule | StopRule)]
 
+    @property
+    def at(self) -> Channel:
+        """The channel that rules are told: from the end of a thinking on the answer's, as the gap may be left out.
+
+        Rules that want the gap force it; where the prompt ends before it, nobody does.
+        """
+        return Channel.ANSWER if self.automaton.at is Channel.CLOSING else self.automaton.at
+
     def forced(self) -> tuple[int, ...]:
         """What the first rule that forces anything forces."""
-        at = self.automaton.at
+        at = self.at
         if tokens := self.budget.forced(at):
             return tokens
         for rule in self.binding:
@@ -175,7 +185,7 @@ class Rules:
 
     def allowed(self) -> NDArray[np.int32] | None:
         """What every rule allows."""
-        at = self.automaton.at
+        at = self.at
         found = self.budget.allowed(at)
         for rule in self.binding:
             mask = rule.allowed(at)
@@ -188,7 +198,9 @@ class Rules:
         channel = self.automaton.step(token)
         if closing:
             channel = Channel.CLOSING
-        self.budget.accept(token, channel)
+            self.budget.close()
+        else:
+            self.budget.accept(token, channel)
         for rule in self.others:
             rule.accept(token, channel)
         return channel

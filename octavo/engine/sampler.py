@@ -5,7 +5,7 @@ Pure: the same logits, settings, history and (seed, reply, position) give the sa
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from math import isfinite
+from math import isfinite, isnan
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ STRIP = 512  # neighbours whose weights are added up first, where the vocabulary
 LOOKS = (64, 1024)  # candidates that top_p tries before it sorts them all
 TOGETHER = 1 << 16  # numbers of the rows that are looked at together: they stay in the cache
 AHEAD = 64  # random numbers that are drawn at once
+NOT_FINITE = "the model's numbers are not finite: its weights are damaged, or overflow in this type."
 
 
 class Choice(NamedTuple):
@@ -73,7 +74,7 @@ def choose(logits_V: NDArray[np.float32], sampling: Sampling, *, history: Histor
     changed_V = adjusted(logits_V, sampling, history=history, mask=mask)
     likely = int(np.argmax(changed_V))
     if not np.isfinite(changed_V[likely]):  # a NaN counts as the largest
-        raise RequestError("the model's numbers are not finite: its weights are damaged, or overflow in this type.")
+        raise RequestError(NOT_FINITE)
     token = likely if sampling.temperature == 0 else _sample(changed_V, sampling, number=number)
     if sampling.logprobs is None:
         return Choice(token, None, ())
@@ -197,10 +198,15 @@ def unpacked(mask: NDArray[np.int32], size: int) -> NDArray[np.bool_]:
 
 def logprobs_of(logits_V: NDArray[np.float32], token: int, *,
                 likeliest: int) -> tuple[float, tuple[tuple[int, float], ...]]:  # fmt: skip
-    """Log-probability of a token in nats; ids and those of the likeliest so many, likeliest first."""
+    """Log-probability of a token in nats; ids and those of the likeliest so many, likeliest first.
+
+    Raises RequestError where the logits are not finite.
+    """
     ids = largest(logits_V, likeliest)
     size = float(_log_sum(_weights(logits_V[None], 1.0))[0])
     values = (logits_V[[token, *ids]].astype(np.float64) - logits_V.max() - size).tolist()
+    if isnan(values[0]):
+        raise RequestError(NOT_FINITE)
     return values[0], tuple(zip(ids.tolist(), values[1:], strict=True))
 
 

@@ -158,7 +158,8 @@ class Scheduler:
         sequence.computed = len(sequence.pages) * self.pool.page_tokens + copied
         new = self._chunk_size(sequence, left)
         if self._grow(sequence, new):
-            sequence.cached = sequence.computed if sequence.cached is None else sequence.cached
+            if sequence.cached is None:  # what the rules forced on at once may be known too, and is none of the prompt
+                sequence.cached = min(sequence.computed, len(sequence.request.tokens))
             return new
         self._release(sequence)
         return 0

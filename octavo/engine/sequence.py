@@ -7,9 +7,20 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from octavo.core.channel import Channel
+from octavo.core.errors import RequestError
 from octavo.engine.pages import Part
 from octavo.engine.rules import Rules
-from octavo.engine.sampler import Ask, Choice, Draws, History, choose, choose_many, is_plain, logprobs_of
+from octavo.engine.sampler import (
+    NOT_FINITE,
+    Ask,
+    Choice,
+    Draws,
+    History,
+    choose,
+    choose_many,
+    is_plain,
+    logprobs_of,
+)
 from octavo.engine.types import Chunk, EngineFinish, Request, Step
 
 
@@ -103,7 +114,10 @@ class Sequence:
         self.force()
 
     def score(self, chunk: Chunk, logits_TV: NDArray[np.float32]) -> None:
-        """Note the log-probabilities of the tokens after each of the chunk's, and the likeliest there."""
+        """Note the log-probabilities of the tokens after each of the chunk's, and the likeliest there.
+
+        Raises RequestError where the logits are not finite.
+        """
         known, tops, count = self.prompt_logprobs, self.prompt_top, self.request.sampling.logprobs or 0
         del known[chunk.start + 1 if chunk.start else 0 :], tops[len(known) :]  # after a preemption they come again
         known += [float("nan")] * (chunk.start + 1 - len(known))
@@ -115,11 +129,16 @@ class Sequence:
                 tops.append(top)
 
     def pool(self, chunk: Chunk, rows_TD: NDArray[np.float32]) -> None:
-        """Add the chunk's rows one after the other: the sum does not depend on how the prompt is cut."""
-        if self.pooled_D is None or not chunk.start:
-            self.pooled_D = np.zeros(rows_TD.shape[1])
+        """Add the chunk's rows one after the other: the sum does not depend on how the prompt is cut.
+
+        Raises RequestError where they are not finite.
+        """
+        sum_D = np.zeros(rows_TD.shape[1]) if self.pooled_D is None or not chunk.start else self.pooled_D
         for row_D in rows_TD:
-            self.pooled_D += row_D
+            sum_D += row_D
+        if not np.isfinite(sum_D).all():
+            raise RequestError(NOT_FINITE)
+        self.pooled_D = sum_D
 
     def end(self, finish: EngineFinish, *, error: str | None = None) -> None:
         """Finish without another token."""

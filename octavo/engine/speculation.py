@@ -12,13 +12,13 @@ from octavo.engine.drafts import Ask, Drafter, NgramDrafter
 from octavo.engine.sequence import Sequence
 from octavo.engine.types import Plan
 
-PASS_ROWS = 8  # rows that drafts may fill a pass up to: the kernels multiply 8 in 1.25 times the time of one
+PASS_ROWS = 8  # rows that drafts may fill a pass up to: with bf16 the kernels take 1.25 times the time of one, w4 1.7
 PROBE = 4  # tokens of a draft for a reply whose last ones failed: of a look-up, only a match of four tokens gives them
 ALLOWANCE = 0.01  # what failing drafts may cost, in passes per token: a third of the 3 % that speculation may take
 MEMORY = 0.8  # weight of past drafts beside the newest: the last five or so count
 
 
-ROW_COST = 0.05  # 7 rows more for 0.25 passes, with a margin; a backend that knows better says so
+ROW_COST = 0.05  # 7 rows more for 0.25 passes, with a margin; the CPU backend says what it is for its weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

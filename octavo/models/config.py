@@ -142,8 +142,8 @@ def read_rope(fields: Fields, *, width: int, context_tokens: int) -> Rope:
         original = rope.positive("original_max_position_embeddings", context_tokens)
         scaled = {
             "factor": rope.take("factor", float, context_tokens / original),
-            "low": rope.take("beta_slow", float, 1.0),
-            "high": rope.take("beta_fast", float, 32.0),
+            "low": rope.take("beta_slow", float, 1.0) or 1.0,  # 0: not given, as `transformers` has it
+            "high": rope.take("beta_fast", float, 32.0) or 32.0,
             "original": original,
             "attention": rope.take("attention_factor", float) if "attention_factor" in merged else None,
             "truncate": rope.take("truncate", bool, True),

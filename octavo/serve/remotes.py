@@ -101,7 +101,8 @@ class RemoteModel:
             task.cancel()
 
     def _end_thinking(self, id: str) -> None:
-        """Not in this protocol: the thinking goes on."""
+        """Refused: not in this protocol."""
+        raise Refusal(f"{self.name} runs elsewhere: its thinking cannot be ended from here.")
 
     def _done(self, stream: Stream, relay: "Relay", *, cancelled: bool) -> None:
         """The task of a job is over, and with it the job, whatever ended it: nobody waits for more."""
@@ -136,9 +137,12 @@ class RemoteModel:
             stream.push(events.Error(str(cause), "invalid_request_error"))
 
     def _asked(self, job: Job) -> tuple[str, dict[str, Any]]:
+        """Path and body of the request. Raises RequestError for what cannot be asked there."""
+        if job.sampling.get("logprobs") is not None:
+            raise RequestError("log-probabilities cannot be asked of a model that runs elsewhere: leave them out.")
+        if job.resume and not self.octavo:
+            raise RequestError("a model that runs elsewhere cannot go on with an assistant's message: end with a user.")
         if job.prompts:
-            if job.scored:
-                raise RequestError("log-probabilities of a prompt cannot be asked of a model that runs elsewhere.")
             options = wire.sampling_fields(job.sampling, octavo=self.octavo)
             options = {"model": self.known_as, "prompt": list(job.prompts), "stream": True, **options}
             return "completions", options | {"stream_options": {"include_usage": True}}
@@ -146,7 +150,7 @@ class RemoteModel:
             self.known_as, job.messages, tools=job.tools, sampling=job.sampling, thinking=job.thinking,
             octavo=self.octavo,
         )  # fmt: skip
-        return "chat/completions", body | _tool_fields(job)
+        return "chat/completions", body | _tool_fields(job) | ({"continue_final_message": True} if job.resume else {})
 
     def _set(self, state: State) -> None:
         self.state = state

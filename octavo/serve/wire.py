@@ -102,7 +102,7 @@ def checked(job: Job) -> Job:
     try:
         overridden(Sampling(), job.sampling)
     except OctavoError as cause:
-        field = next((name for name in job.sampling if str(cause).startswith(f"{name}=")), "")
+        field = next((name for name in job.sampling if str(cause).startswith((f"{name}=", f"{name} "))), "")
         raise Refusal(str(cause), param=field) from cause
     return job
 

@@ -35,7 +35,7 @@ class ClippedPolicy:
     needs_told: bool = True
 
     def terms(self, batch: Batch, told: Told | None, *, scale: float) -> Terms:
-        """Figures: clipped (share of tokens), ratio (mean), entropy (nats), gap (mean of |new - old|, nats)."""
+        """Figures, means by weight: clipped (share, 0..1), ratio, entropy (nats), gap (|new - old|, nats)."""
         assert told is not None
         new_N, weights_N, advantages_N = told.logprobs_N, batch.weights_N, batch.advantages_N
         away_N = new_N - batch.logprobs_N

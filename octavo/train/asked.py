@@ -53,7 +53,7 @@ def model_digest(path: Path) -> str:
 
 def made(out: Path, wanted: dict[str, Any]) -> bool:
     """Whether the model is there already. Raises TrainingError where the folder has something else."""
-    if not out.is_dir():
+    if not out.exists():
         return False
     card = out / CARD
     if not card.exists():

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from octavo.core.errors import SampleError
+from octavo.core.errors import FormatError, SampleError, TokenizerError
 from octavo.core.messages import Message, ToolCall, ToolSpec
 from octavo.core.sample import Sample, sample
 from octavo.core.sampling import Thinking
@@ -28,6 +28,7 @@ from octavo.text.tokenizer import Tokenizer
 THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 KNOWN_FIELDS = {"role", "content", "tool_calls", "tool_call_id", "name", *THINKING_FIELDS}
 LIKE_THINKING = re.compile(r"(?<!finish_)reason|think|thought|rationale|scratchpad|\bcot\b", re.IGNORECASE)
+NOTHING = (None, "", [], {})  # what a field holds in a line that has no such field, in files made from tables
 PROMPTS = ("system", "system_prompt", "system_message", "instructions", "functions")  # what some put beside messages
 DONE = ("stop", "tool_calls", "end_turn", "eos")  # finish reasons of replies that are whole
 
@@ -55,15 +56,18 @@ class Writer:
 
     def reply(self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), name: str = "") -> Sample:
         """A sample of the last message, an assistant's. Raises SampleError."""
-        last = messages[-1]
-        if last.role != "assistant" or not (last.text.strip() or last.tool_calls):
+        last = messages[-1] if messages else None
+        if last is None or last.role != "assistant" or not (last.text.strip() or last.tool_calls):
             raise SampleError(
                 f"sample {name or '?'}: its last message is no reply with text or calls: cannot learn it."
             )
-        messages, thinking = self._as_asked(messages, name=name)
-        whole = self.format.render(messages, tools=tools, thinking=thinking, reply=False)
-        tokens, weights = whole.tokens_and_weights(self.tokenizer)
-        prompt = self.format.render(messages[:-1], tools=tools, thinking=thinking).tokens(self.tokenizer)
+        try:
+            messages, thinking = self._as_asked(messages, name=name)
+            whole = self.format.render(messages, tools=tools, thinking=thinking, reply=False)
+            tokens, weights = whole.tokens_and_weights(self.tokenizer)
+            prompt = self.format.render(messages[:-1], tools=tools, thinking=thinking).tokens(self.tokenizer)
+        except (FormatError, TokenizerError) as cause:
+            raise SampleError(f"sample {name or '?'}: {cause}") from cause
         if tokens[: len(prompt)] != prompt:
             raise SampleError(
                 f"sample {name or '?'}: the prompt it would be asked with is not how the conversation begins: the "
@@ -145,7 +149,7 @@ def read_preferences(path: Path) -> Iterator[Preferred]:
 def _objects(path: Path, *, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each line's name and object, which has a list of that name."""
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     where = f"{path.name}:{number}"
@@ -166,7 +170,7 @@ def _object(line: str, where: str, *, field: str) -> dict[str, Any]:
 
 def _tools(told: Mapping[str, Any], where: str) -> list[ToolSpec]:
     """The tools of a line, whose other fields are looked at."""
-    for field in (field for field, value in told.items() if value not in (None, "", [], {})):
+    for field in (field for field, value in told.items() if value not in NOTHING):
         if LIKE_THINKING.search(field):
             raise SampleError(f"{where}: unknown field {field!r}, which looks like a reasoning: it would be left out "
                               f"of training unseen. Put it into the reply's message as reasoning_content.")  # fmt: skip
@@ -193,10 +197,31 @@ def _function(told: Any) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else {}
 
 
+def _calls(told: Mapping[str, Any], where: str) -> tuple[ToolCall, ...]:
+    """A message's calls. Raises SampleError for one without a name, or whose arguments are no JSON object."""
+    calls, given = list[ToolCall](), told.get("tool_calls") or []
+    for call in given if isinstance(given, list) else [{}]:
+        function = _function(call)
+        arguments = function.get("arguments", {})
+        arguments = {} if arguments in NOTHING else arguments
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        if not isinstance(function.get("name"), str):
+            raise SampleError(f"{where}: a tool call without a name.")
+        try:
+            whole = isinstance(json.loads(text), dict)
+        except (ValueError, RecursionError):
+            whole = False
+        if not whole:
+            raise SampleError(f"{where}: a tool call whose arguments are no JSON object: {text:.80}. It would be "
+                              f"learnt as it stands: mend it, or leave it out.")  # fmt: skip
+        calls.append(ToolCall(name=function["name"], arguments=text, id=str(call.get("id", ""))))
+    return tuple(calls)
+
+
 def _message(told: Any, where: str) -> Message:
     if not isinstance(told, dict) or told.get("role") not in ("system", "user", "assistant", "tool"):
         raise SampleError(f"{where}: no object with a role (system, user, assistant or tool).")
-    unknown = sorted(set(told) - KNOWN_FIELDS)
+    unknown = sorted(key for key, value in told.items() if key not in KNOWN_FIELDS and value not in NOTHING)
     if unknown:
         hint = " If it is a reasoning, name it reasoning_content." if told["role"] == "assistant" else ""
         raise SampleError(f"{where}: unknown field {unknown[0]!r}: it would be left out of training unseen.{hint}")
@@ -206,15 +231,7 @@ def _message(told: Any, where: str) -> Message:
             raise SampleError(f"{where}: {field} is a {type(told[field]).__name__}, a text is needed.")
     if len({told[field] for field in named}) > 1:
         raise SampleError(f"{where}: {' and '.join(named)} differ: keep one of them.")
-    calls = []
-    given = told.get("tool_calls") or []
-    for call in given if isinstance(given, list) else [{}]:
-        function = _function(call)
-        arguments = function.get("arguments", {})
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        if not isinstance(function.get("name"), str):
-            raise SampleError(f"{where}: a tool call without a name.")
-        calls.append(ToolCall(name=function["name"], arguments=text, id=str(call.get("id", ""))))
+    calls = _calls(told, where)
     content = told.get("content")
     if isinstance(content, list):
         if not all(isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
@@ -224,5 +241,8 @@ def _message(told: Any, where: str) -> Message:
     if not isinstance(content, str | None):
         raise SampleError(f"{where}: content is a {type(content).__name__}, a text is needed.")
     thought = told[named[0]] if named else ""  # an empty one says no more than none
+    if told["role"] != "assistant" and (calls or thought.strip()):
+        raise SampleError(f"{where}: a {told['role']} has {'tool calls' if calls else 'a thinking'}, for which only an "
+                          f"assistant's message has a place: it would be left out of training unseen.")  # fmt: skip
     return Message(role=told["role"], content=content or "", thinking=thought if thought.strip() else None,
-                   tool_calls=tuple(calls), tool_call_id=str(told.get("tool_call_id") or ""))  # fmt: skip
+                   tool_calls=calls, tool_call_id=str(told.get("tool_call_id") or ""))  # fmt: skip

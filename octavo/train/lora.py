@@ -24,6 +24,7 @@ from octavo.weights.safetensors_file import SafetensorsFile
 from octavo.weights.save import Named, new_folder, write_json, write_shard
 
 CONFIG, TENSORS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
+# All that can be adapted: of a head and of a router the forward passes read the matrix, past any change beside it.
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -75,13 +76,14 @@ def adapt(model: Decoder, lora: Lora, *, seed: int = 0) -> None:
         raise ConfigError(f"lora.rank={lora.rank}: a change needs a rank of 1 or more.")
     torch.manual_seed(seed)
     model.requires_grad_(False)
-    found = [(name, module) for name, module in model.named_modules()
-             if type(module) is nn.Linear and name.rsplit(".", 1)[-1] in lora.targets]  # fmt: skip
-    missing = sorted(set(lora.targets) - {name.rsplit(".", 1)[-1] for name, _ in found})
+    leaves = [(name.rsplit(".", 1)[-1], name, module) for name, module in model.named_modules()
+              if type(module) is nn.Linear and name.endswith(TARGETS)]  # fmt: skip
+    there = sorted({leaf for leaf, _, _ in leaves})
+    missing = sorted(set(lora.targets) - set(there))
     if missing:
-        there = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if type(m) is nn.Linear})
-        raise ConfigError(f"lora.targets: the model has no matrix {missing[0]}: choose of {', '.join(there)}.")
-    for name, module in found:
+        raise ConfigError(f"lora.targets: the model has no matrix {missing[0]} that can be adapted: choose of "
+                          f"{', '.join(there)}.")  # fmt: skip
+    for name, module in [(name, module) for leaf, name, module in leaves if leaf in lora.targets]:
         _put(model, name, LoraLinear(module, rank=lora.rank, scale=lora.alpha / lora.rank))
 
 

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ import torch
 from msgspec import Struct
 from torch import nn
 
-from octavo.core.errors import CheckpointError
+from octavo.core.errors import CheckpointError, ConfigError
 from octavo.models import build
 from octavo.models.decoder import Decoder
+from octavo.text.chat import choose_format
+from octavo.text.chat.base import Format
 from octavo.text.tokenizer import Tokenizer
-from octavo.weights.checkpoint import Checkpoint, open_checkpoint
+from octavo.weights.checkpoint import Checkpoint, name_of, open_checkpoint
 from octavo.weights.load import load_weights
 from octavo.weights.save import save_checkpoint, write_json
 
@@ -91,11 +93,25 @@ def reread(path: Path, *, context_tokens: int, theta: float, tokens: int = 0) ->
     return model, config
 
 
+def check_format(out: Path, form: Format, tokenizer: Tokenizer, *, config: Mapping[str, Any]) -> None:
+    """Raise ConfigError where what `out` will hold would be asked in another format than it learns: without a chat
+    template, a model's name decides."""
+    if tokenizer.chat_template is not None:
+        return
+    there = choose_format(tokenizer, model_type=str(config.get("model_type")), name=name_of(out)).name
+    if there != form.name:
+        raise ConfigError(f"out={out}: the model has no chat template, so its name decides how it is asked: as {there} "
+                          f"there, and it would learn as {form.name}. Name it as the model is named, or place "
+                          f"chat_template.jinja beside that.")  # fmt: skip
+
+
 def write_model(folder: Path, model: Decoder, *, config: Mapping[str, Any], tokenizer: Tokenizer,
                 dtype: torch.dtype | None = None, more: Mapping[str, Mapping[str, Any]] = {},
-                adapter: Path | None = None) -> None:  # fmt: skip
+                adapter: Path | None = None, ends: Sequence[int] = ()) -> None:  # fmt: skip
     """A folder that `transformers`, vLLM and llama.cpp's converter read; it appears whole or not at all.
 
+    ends: tokens that end a reply, should they be more than the tokenizer's own one, as of a base model that has learnt
+    to chat
     more: further JSON files, name -> content;   adapter: a folder that goes into it under its name
     Raises CheckpointError where the folder is taken or cannot be written.
     """
@@ -105,8 +121,10 @@ def write_model(folder: Path, model: Decoder, *, config: Mapping[str, Any], toke
     shutil.rmtree(part, ignore_errors=True)
     label = {torch.bfloat16: "bfloat16", torch.float16: "float16"}.get(dtype or torch.float32, "float32")
     save_checkpoint(part, model=model, config={**config, "dtype": label}, tokenizer=tokenizer, dtype=dtype)
-    ends = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.id_of("<|endoftext|>")}
-    for name, content in {"generation_config.json": {**GENERATION, **ends}, **more}.items():
+    stops = list(dict.fromkeys([*ends, *([] if tokenizer.eos_id is None else [tokenizer.eos_id])]))
+    ids = {"eos_token_id": stops if len(stops) > 1 else next(iter(stops), None),
+           "pad_token_id": tokenizer.id_of("<|endoftext|>")}  # fmt: skip
+    for name, content in {"generation_config.json": {**GENERATION, **ids}, **more}.items():
         write_json(part / name, content)
     if adapter is not None:
         shutil.copytree(adapter, part / adapter.name)

@@ -41,6 +41,9 @@ class Optimisation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 raise ConfigError(f"{field}={getattr(self, field)} must be more than 0.")
         if not self.weight_decay >= 0:
             raise ConfigError(f"weight_decay={self.weight_decay} must be 0 or more.")
+        for field in ("rate", "others", "weight_decay"):
+            if math.isinf(getattr(self, field)):
+                raise ConfigError(f"{field}={getattr(self, field)} is no number to multiply with: give a finite one.")
         for field, value in (("momentum", self.momentum), *(("betas", beta) for beta in self.betas)):
             if not 0 <= value < 1:
                 raise ConfigError(f"{field}: {value} must be 0 or more, and less than 1.")

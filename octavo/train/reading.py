@@ -70,7 +70,12 @@ def check_share(batches: int, ranks: Ranks) -> None:
 
 
 def held_out(texts: Sequence[Sequence[int]], every: int) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
-    """What is learnt, and what is only measured: each so many-th text, none where `every` is 0 or there are too few."""
+    """What is learnt, and what is only measured: each so many-th text, none where `every` is 0 or there are too few.
+
+    Raises ConfigError where nothing would be learnt.
+    """
+    if every == 1:
+        raise ConfigError("held_out=1: each document would be measured and none learnt: give 0, or 2 or more.")
     if not every or len(texts) <= every:
         return list(texts), []
     return [one for i, one in enumerate(texts) if i % every], list(texts[::every])

@@ -72,17 +72,21 @@ class Run:
         """Goes on where the folder's newest state says.
 
         save_s: seconds between states;   board: write for TensorBoard too
-        Raises TrainingError where the folder has a run with other settings or one that is going on in another process,
-        and where TensorBoard is not installed.
+        Raises TrainingError where the folder has a run with other settings, one that is going on in another process, or
+        one whose log is not whole; where it cannot be written; and where TensorBoard is not installed.
         """
         self.folder, self.trainer, self.settings, self.save_s = folder, trainer, settings, save_s
         self.first = trainer.ranks.rank == 0  # who writes
         self.progress = (progress if self.first else None) or Silent()
         if self.first:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.lock = hold(folder)  # open, and so this run's, as long as this object lives
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                self.lock = hold(folder)  # open, and so this run's, as long as this object lives
+            except OSError as cause:
+                raise TrainingError(f"{folder} cannot be written ({cause.strerror}): choose another place.") from cause
         trainer.ranks.wait()
-        load_state(folder, trainer, settings=settings)
+        state = load_state(folder, trainer, settings=settings)
+        self.saved = None if state is None else state.step  # newest step whose state is whole on the disk
         self.told = self._kept_lines()
         self.board = open_board(folder / BOARD, after=trainer.step) if board and self.first else None
         dtype = torch.bfloat16 if trainer.bf16 else torch.float32
@@ -121,12 +125,15 @@ class Run:
         return self.trainer.ranks.first_says(due)
 
     def _save(self, log: Any) -> None:
+        if self.saved == self.trainer.step:  # to write it anew would take away the only one for a moment
+            return
         if self.first:
             log.flush()  # the log is ahead of the state, never behind it
             os.fsync(log.fileno())
         if self.board is not None:
             self.board.flush()
         save_state(self.folder, self.trainer, settings=self.settings)
+        self.saved = self.trainer.step
 
     def _line(self, learnt: Learnt, *, seconds: float, cpu_s: float, more: dict[str, float]) -> Told:
         before = self.told[-1] if self.told else None
@@ -150,6 +157,9 @@ class Run:
         path = self.folder / LOG
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         lines = lines[: self.trainer.step]
+        if len(lines) < self.trainer.step or (lines and not lines[-1].endswith("\n")):
+            raise TrainingError(f"{path} has not all lines of the {self.trainer.step} steps that the state has: put it "
+                                f"back, or remove {self.folder}, and the run begins anew.")  # fmt: skip
         if self.first and path.exists():
             part = path.with_suffix(".part")
             part.write_text("".join(lines), encoding="utf-8")

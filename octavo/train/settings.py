@@ -81,7 +81,7 @@ def _converted(value: Any, kind: Any, *, what: str, strict: bool = True) -> Any:
         return msgspec.convert(value, kind, strict=strict)
     except (msgspec.ValidationError, ConfigError) as cause:
         if _is_struct(kind):
-            raise ConfigError(f"{what}: {cause}.") from cause
+            raise ConfigError(f"{what}: {str(cause).rstrip('.')}.") from cause
         where = f"{cause}: " if "JSON" in type_name(kind) else ""
         raise ConfigError(f"{what}: {where}give {wanted(kind)}.") from cause
 

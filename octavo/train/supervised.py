@@ -16,7 +16,7 @@ from octavo.train.asked import CARD
 from octavo.train.batch import batches_of, check_length
 from octavo.train.gate import Gate
 from octavo.train.lora import Lora, base_name, begin_lora, end_lora
-from octavo.train.models import read_model
+from octavo.train.models import check_format, read_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
 from octavo.train.parallel import open_ranks
@@ -80,6 +80,7 @@ def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, less
     """
     tokenizer, form = open_text(open_checkpoint(before))
     model, config = read_model(before)
+    check_format(out, form, tokenizer, config=config)
     ranks = open_ranks()
     model.to(ranks.device)  # before anything holds it, as what samples from it
     lora = begin_lora(model, lora, seed=seed, ranks=ranks)
@@ -89,7 +90,8 @@ def learn_checkpoint(before: Path, out: Path, samples: Sequence[Sample], *, less
                   success=lambda: success(own) if own else 1.0)  # fmt: skip
     told = report(going, recipe=recipe)
     adapter = end_lora(going.trainer, lora, folder=going.folder, base=base_name(config, before))
-    going.trainer.write(out, config=config, tokenizer=tokenizer, more={CARD: told}, adapter=adapter)
+    going.trainer.write(out, config=config, tokenizer=tokenizer, more={CARD: told}, adapter=adapter,
+                        ends=form.markers(tokenizer).end)  # fmt: skip
     return out
 
 

@@ -188,11 +188,12 @@ class Trainer:
         return made
 
     def write(self, folder: Path, *, config: Mapping[str, Any], tokenizer: Tokenizer,
-              more: Mapping[str, Mapping[str, Any]] = {}, adapter: Path | None = None) -> None:  # fmt: skip
+              more: Mapping[str, Mapping[str, Any]] = {}, adapter: Path | None = None,
+              ends: Sequence[int] = ()) -> None:  # fmt: skip
         """As `write_model`, by one of the ranks; all go on when it is there."""
         whole = self.whole_model()
         if self.ranks.rank == 0:
-            write_model(folder, whole, config=config, tokenizer=tokenizer, more=more, adapter=adapter)
+            write_model(folder, whole, config=config, tokenizer=tokenizer, more=more, adapter=adapter, ends=ends)
         self.ranks.wait()
 
     def _move(self) -> None:

@@ -13,7 +13,7 @@ from octavo.core.errors import CheckpointError
 from octavo.core.strict import read_json_object
 from octavo.nn.quant import Weight
 from octavo.weights.gguf_file import GgufFile
-from octavo.weights.quantised_file import CONFIG, METHOD, QuantisedFile
+from octavo.weights.quantised_file import QuantisedFile, plain_config
 from octavo.weights.safetensors_file import SafetensorsFile
 
 if TYPE_CHECKING:
@@ -174,13 +174,9 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         if len(ggufs) == 1:
             return _open_gguf(ggufs[0])
         raise _nothing_to_open(path, ggufs)
-    config = read_json_object(path / "config.json", error=CheckpointError, limit_bytes=16 << 20)
-    plain = _open_shards(shards)
-    files: list[Source] = [*plain]
-    how = config.get(CONFIG)
-    if isinstance(how, dict) and how.get("quant_method") == METHOD:
-        files = [QuantisedFile(file) for file in plain]
-        del config[CONFIG]
+    stated = read_json_object(path / "config.json", error=CheckpointError, limit_bytes=16 << 20)
+    config, plain = plain_config(stated), _open_shards(shards)
+    files: list[Source] = [*plain] if config is stated else [QuantisedFile(file) for file in plain]
     generation = path / "generation_config.json"
     return Checkpoint(
         path, files, config=config, tokenizer_source=path,

@@ -23,6 +23,7 @@ from octavo.core.sources import Hub, Report, silent
 from octavo.core.strict import read_json_object
 from octavo.weights.checkpoint import INDEX, SINGLE, shards_of_index
 from octavo.weights.memory import gigabytes
+from octavo.weights.quantised_file import plain_config
 from octavo.weights.transfer import GIT_SHA1, SHA256, RemoteFile, Web, check_url, digest_of
 
 CONFIGS = ("config.json", "generation_config.json")
@@ -94,7 +95,7 @@ def download(name: str, *, hub: Hub, file: str, cache: Path, report: Report, sus
         _check_config(chosen, quiet=quiet, name=name)
         _check_disk(chosen, folder=folder, name=name)
         _Fetching(web, folder, report=report, suspect=suspect).all(chosen, name=name)
-        snapshot = _link(chosen, folder, revision=listing.revision)
+        snapshot = _link(chosen, folder, revision=listing.revision, suspect=suspect)
     except OSError as cause:
         raise HubError(f"{folder} cannot be written ({cause.strerror}): free some space or mend its permissions, "
                        f"or set HF_HUB_CACHE to another folder.") from cause  # fmt: skip
@@ -174,8 +175,11 @@ def _safe(files: Iterable[RemoteFile]) -> dict[str, RemoteFile]:
 def _choose(listing: Listing, file: str, *, quiet: _Fetching) -> list[RemoteFile]:
     """The files to take. Raises HubError where there is nothing that Octavo reads, or too much of it."""
     files = listing.files
-    ggufs = sorted(name for name in files if name.endswith(".gguf") and not PART_OF_GGUF.fullmatch(name))
+    parts = sorted(name for name in files if PART_OF_GGUF.fullmatch(name))
+    ggufs = sorted(name for name in files if name.endswith(".gguf") and name not in parts)
     if file:
+        if file in parts:
+            raise _in_parts(listing.name, file)
         if file not in ggufs:
             raise HubError(f"{listing.name} has no file {file}. It has {', '.join(ggufs[:20]) or 'no GGUF file'}.")
         return [files[file]]
@@ -193,8 +197,15 @@ def _choose(listing: Listing, file: str, *, quiet: _Fetching) -> list[RemoteFile
     if ggufs:
         sizes = ", ".join(f"{name} ({gigabytes(files[name].size_bytes)})" for name in ggufs[:20])
         raise HubError(f"{listing.name} has {len(ggufs)} GGUF files: {sizes}. Name one: {listing.name}/{ggufs[0]}")
+    if parts:
+        raise _in_parts(listing.name, parts[0])
     raise HubError(f"{listing.name} has no config.json with safetensors and no GGUF file, which is what Octavo reads "
                    f"(never pickled weights). Choose another copy of the model.")  # fmt: skip
+
+
+def _in_parts(name: str, file: str) -> HubError:
+    return HubError(f"{name} has {file}, one of several parts of a model, which Octavo does not read: choose a file in "
+                    f"one piece, or merge the parts with llama.cpp's gguf-split and give its path.")  # fmt: skip
 
 
 def _shards(listing: Listing, *, quiet: _Fetching) -> list[str]:
@@ -216,7 +227,7 @@ def _check_config(chosen: list[RemoteFile], *, quiet: _Fetching, name: str) -> N
     config = [each for each in chosen if each.name == "config.json"]
     if config:
         quiet.all(config, name=name)
-        read_config(read_json_object(_blob(quiet.folder, config[0]), error=HubError))
+        read_config(plain_config(read_json_object(_blob(quiet.folder, config[0]), error=HubError)))
 
 
 def _check_disk(chosen: list[RemoteFile], *, folder: Path, name: str) -> None:
@@ -280,17 +291,20 @@ class _Fetching:
                     f"{(self.size - self.here) / max(speed, 1):.0f} s left")  # fmt: skip
 
 
-def _link(files: list[RemoteFile], folder: Path, *, revision: str) -> Path:
-    """The snapshot: a folder of links to the blobs, made once all are there, and the ref that names it."""
+def _link(files: list[RemoteFile], folder: Path, *, revision: str, suspect: bool) -> Path:
+    """The snapshot: a folder of links to the blobs, made once all are there, and the ref that names it.
+
+    suspect   copies, which a system without links has in their place, are made anew: they may be what does not open
+    """
     snapshot = folder / "snapshots" / revision
     for place in (snapshot, folder / "refs"):
         place.mkdir(parents=True, exist_ok=True)
     for each in files:
         link, target = snapshot / each.name, Path("..", "..", "blobs", each.digest)
-        if link.is_symlink() or (link.exists() and link.stat().st_size == each.size_bytes):
+        if link.is_symlink() or (not suspect and link.exists() and link.stat().st_size == each.size_bytes):
             continue
         if link.exists():
-            link.unlink(missing_ok=True)  # a copy that was cut
+            link.unlink(missing_ok=True)  # a copy that was cut, or is suspect
         try:
             link.symlink_to(target)
         except (OSError, NotImplementedError):  # a system without links: the file itself, as huggingface_hub does

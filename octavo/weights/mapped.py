@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from octavo.core.errors import CheckpointError
+
+PRIVATE = mmap.MAP_PRIVATE | (0x4000 if sys.platform == "linux" else 0)  # MAP_NORESERVE: files larger than memory too
 
 
 class MappedFile:
@@ -24,7 +27,7 @@ class MappedFile:
         self.path = path
         try:
             with path.open("rb") as file:
-                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                self.map = mmap.mmap(file.fileno(), 0, flags=PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         except (OSError, ValueError) as cause:  # ValueError: an empty file cannot be mapped
             reason = cause.strerror if isinstance(cause, OSError) else "it is empty"
             raise CheckpointError(f"{path} cannot be opened ({reason}): download it again.") from cause

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from octavo.core.errors import MemoryNeeded
+from octavo.core.errors import ConfigError, MemoryNeeded
 
 if TYPE_CHECKING:
     from octavo.models.packed import Recipe
@@ -147,6 +147,7 @@ def available_bytes(*, root: Path = Path("/")) -> int:
 
     The environment variable OCTAVO_MEMORY_BYTES sets a limit for this process, whatever there is.
     root   where proc and sys lie
+    Raises ConfigError where that variable is no number.
     """
     found = [_system(root), *_groups(root), _wished()]
     return max(0, min(size for size in found if size is not None))
@@ -154,7 +155,9 @@ def available_bytes(*, root: Path = Path("/")) -> int:
 
 def _wished() -> int | None:
     wished = os.environ.get(LIMIT, "")
-    return int(wished) if wished.isdecimal() else None
+    if wished and not wished.isdecimal():
+        raise ConfigError(f"{LIMIT} is {wished!r:.80}, a number of bytes was needed, such as 8000000000 for 8 GB.")
+    return int(wished) if wished else None
 
 
 def _system(root: Path) -> int:

@@ -99,11 +99,8 @@ def open_packed(checkpoint: Checkpoint, *, recipe: Recipe, head: Kind | None = N
     folder = packed_folder()
     name = re.sub(r"[^A-Za-z0-9._-]", "-", checkpoint.chat_name)[:60]
     path = folder / f"{name}-{recipe}-{_key(checkpoint, recipe, head)}.octavo"
-    if path.exists():
-        try:
-            return read_packed(path, checkpoint.config)
-        except CheckpointError:
-            path.unlink(missing_ok=True)  # stale or damaged: made anew
+    if (kept := _kept(path, checkpoint.config)) is not None:
+        return kept
     plan_load(checkpoint, parameter_shapes(config))
     pieces = _released(checkpoint, pack(config, CheckpointWeights(checkpoint), recipe=recipe, head=head), progress)
     try:
@@ -112,6 +109,14 @@ def open_packed(checkpoint: Checkpoint, *, recipe: Recipe, head: Kind | None = N
     except OSError:
         return collect(config, pack(config, CheckpointWeights(checkpoint), recipe=recipe, head=head))
     return read_packed(path, checkpoint.config)
+
+
+def _kept(path: Path, config: dict[str, Any]) -> PackedModel | None:
+    """A packed file that is there; None also for one that is damaged or another user's: it is made anew."""
+    try:
+        return read_packed(path, config)
+    except CheckpointError:
+        return None
 
 
 def packed_folder() -> Path:

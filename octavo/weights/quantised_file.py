@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.core.errors import CheckpointError
+from octavo.core.errors import CheckpointError, ConfigError
 from octavo.nn.packed import rotated, rotation_of
 from octavo.nn.quant import GROUP, LOW4, MOST_GROUP, Floats, Int4Weight, Int8Weight, Weight
 from octavo.weights.mapped import bytes_of
@@ -32,6 +32,20 @@ from octavo.weights.safetensors_file import SafetensorsFile
 CONFIG, METHOD, ROTATION = "quantization_config", "octavo", "hadamard-hartley"
 FORMATS = {"I8": "w8", "U8": "w4"}  # how the integers are stored -> what they are
 WEIGHT = ".weight"
+
+
+def plain_config(config: dict[str, Any]) -> dict[str, Any]:
+    """config.json less how Octavo's own files are quantised, since they give plain weights; of any other file as it is.
+
+    Raises ConfigError for a rotation that this Octavo does not know.
+    """
+    how = config.get(CONFIG)
+    if not isinstance(how, dict) or how.get("quant_method") != METHOD:
+        return config
+    if how.get("rotation") != ROTATION:
+        raise ConfigError(f"config.json: {CONFIG} has the rotation {how.get('rotation')!r:.80}, this Octavo knows "
+                          f"{ROTATION}: update Octavo, or quantise the model again.")  # fmt: skip
+    return {name: value for name, value in config.items() if name != CONFIG}
 
 
 class QuantisedFile:

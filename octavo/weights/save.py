@@ -74,8 +74,8 @@ def new_folder(folder: Path) -> Generator[Path]:
         yield part
         part.replace(folder)
     except OSError as cause:
-        raise CheckpointError(f"{folder} cannot be written ({cause.strerror}): free some space, or choose another "
-                              f"place.") from cause  # fmt: skip
+        raise CheckpointError(f"{folder} cannot be written ({cause.strerror or cause}): free some space, or choose "
+                              f"another place.") from cause  # fmt: skip
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

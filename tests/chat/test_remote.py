@@ -13,7 +13,7 @@ from octavo.chat.remote import END, DataLines
 from octavo.chat.token_server import TokenServer
 from octavo.core.chat import complete
 from octavo.core.deltas import Delta, Finished
-from octavo.core.errors import HubError, RequestError
+from octavo.core.errors import ConfigError, HubError, RequestError
 from octavo.core.messages import Message, ToolCall, ToolSpec
 from octavo.core.sampling import Sampling, Thinking
 
@@ -152,6 +152,7 @@ def test_a_cancelled_reply_keeps_what_came(serve):
 
 @pytest.mark.parametrize("chunks, words", [
     ([said(content="a")], "ended in the middle"), (["data: {nonsense\n\n"], "no chat completion"),
+    (['data: {"x": ' + "[" * 100_000 + "\n\n"], "no chat completion"),
 ])  # fmt: skip
 def test_a_reply_that_breaks_is_an_error(serve, chunks, words):
     with pytest.raises(HubError, match=words):
@@ -175,6 +176,12 @@ def test_nothing_is_left_out_silently(serve):
     ):
         with pytest.raises(RequestError, match="leave"):
             chat.stream(ASK, **asked)
+
+
+@pytest.mark.parametrize("settings", [{"kind": "w4"}, {"draft": "org/small"}])
+def test_what_only_this_machine_decides_is_not_asked_of_an_endpoint(serve, settings: dict[str, Any]):
+    with pytest.raises(ConfigError, match="is an endpoint"):
+        load(serve([]).address, **settings)
 
 
 def test_one_of_several_models_must_be_named(serve):

@@ -138,6 +138,40 @@ def test_each_kind_of_grammar_holds_and_ends(settings: dict):
             assert text in settings["choice"] if "choice" in settings else json.loads(text) == [1, "x"]
 
 
+@pytest.mark.parametrize("settings", [{"choice": ("\x7f", 'a\x7f\x80"\\')}, {"regex": "\x7f{1,3}"}])
+def test_a_grammar_may_hold_control_characters(settings: dict):
+    words = toy_vocabulary()
+    steps = Engine(HashBackend(vocab_size=len(words.tokens), pages=256)).generate(Request(
+        id="r", tokens=(5, 20), markers=WORD_MARKERS, vocabulary=words, budget_tokens=0,
+        sampling=Sampling(temperature=0, max_tokens=20, **settings),
+    ))  # fmt: skip
+    text = b"".join(words.tokens[t] for t in tokens_of(steps) if t not in words.special).decode()
+    assert steps[-1].finish == "stop"
+    assert text in settings["choice"] if "choice" in settings else set(text) == {"\x7f"}
+
+
+def test_a_gap_after_thinking_that_the_prompt_closed_is_no_early_stop():
+    """Not thinking is a budget of 0: the template writes <think></think>, the model the gap."""
+    engine = Engine(HashBackend(loud={13: 9.0}))
+    steps = engine.generate(ask(5, 30, 1, 2, markers=MARKERS, budget=0, max_tokens=9))
+    assert tokens_of(steps)[0] == 13 and not any(step.forced for step in steps)
+    assert [step.channel for step in steps] == [Channel.CLOSING] + [Channel.ANSWER] * 8
+    assert steps[-1].thinking_stop is None
+
+
+@pytest.mark.parametrize("settings", GRAMMARS)
+def test_an_answer_may_begin_where_the_prompt_ends_with_its_thinking(settings: dict):
+    """Some templates write <think></think> and no gap."""
+    words = toy_vocabulary()
+    engine = Engine(HashBackend(vocab_size=len(words.tokens), pages=256))
+    for i in range(5):
+        steps = engine.generate(Request(
+            id="r", tokens=(5, 20 + i, 1, 2), markers=WORD_MARKERS, vocabulary=words,
+            sampling=Sampling(temperature=1.0, seed=i, max_tokens=60, **settings),
+        ))  # fmt: skip
+        assert (steps[-1].finish, steps[-1].error) == ("stop", None)
+
+
 @pytest.mark.parametrize("settings", BAD)
 def test_a_grammar_that_cannot_be_is_refused_at_once(settings: dict):
     words = toy_vocabulary()
@@ -151,7 +185,8 @@ def test_a_grammar_that_cannot_be_is_refused_at_once(settings: dict):
 
 @pytest.mark.parametrize("request_, words", [
     (ask(), "no tokens"), (ask(5, 64), "outside"), (ask(*[5] * 300), "300 tokens"),
-    (ask(5, logit_bias={64: 1.0}), "token 64"),
+    (ask(5, logit_bias={64: 1.0}), "token 64"), (ask(5, logit_bias={7: 1e39}), "token 7"),
+    (ask(5, logit_bias={7: float("nan")}), "token 7"),
 ])  # fmt: skip
 def test_a_request_that_cannot_be_done_is_refused_and_leaves_nothing(request_: Request, words: str):
     engine = Engine(HashBackend())
@@ -173,6 +208,26 @@ def test_a_reply_that_cannot_go_on_does_not_stop_the_others():
     ends = {step.id: step for step in steps if step.finish}
     assert ends["bad"].finish == "error" and "not finite" in (ends["bad"].error or "")
     assert ends["good"].finish == "length" and not engine.busy and engine.pool.unused == engine.pool.size
+
+
+@pytest.mark.parametrize("pools", [False, True])
+def test_scores_of_a_broken_model_are_an_error_and_no_number(pools: bool):
+    class Broken(HashBackend):
+        def logits(self, tokens):
+            return super().logits(tokens) * (np.nan if len(tokens) == 3 else 1)
+
+    engine, sampling = Engine(Broken()), Sampling(max_tokens=0, logprobs=None if pools else 0)
+    steps = engine.generate(Request(id="r", tokens=(20, 21, 22, 23, 24), sampling=sampling, pools=pools))
+    assert [step.finish for step in steps] == ["error"] and "not finite" in (steps[0].error or "")
+    assert not engine.busy and engine.pool.unused == engine.pool.size
+
+
+def test_no_more_is_found_of_a_prompt_than_it_has():
+    """An early stop that is forced at once is in the cache too, the second time."""
+    engine, seen = Engine(HashBackend()), list[int]()
+    for _ in range(2):
+        seen.append(engine.generate(ask(5, 30, 31, 1, markers=MARKERS, budget=0))[-1].cached_tokens)
+    assert seen == [0, 4] and engine.stats.cached_tokens == 4
 
 
 def test_what_one_tenant_asked_is_not_found_by_another():

@@ -38,6 +38,11 @@ def test_a_call_that_must_come_costs_no_choice_at_its_borders():
     assert forced == [3, 4, 6] and steps[0].token == 3 and steps[-1].finish == "stop"
 
 
+def test_a_required_call_comes_at_once_where_the_prompt_ends_with_its_thinking():
+    steps = run(Calls(forms=laws.FORMS, required=True, parallel=False), prompt=(5, 30, 1, 2))
+    assert steps[0].token == 3 and not text(steps, Channel.ANSWER) and steps[-1].finish == "stop"
+
+
 def test_the_thinking_before_a_required_call_is_free_and_calls_nobody():
     loud = laws.LOUD | {3: 30.0, 6: 30.0, 2: -30.0}
     steps = run(Calls(forms=laws.FORMS, required=True), prompt=(5, 30, 1), loud=loud, max_tokens=20)

@@ -59,6 +59,12 @@ def test_both_rope_dialects_read_the_same():
     assert old.rope.kind == "yarn" and old.rope.theta == 1e6
 
 
+def test_zeros_of_yarn_are_its_defaults_as_in_transformers():
+    zeros = YARN | {"beta_fast": 0.0, "beta_slow": 0.0, "original_max_position_embeddings": 32768}
+    read = read_config(GOOD | {"rope_scaling": zeros})
+    assert read == read_config(GOOD | {"rope_scaling": zeros | {"beta_fast": 32.0, "beta_slow": 1.0}})
+
+
 def test_switched_off_fields_and_notes_are_harmless():
     assert read_config(
         GOOD | {"_name_or_path": "x", "some_new_switch": False, "torch_dtype": "float32"}

@@ -176,7 +176,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("responses", {"input": [{"type": "reasoning", "encrypted_content": "?"}]}, "input[0].encrypted_content"),
     ("completions", {"prompt": ["a", ""]}, "prompt"), ("completions", {"prompt": []}, "prompt"),
     ("completions", {"suffix": "x"}, "suffix"), ("completions", {"prompt": [1], "echo": True}, "echo"),
-    ("chat", {"logit_bias": {"x": 1}}, "logit_bias"),
+    ("chat", {"logit_bias": {"x": 1}}, "logit_bias"), ("chat", {"stop": ""}, "stop"),
+    ("chat", said("user", {"type": "text", "text": None}), "messages[0].content[0].text"),
     ("completions", {"best_of": 3}, "best_of"), ("completions", {"max_tokens": 0}, "max_tokens"),
 ]  # fmt: skip
 

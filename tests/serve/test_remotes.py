@@ -3,11 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from octavo.core.messages import Message
+from octavo.serve.errors import Refusal
 from octavo.serve.job import Job
 from octavo.serve.remotes import RemoteModel
 from octavo.serve.stream import Collected
@@ -22,24 +25,59 @@ def pieces(size: int) -> Iterator[bytes]:
     yield from (stream[i : i + size] for i in range(0, len(stream), size))
 
 
-async def asked(size: int) -> Collected:
-    """What a job comes to at an endpoint whose stream comes in pieces of so many bytes."""
+async def asked(size: int, job: Job = JOB, *, octavo: bool = False) -> tuple[Collected, list[dict[str, Any]]]:
+    """What a job comes to at an endpoint whose stream comes in pieces of so many bytes, and what that was asked."""
+    bodies: list[dict[str, Any]] = []
 
     async def cut() -> AsyncIterator[bytes]:
         for piece in pieces(size):
             yield piece
 
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return httpx.Response(200, content=cut())
+
     model = RemoteModel("far", "http://far/v1#m", changed=lambda _: None)
-    answers = httpx.MockTransport(lambda _: httpx.Response(200, content=cut()))
-    model.client = httpx.AsyncClient(base_url=model.url, transport=answers)
+    model.client = httpx.AsyncClient(base_url=model.url, transport=httpx.MockTransport(answer))
+    model.octavo = octavo
     told = Collected(replies=1)
-    async for batch in model.submit("j", JOB):
+    async for batch in model.submit("j", job):
         told.add(batch)
     await model.stop()
-    return told
+    return told, bodies
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 def test_text_arrives_as_it_was_said(size: int):
-    told = asyncio.run(asked(size))
+    told, _ = asyncio.run(asked(size))
     assert told.error is None and told.replies[0].text == TEXT
+
+
+BEGUN = (*JOB.messages, Message(role="assistant", content="Because"))
+GOES_ON = msgspec.structs.replace(JOB, messages=BEGUN, resume=True)
+
+
+def test_a_message_is_gone_on_with_where_that_can_be_asked_and_refused_elsewhere():
+    told, bodies = asyncio.run(asked(1000, GOES_ON, octavo=True))
+    assert told.error is None and bodies[0]["continue_final_message"] is True
+    told, bodies = asyncio.run(asked(1000, GOES_ON))
+    assert told.error is not None and told.error.kind == "invalid_request_error" and not bodies
+
+
+@pytest.mark.parametrize("octavo", [True, False])
+def test_log_probabilities_are_refused_and_not_left_out(octavo: bool):
+    told, bodies = asyncio.run(asked(1000, msgspec.structs.replace(JOB, sampling={"logprobs": 1}), octavo=octavo))
+    assert told.error is not None and "log-probabilities" in told.error.message and not bodies
+
+
+async def hurried() -> None:
+    model = RemoteModel("far", "http://far/v1#m", changed=lambda _: None)
+    try:
+        model.submit("j", JOB).end_thinking()
+    finally:
+        await model.stop()
+
+
+def test_who_ends_thinking_elsewhere_is_told_that_it_goes_on():
+    with pytest.raises(Refusal, match=r"cannot be ended from here"):
+        asyncio.run(hurried())

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from octavo.core.messages import Message, ToolCall, ToolSpec
 from octavo.core.sampling import Thinking
+from octavo.text.tokenizer import Tokenizer
+
+Templated = Callable[[str | None], Tokenizer]
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 AUTO, ON, OFF = Thinking(), Thinking(mode="on"), Thinking(mode="off")
 

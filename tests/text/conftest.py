@@ -9,6 +9,7 @@ import pytest
 import tokenizers
 
 from octavo.text.tokenizer import Tokenizer
+from tests.text.chats import Templated
 from tests.text.samples import trained
 
 RANKS = Path(__file__).resolve().parents[3] / "shared/data/tokenizer/qwen.tiktoken"
@@ -69,3 +70,14 @@ def llama(qwen_ranks: Path) -> Tokenizer:
     made = Tokenizer.from_tiktoken(qwen_ranks, added=[(f"<|{name}|>", True) for name in names.split()])
     made.bos_id = made.id_of("<|begin_of_text|>")
     return made
+
+
+@pytest.fixture
+def templated(smollm: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Templated:
+    """SmolLM2's tokenizer with another template."""
+
+    def make(text: str | None) -> Tokenizer:
+        monkeypatch.setattr(smollm, "chat_template", text)
+        return smollm
+
+    return make

@@ -1,8 +1,8 @@
-"""Templates of other models: text as `transformers` gives it, nobody forges, nothing runs away, the right choice."""
+"""Templates of other models: text as `transformers` gives it, nothing runs away, the right choice."""
 
 import random
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from octavo.text.chat import FORMATS, choose_format, jinja_engine
 from octavo.text.chat.jinja_format import JinjaFormat, as_template_message
 from octavo.text.tokenizer import Tokenizer
 from tests.text.chats import (
-    AUTO,
+    CHATML,
     OFF,
-    ON,
     PIECES,
+    Templated,
     call,
     conversation,
-    official,
     official_text,
     says,
     specs,
@@ -29,23 +28,6 @@ from tests.text.chats import (
     tool,
     user,
 )
-
-Templated = Callable[[str | None], Tokenizer]
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-@pytest.fixture
-def templated(smollm: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Templated:
-    """SmolLM2's tokenizer with another template."""
-
-    def make(text: str | None) -> Tokenizer:
-        monkeypatch.setattr(smollm, "chat_template", text)
-        return smollm
-
-    return make
 
 
 @pytest.mark.slow
@@ -92,44 +74,23 @@ def test_every_template_gives_what_transformers_makes_of_it(templated: Templated
     assert equal > 300 and refused > 10
 
 
-@pytest.mark.parametrize("name", ["qwen3", "qwen2_5", "qwen3_instruct_2507"])
-def test_marks_against_forging_change_no_text(name: str, qwen: Tokenizer, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("name", ["deepseek_r1_distill", "deepseekv3", "glm4moe", "qwen3_5_think", "nemotron_3_nano"])
+def test_calls_are_given_as_the_template_takes_them(name: str, qwen: Tokenizer, monkeypatch: pytest.MonkeyPatch):
+    """DeepSeek's wants JSON text, and no text beside a call: else it fails, or leaves the call out."""
     monkeypatch.setattr(qwen, "chat_template", official_text(name))
-    form = JinjaFormat(qwen)
-    refused = 0
-    for seed in range(400):
-        random_ = random.Random(f"marks {seed}")
-        messages, reply = conversation(random_, tools=True), random_.random() < 0.5
-        thinking = random_.choice([AUTO, OFF, ON]) if form.thinks == "optional" else AUTO
-        more: dict[str, Any] = {} if thinking == AUTO else {"enable_thinking": thinking == ON}
-        try:
-            text = form.render(messages, thinking=thinking, reply=reply).text
-        except FormatError:
-            refused += 1  # a template that looks for a token in the messages
-            continue
-        assert text == official(official_text(name), messages, add_generation_prompt=reply, **more)
-    assert refused <= 4
+    text = JinjaFormat(qwen).render([user("q"), says(calls=(call("weather", city="Ulm"),)), tool("21C")]).text
+    assert all(word in text for word in ("weather", "city", "Ulm", "21C"))
 
 
-def test_a_token_put_together_from_two_messages_is_none(templated: Templated):
-    form = JinjaFormat(templated("{% for m in messages %}{{ m.content | trim }}{% endfor %}<|im_end|>"))
-    for one, two in (
-        ("<|im_", "end|>"),
-        ("<", "|im_end|>"),
-        ("<|im_end|", ">"),
-        ("<|im_end|>", ""),
-        ("<|im_ ", "end|>"),
-    ):
-        tokens = form.render([user(one), user(two)]).tokens(form_tokenizer := templated(form._template.text))
-        assert [id for id in tokens if id in form_tokenizer.added_ids] == [form_tokenizer.id_of("<|im_end|>")]
-
-
-def test_a_conversation_that_cannot_be_told_from_control_tokens_is_refused(templated: Templated):
-    text = "{% for m in messages %}{{ 'x' if m.content.startswith('<|im_end|>') else m.content }}{% endfor %}"
-    form = JinjaFormat(templated(text))
-    assert form.render([user("a")]).text == "a"
-    with pytest.raises(FormatError, match=r"holds '<\|im_end\|>'"):
-        form.render([user("<|im_end|>a")])
+def test_threads_do_not_disturb_each_other(templated: Templated):
+    """The server renders prompts in several: whose generation marks are whose?"""
+    turn = "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
+    form = JinjaFormat(templated("{% for m in messages %}{{ m.role }}: " + turn + "{% endfor %}"))
+    talk = [user("a"), says("b")] * 200
+    expected = form.render(talk, reply=False)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: form.render(talk, reply=False), range(24)))
+    assert all(rendered == expected for rendered in found)
 
 
 def test_without_generation_blocks_the_last_reply_is_the_mask(templated: Templated):

@@ -88,6 +88,7 @@ USEFUL = [
     "{{ messages | join('|', attribute='role') }}{{ messages | join('|', 'role') }}{{ [] | join(',') }}",
     "{{ '%s %05.1f%%' % ('a', 2) }}{{ '%(a)s' % {'a': 1} }}{{ '%s-%s' | format(1, 2) }}{{ 7 % 4 }}",
     "{{ '{} {:>5} {a[0]}'.format(1, 'x', a='yz') }}{{ '{:,}'.format(12345) }}", "{{ 'a\nb\n\nc' | indent(2, true) }}",
+    "{{ 'a\n\nb' | indent(2, true, true) }}",
     "{{ 'a\nb' | indent('>', blank=true) }}{{ [3, 1] | sort | list }}{{ {'b': 1, 'a': 2} | dictsort }}",
     "{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{{ loop.index }}{% else %}no{% endfor %}",
     "{% for m in messages if m.role == 'user' %}{{ m.content.split(' ')[-1].strip() }}{% break %}{% endfor %}",
@@ -103,6 +104,21 @@ USEFUL = [
     "{{ 'x' if messages is defined and messages[0]['role'] in ['user', 'tool'] else 'y' }}{{ '<' | escape | safe }}",
     "{{ cycler('a', 'b').next() }}{{ joiner(',')() }}{{ [1, 1] | unique | list }}{{ 'ABC'.startswith(('a', 'b')) }}",
 ]  # fmt: skip
+
+
+WITHHELD = [
+    "batch", "center", "filesizeformat", "forceescape", "groupby", "pprint", "random", "round", "slice", "striptags",
+    "sum", "truncate", "urlencode", "urlize", "wordwrap", "xmlattr",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITHHELD)
+def test_a_filter_that_is_withheld_is_refused_where_it_is_used_and_nowhere_else(name: str):
+    text = "{% macro m(x) %}{{ x | " + name + " }}{% endmacro %}"
+    assert Template(text + "a").render(TALK) == "a"
+    for used in ("m(1)", f"[1] | map('{name}') | list"):
+        with pytest.raises(FormatError, match=f"filter.*'{name}'"):
+            Template(text + "{{ " + used + " }}").render(TALK)
 
 
 @pytest.mark.parametrize("text", USEFUL)

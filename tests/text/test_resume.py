@@ -24,6 +24,36 @@ def test_the_prompt_ends_with_what_was_said_and_the_whole_turn_begins_so(name: s
     assert rest.strip() in form.ends
 
 
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("begun", ["<", ">", "e", "|", "end", "im", "a </think", "\ue000", "{"])
+def test_what_was_said_may_be_found_in_the_end_of_a_turn(name: str, begun: str):
+    assert FORMATS[name]().resume([*TALK, says(begun)]).text.endswith(f"\n{begun}")
+
+
+def test_text_after_a_last_closing_tag_is_gone_on_with_though_there_is_none():
+    assert FORMATS["qwen3"]().resume([*TALK, says("<think>Hm</think>")]).text.endswith("<think>\nHm\n</think>\n\n")
+
+
+def test_white_space_at_the_end_stays_where_the_format_keeps_it():
+    assert FORMATS["qwen3"]().resume([*TALK, says("One, \n")]).text.endswith("One, \n")
+    assert FORMATS["llama3_1"]().resume([*TALK, says("One, \n")]).text.endswith("\n\nOne,")
+
+
+@pytest.mark.parametrize("name", ["phi3", "glm4moe", "deepseek_r1_distill", "lfm2_v2"])
+def test_a_template_that_ends_a_turn_by_two_tokens_or_by_none_goes_on(
+    name: str, qwen: Tokenizer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(qwen, "chat_template", official_text(name))
+    assert JinjaFormat(qwen).resume([user("Count."), says("One,")]).text.endswith("One,")
+
+
+def test_a_template_that_leaves_out_replies_is_refused(qwen: Tokenizer, monkeypatch: pytest.MonkeyPatch):
+    text = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    monkeypatch.setattr(qwen, "chat_template", text)
+    with pytest.raises(FormatError, match="leaves the last message out"):
+        JinjaFormat(qwen).resume([user("Count."), says("One,")])
+
+
 @pytest.mark.parametrize("mode", [Thinking(), OFF])
 def test_a_qwen3_goes_on_after_its_thinking(mode: Thinking):
     form = FORMATS["qwen3"]()

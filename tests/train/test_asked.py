@@ -67,6 +67,9 @@ def test_other_data_and_a_folder_of_something_else_are_refused(tmp_path: Path):
         made(tmp_path / "out", before)
     (tmp_path / "out" / CARD).write_text(json.dumps({"settings": before}))
     data.write_text("two")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TrainingError, match="no model of a recipe"):
+        made(tmp_path / "file", before)
     with pytest.raises(TrainingError, match="data_sha256"):
         made(tmp_path / "out", asked(RECIPE, recipe="rl", files=[data]))
 

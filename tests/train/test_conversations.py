@@ -29,6 +29,10 @@ def writer(tokenizer) -> Writer:
     return Writer(Qwen3(), tokenizer)
 
 
+def calling(arguments: object) -> dict[str, object]:
+    return {"tool_calls": [{"id": "x", "function": {"name": "calc", "arguments": arguments}}]}
+
+
 def learnt(writer: Writer, sample) -> str:
     return writer.tokenizer.decode(sample.tokens[sample.weights > 0].tolist())
 
@@ -193,7 +197,12 @@ def test_in_every_format_the_prompt_is_what_the_model_is_asked_with(tokenizer, n
      ({"messages": [3]}, "no object"),
      ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "only text"),
      ({"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]}, "without a name"),
-     ({"messages": [], "tools": [{}]}, "without a name")],
+     ({"messages": [], "tools": [{}]}, "without a name"),
+     ({"messages": [{"role": "user", "content": "2+2?", "thinking": "4?"}]}, "a user has a thinking"),
+     ({"messages": [{"role": "tool", "content": "4", **calling({})}]}, "a tool has tool calls"),
+     ({"messages": [{"role": "assistant", **calling('{"a": ')}]}, "no JSON object"),
+     ({"messages": [{"role": "assistant", **calling("[1]")}]}, "no JSON object"),
+     ({"messages": [{"role": "assistant", **calling(3)}]}, "no JSON object")],
 )  # fmt: skip
 def test_rows_that_are_not_understood_are_refused_with_their_line(tmp_path, row, wrong):
     with pytest.raises(SampleError, match=wrong) as caught:
@@ -241,6 +250,34 @@ def test_fields_that_hold_nothing_are_no_fields(tmp_path):
         "finish_reason": None,
     }
     assert rows(tmp_path, {"messages": [{"role": "assistant", "content": "4"}], **nothing})
+    reply = {"role": "assistant", "content": "4", "refusal": None, "annotations": [], "weight": None}
+    assert rows(tmp_path, {"messages": [reply]})
+
+
+@pytest.mark.parametrize("nothing", ["", None, {}])
+def test_a_call_that_was_written_without_arguments_has_an_empty_object_of_them(writer, tmp_path, nothing):
+    ((_, messages, _),) = rows(tmp_path, {"messages": [{"role": "assistant", "content": "", **calling(nothing)}]})
+    assert '{"name": "calc", "arguments": {}}' in whole(writer, writer.reply([USER, *messages]))
+
+
+def test_what_the_format_or_the_tokenizer_refuses_is_told_by_its_line(writer):
+    with pytest.raises(SampleError, match=r"data.jsonl:3\[0\]: the conversation is empty"):
+        writer.replies([said("Hello"), USER, said("4")], name="data.jsonl:3")
+    for talk in ([Message(role="user", content="\ud800"), said("4")], [USER, said("\udc00")]):
+        with pytest.raises(SampleError, match=r"data.jsonl:3\[1\]: character"):
+            writer.replies(talk, name="data.jsonl:3")
+
+
+def test_an_empty_conversation_is_refused(writer):
+    with pytest.raises(SampleError, match=r"data.jsonl:1: its last message is no reply"):
+        writer.reply([], name="data.jsonl:1")
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_file(tmp_path):
+    row = json.dumps({"messages": [{"role": "user", "content": "é"}]})
+    (tmp_path / "data.jsonl").write_text(row + "\n", encoding="utf-8-sig")
+    ((_, (message,), _),) = read_conversations(tmp_path / "data.jsonl")
+    assert message.text == "é"
 
 
 def test_the_tools_of_a_preference_stand_in_both_prompts(writer, tmp_path):

@@ -12,6 +12,7 @@ from octavo.train.optimiser import Optimisation
 from octavo.train.step import CrossEntropy
 from octavo.train.trainer import Trainer
 from tests.train.minis import batch, tiny
+from tests.train.models import small
 
 LORA = Lora(rank=4, alpha=8.0)
 
@@ -86,6 +87,9 @@ def test_names_and_kinds_that_are_not_there_are_refused(tmp_path):
         adapt(tiny(), Lora(rank=2, targets=("query",)))
     with pytest.raises(ConfigError, match="rank"):
         adapt(tiny(), Lora())
+    for name, model in (("lm_head", small("untied")), ("gate", small("moe"))):  # a change beside these would be unread
+        with pytest.raises(ConfigError, match=rf"no matrix {name} that can be adapted: choose of (\w+_proj(, )?)+\.$"):
+            adapt(model, Lora(rank=2, targets=("q_proj", name)))
     model, _ = trained(1)
     save_lora(tmp_path / "a", model, LORA, base="tiny")
     with pytest.raises(CheckpointError, match="does not fit"):

@@ -65,6 +65,11 @@ def test_words_that_are_no_settings_are_refused_by_name(words: list[str], told: 
         read_settings(Some, words, recipe="some")
 
 
+def test_what_settings_refuse_together_is_one_sentence():
+    with pytest.raises(ConfigError, match=r"rate=-1\.0 must be more than 0\.$"):
+        read_settings(pretrain.Settings, ["data=a", "tokenizer=b", "out=c", "how.rate=-1"], recipe="pretrain")
+
+
 def test_settings_are_explained_with_the_defaults_that_hold():
     rows = {key: (kind, value, text) for key, kind, value, text in explained(Some)}
     assert rows["name"] == ("text", "(needed)", "what it is called")
@@ -117,6 +122,24 @@ def test_texts_are_read_in_both_kinds_of_files(texts, tmp_path):
             list(documents([tmp_path / "wrong.jsonl"]))
     with pytest.raises(SampleError, match="no file"):
         text_files(f"{folder}/none.txt")
+
+
+def test_files_with_odd_names_and_marks_are_read_as_what_they_are(tmp_path):
+    (tmp_path / "a[1].txt").write_text("one\n\ntwo", encoding="utf-8-sig")
+    (tmp_path / "B.JSONL").write_text('{"text": "three"}\n', encoding="utf-8-sig")
+    assert list(documents(text_files(f"{tmp_path}/a[1].txt,{tmp_path}/B.JSONL"))) == ["one", "two", "three"]
+
+
+def test_texts_that_cannot_be_read_or_hold_nothing_are_refused(tmp_path):
+    (tmp_path / "half.jsonl").write_text('{"text": "a"}\n{"text": "b \\ud800"}\n')
+    with pytest.raises(SampleError, match=r"half.jsonl:2: half of a surrogate pair"):
+        list(documents([tmp_path / "half.jsonl"]))
+    with pytest.raises(SampleError, match="cannot be read"):
+        texts_hash([tmp_path])
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(SampleError, match="has no text"):
+        tokenizer.run(tokenizer.Settings(data=f"{tmp_path}/empty.txt", out=f"{tmp_path}/words"))
+    assert not (tmp_path / "words").exists()
 
 
 def test_each_text_is_read_once_an_epoch_and_a_group_is_a_function_of_its_number():
@@ -173,6 +196,14 @@ def test_a_pretrained_model_is_read_by_transformers_with_the_same_logits(texts, 
     log = read_log(tmp_path / "run/runs/1-general")
     assert [line["step"] for line in log] == list(range(1, 7)) and log[-1]["loss"] < log[0]["loss"]
     assert all(line["mfu"] > 0 and line["speed"] > 0 for line in log)
+
+
+@pytest.mark.parametrize(("word", "told"), [("held_out=1", "none learnt"), ("stages=", "matching regex")])
+def test_what_would_learn_nothing_or_share_a_folder_is_refused(texts, tmp_path, word: str, told: str):
+    word += json.dumps([{"name": "../up", "steps": 1}]) if word == "stages=" else ""
+    given = [f"data={texts[0]}/*.*", f"tokenizer={texts[0]}/words", f"out={tmp_path}/run", word]
+    with pytest.raises(ConfigError, match=told):
+        pretrain.run(read_settings(pretrain.Settings, given, recipe="pretrain"))
 
 
 def test_another_tokenizer_is_another_question(texts, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from octavo.chat.loading import open_text
-from octavo.core.errors import CheckpointError, ConfigError, SampleError
+from octavo.core.errors import CheckpointError, ConfigError, SampleError, TrainingError
 from octavo.core.sample import sample
 from octavo.train.gate import Gate
 from octavo.train.lessons import problem_of
@@ -33,8 +34,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def go(name: str, folder: Path, *more: str, model: str = "model") -> Path:
-    told_words = [f"model={folder}/{model}", f"out={folder}/{name}", *more]
+def go(name: str, folder: Path, *more: str, model: str = "model", out: Path | None = None) -> Path:
+    told_words = [f"model={folder}/{model}", f"out={out or folder}/{name}", *more]
     return recipe(name).run(read_settings(recipe(name).Settings, told_words, recipe=name), progress=Silent())
 
 
@@ -142,6 +143,64 @@ def test_dpo_refuses_pairs_that_are_the_same(folder):
         go("dpo", folder, written(folder, row))
 
 
+def test_dpo_compares_replies_to_one_prompt_only(folder):
+    rejected = [{"role": "assistant", "content": "tell"}]
+    for row in (
+        {"prompt": say("")[:1], "chosen": say("blue")[1:], "rejected": rejected},  # asked in another mode
+        {"chosen": say("blue"), "rejected": [{"role": "user", "content": "Say blue"}, say("tell")[1]]},
+    ):
+        with pytest.raises(SampleError, match=r"data.jsonl:1.*different prompts"):
+            go("dpo", folder, written(folder, row))
+
+
+def test_a_base_model_that_learns_to_chat_ends_its_replies_in_other_programs_too(folder):
+    config_file = folder / "model" / "tokenizer_config.json"
+    config_file.write_text(json.dumps({**json.loads(config_file.read_text()), "eos_token": "<|endoftext|>"}))
+    row = {"prompt": say("")[:1], "chosen": say("blue")[1:], "rejected": say("tell")[1:]}
+    for name, data, more in (("sft", {"messages": say("blue")}, LESSON), ("dpo", row, ("steps=1",))):
+        out = go(name, folder, written(folder, data), *more)
+        ends = json.loads((out / "generation_config.json").read_text())["eos_token_id"]
+        assert ends == [words()[0].id_of("<|im_end|>"), words()[0].id_of("<|endoftext|>")]
+
+
+def test_a_model_is_not_taught_in_another_format_than_it_will_be_asked_in(folder):
+    """Without a template its name decides; `SmolLM2` has a system message of its own."""
+    told = {**config(), "model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    write_model(folder / "SmolLM2-tiny", fresh(told, seed=0), config=told, tokenizer=words()[0])
+    question, replies = say("")[:1], [[{"role": "assistant", "content": text}] for text in ("blue", "tell")]
+    row = {"messages": question + replies[0], "prompt": question, "chosen": replies[0], "rejected": replies[1]}
+    data, task = written(folder, row), 'tasks={"retrieval": [1]}'
+    for name, more in (("sft", [data, *LESSON]), ("dpo", [data]), ("rl", [task]),
+                       ("distill", [task, f"teacher={folder}/SmolLM2-tiny"])):  # fmt: skip
+        with pytest.raises(ConfigError, match="as chatml there, and it would learn as smollm2"):
+            go(name, folder, *more, model="SmolLM2-tiny")
+
+
+def test_a_run_whose_log_lacks_lines_is_not_gone_on_with(folder):
+    data, log = written(folder, {"messages": say("blue")}), folder / "sft.run" / "log.jsonl"
+    shutil.rmtree(go("sft", folder, data, *LESSON))
+    for left in (log.read_text()[:-5], ""):
+        log.write_text(left)
+        with pytest.raises(TrainingError, match=r"log.jsonl has not all lines of the 6 steps"):
+            go("sft", folder, data, *LESSON)
+
+
+def test_the_only_state_is_there_at_every_moment(folder, monkeypatch: pytest.MonkeyPatch):
+    """A run that had learnt all and was stopped before its model was written has nothing new to save."""
+    data = written(folder, {"messages": say("blue")})
+    shutil.rmtree(go("sft", folder, data, *LESSON))
+    with monkeypatch.context() as patch:
+        patch.setattr("octavo.train.run.save_state", None)
+        go("sft", folder, data, *LESSON)
+    assert [path.name for path in (folder / "sft.run").glob("state-*")] == ["state-000000006"]
+
+
+def test_a_place_that_cannot_be_written_is_told(folder):
+    (folder / "file").write_text("")
+    with pytest.raises(TrainingError, match=r"file/sft.run cannot be written \(.*\): choose another place"):
+        go("sft", folder, written(folder, {"messages": say("blue")}), *LESSON, out=folder / "file")
+
+
 def test_a_chat_vector_of_a_larger_model_is_refused(folder):
     more = {**config(), "num_hidden_layers": config()["num_hidden_layers"] + 1}
     write_model(folder / "larger", fresh(more, seed=0), config=more, tokenizer=words()[0])
@@ -159,6 +218,8 @@ def test_chat_vectors_bring_the_difference_and_nothing_else(folder):
     half = recipe("chatvector").Settings(model=str(folder / "model"), plus=str(folder / "sft"), scale=0.0,
                                          minus=str(folder / "model"), out=str(folder / "none"))  # fmt: skip
     recipe("chatvector").run(half)
+    with pytest.raises(ConfigError, match="scale=nan"):
+        go("chatvector", folder, f"plus={folder}/sft", f"minus={folder}/model", "scale=nan")
     assert logprob(folder / "none", "blue") == logprob(folder / "model", "blue")
 
 

@@ -229,7 +229,8 @@ def test_a_state_of_another_optimiser_is_refused():
 def test_frozen_models_and_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="frozen"):
         optimisers(tiny().requires_grad_(False), Optimisation())
-    for wrong in ({"rate": 0}, {"others": 0}, {"clip": -1}, {"weight_decay": -1}, {"rate": math.nan}):
+    for wrong in ({"rate": 0}, {"others": 0}, {"clip": -1}, {"weight_decay": -1}, {"rate": math.nan},
+                  {"rate": math.inf}, {"others": math.inf}, {"weight_decay": math.inf}):  # fmt: skip
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             Optimisation(**wrong)
 

@@ -84,8 +84,12 @@ def quantised(values: np.ndarray, kind: gguf.GGMLQuantizationType, draw: np.rand
 
 
 def write_gguf(path: Path, architecture: str, *, kind: str = "F32", tied: bool = False, seed: int = 0,
-               extra: dict[str, Any] | None = None, tokenizer: bool = False) -> Any:  # fmt: skip
-    """Write a file; matrices in `kind`, norms, biases and routers in F32. Returns the model it was made of."""
+               extra: dict[str, Any] | None = None, bands: np.ndarray | None = None,
+               tokenizer: bool = False) -> Any:  # fmt: skip
+    """Write a file; matrices in `kind`, norms, biases and routers in F32. Returns the model it was made of.
+
+    bands   what `rope_freqs.weight` holds
+    """
     model = random_model(architecture, tied=tied, seed=seed)
     writer, draw = gguf.GGUFWriter(path, architecture), np.random.default_rng(seed)
     writer.add_name("tiny")
@@ -107,12 +111,13 @@ def write_gguf(path: Path, architecture: str, *, kind: str = "F32", tied: bool =
         writer.add_expert_used_count(2)
         writer.add_expert_feed_forward_length(256)
     for key, value in (extra or {}).items():
-        add = {float: writer.add_float32, bool: writer.add_bool, int: writer.add_uint32}[type(value)]
-        add(key, value)
+        add: Any = {float: writer.add_float32, bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}
+        add[type(value)](key, value)
     if tokenizer:
         add_tokenizer(writer)
     wanted = gguf.GGMLQuantizationType[kind]
-    for name, values in stored_tensors(architecture, model).items():
+    factors = {} if bands is None else {"rope_freqs.weight": bands}
+    for name, values in (stored_tensors(architecture, model) | factors).items():
         plain = values.ndim == 1 or "ffn_gate_inp" in name
         raw = values if plain else quantised(values, wanted, draw)
         writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType.F32 if plain else wanted)

@@ -9,11 +9,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import torch
+
+from octavo.models import build
+from octavo.weights import save_checkpoint
+
 COMMIT = "c0ffee" + "0" * 34
 HF = re.compile(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)")
+
+NAME = "acme/Tiny-1"
+WANTED = {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"}  # of what `files_of` gives
+CONFIG = {
+    "model_type": "qwen3", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": True, "hidden_act": "silu",
+}  # fmt: skip
+
+
+def files_of(folder: Path, *, layers: int = 2, shard_bytes: int = 1 << 40) -> dict[str, bytes]:
+    config = CONFIG | {"num_hidden_layers": layers}
+    torch.manual_seed(0)
+    save_checkpoint(folder, model=build(config), config=config, shard_bytes=shard_bytes)
+    extra = {"tokenizer.json": b'{"model": {}}', "tokenizer_config.json": b"{}", "README.md": b"# Tiny",
+             "pytorch_model.bin": b"\x80\x04 a pickle", "onnx/model.onnx": b"o", "../escape.json": b"{}",
+             "original/model.safetensors": b"s"}  # fmt: skip
+    return {path.name: path.read_bytes() for path in folder.iterdir()} | extra
+
+
+def put(cache: Path, name: str, *, layers: int = 2) -> Path:
+    """A usable model straight into the cache."""
+    folder = cache / f"models--{name.replace('/', '--')}"
+    snapshot = folder / "snapshots" / COMMIT
+    config = CONFIG | {"num_hidden_layers": layers}
+    save_checkpoint(snapshot, model=build(config), config=config)
+    (snapshot / "tokenizer.json").write_text("{}")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(COMMIT)
+    return snapshot
 
 
 def git_id(data: bytes) -> str:

@@ -17,11 +17,13 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from bench.parity import distance, packed, prompts, reference
 from octavo.core.errors import CheckpointError, ConfigError
-from octavo.models import skeleton
+from octavo.models import read_config, skeleton
 from octavo.models.decoder import Decoder
+from octavo.nn.rope import Rope
 from octavo.text.tokenizer import Tokenizer
-from octavo.weights import default_model, load_weights, open_checkpoint
+from octavo.weights import default_model, gguf_config, load_weights, open_checkpoint
 from octavo.weights.gguf_blocks import BLOCKS
+from octavo.weights.gguf_config import banded_scaling
 from octavo.weights.gguf_header import short_texts
 from tests.weights.gguf_files import ARCHITECTURES, HEAD, TYPES, VOCAB, write_gguf
 
@@ -109,9 +111,6 @@ def test_metadata_equals_the_packages_own_reader():
 
 @pytest.mark.parametrize("factor", [8.0, 32.0])
 def test_the_llama3_scaling_comes_back_from_its_table(factor: float):
-    from octavo.nn.rope import Rope
-    from octavo.weights.gguf_config import banded_scaling
-
     rope = Rope(width=128, theta=5e5, kind="llama3", factor=factor, low=1.0, high=4.0, original=8192)
     factors = Rope(width=128, theta=5e5).frequencies()[0] / rope.frequencies()[0]
     found = banded_scaling(factors, width=128, theta=5e5)
@@ -130,6 +129,36 @@ def test_yarn_and_unknown_keys(tmp_path: Path):
         open_checkpoint(path)
     write_gguf(path, "qwen3", extra={"qwen3.rope.dimension_count": 32})
     with pytest.raises(ConfigError, match="equally wide"):
+        open_checkpoint(path)
+
+
+def test_a_width_of_heads_that_is_no_number_is_one_clear_error():
+    fields = {"general.architecture": "qwen3", "qwen3.embedding_length": 64, "qwen3.attention.head_count": 4}
+    with pytest.raises(ConfigError, match="head_dim=nan was found"):
+        read_config(gguf_config.read_config(fields | {"qwen3.attention.key_length": float("nan")}, {}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        ({"type": "none", "factor": 4.0}, None), ({"type": "linear"}, None), ({"factor": 0.0}, None),
+        ({"factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        ({"type": "yarn", "factor": 4.0}, {"rope_type": "yarn", "factor": 4.0}),
+    ],
+)  # fmt: skip
+def test_scaling_is_read_as_llama_cpp_reads_it(tmp_path: Path, keys: dict[str, Any], wanted: dict[str, Any] | None):
+    write_gguf(tmp_path / "tiny.gguf", "qwen3", extra={f"qwen3.rope.scaling.{key}": keys[key] for key in keys})
+    assert open_checkpoint(tmp_path / "tiny.gguf").config.get("rope_scaling") == wanted
+
+
+def test_frequencies_that_are_scaled_twice_are_refused(tmp_path: Path):
+    rope = Rope(width=HEAD, theta=1e6, kind="llama3", factor=8.0, low=1.0, high=4.0, original=8192)
+    bands = Rope(width=HEAD, theta=1e6).frequencies()[0] / rope.frequencies()[0]
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, "llama", bands=bands)
+    assert open_checkpoint(path).config["rope_scaling"]["rope_type"] == "llama3"
+    write_gguf(path, "llama", bands=bands, extra={"llama.rope.scale_linear": 2.0})
+    with pytest.raises(ConfigError, match=r"rope_freqs.weight and rope scaling .*linear.* one of the two"):
         open_checkpoint(path)
 
 

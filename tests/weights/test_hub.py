@@ -12,69 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
-import msgspec
 import pytest
-import torch
 from huggingface_hub import constants
-from safetensors.torch import save_file
 
+from octavo.cli.models import pull
 from octavo.core.errors import CheckpointError, ConfigError, HubError, MemoryNeeded
-from octavo.models import build
 from octavo.weights import (
-    default_model,
     download,
     find_model,
-    hub,
     list_models,
     open_checkpoint,
     remove_model,
-    save_checkpoint,
     transfer,
 )
-from octavo.weights.memory import packed_needs
 from tests.weights.gguf_files import write_gguf
-from tests.weights.hub_server import COMMIT, HubServer, serving
-
-NAME = "acme/Tiny-1"
-CONFIG = {
-    "model_type": "qwen3", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128,
-    "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": True, "hidden_act": "silu",
-}  # fmt: skip
-
-
-def files_of(folder: Path, *, layers: int = 2, shard_bytes: int = 1 << 40) -> dict[str, bytes]:
-    config = CONFIG | {"num_hidden_layers": layers}
-    torch.manual_seed(0)
-    save_checkpoint(folder, model=build(config), config=config, shard_bytes=shard_bytes)
-    extra = {"tokenizer.json": b'{"model": {}}', "tokenizer_config.json": b"{}", "README.md": b"# Tiny",
-             "pytorch_model.bin": b"\x80\x04 a pickle", "onnx/model.onnx": b"o", "../escape.json": b"{}",
-             "original/model.safetensors": b"s"}  # fmt: skip
-    return {path.name: path.read_bytes() for path in folder.iterdir()} | extra
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache, the network switched on, and nothing that came with the install."""
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "PACKAGED", "no_such_package")
-    monkeypatch.setattr(hub, "SHIPPED", tmp_path / "shipped")
-    monkeypatch.setattr(transfer.time, "sleep", lambda _s: None)
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    return folder
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with serving(HubServer({NAME: files_of(tmp_path / "made", layers=4)})) as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        monkeypatch.setenv("MODELSCOPE_DOMAIN", running.url)
-        yield running
-
-
-WANTED = {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"}
+from tests.weights.hub_server import COMMIT, NAME, WANTED, HubServer, files_of, serving
 
 
 @pytest.mark.parametrize("where", ["huggingface", "modelscope"])
@@ -196,6 +148,44 @@ def test_a_damaged_gguf_file_that_is_named_is_fetched_again(cache: Path, server:
         assert find_model("acme/Two-GGUF/a.gguf") == path and path.read_bytes() == true
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_pulling_again_mends_a_damaged_tokenizer(cache: Path, server: HubServer, name: str):
+    path = find_model(NAME) / name
+    true = path.read_bytes()
+    for damage in (true[:-1], b"", bytes(len(true)), None):
+        path.resolve().unlink()
+        if damage is not None:
+            path.resolve().write_bytes(damage)
+        with pytest.raises(HubError, match="not whole"):
+            find_model(NAME, offline=True, whole=True)
+        pull(NAME)
+        assert path.read_bytes() == true
+
+
+def test_a_damaged_copy_is_made_anew_where_the_system_has_no_links(cache: Path, server: HubServer,
+                                                                   monkeypatch: pytest.MonkeyPatch):  # fmt: skip
+    def refused(place: Path, target: Path) -> None:
+        raise OSError(f"no link to {target} at {place}")
+
+    monkeypatch.setattr(Path, "symlink_to", refused)
+    path = find_model(NAME) / "model.safetensors"
+    true = path.read_bytes()
+    for damage in damaged(true):
+        path.write_bytes(damage)
+        assert find_model(NAME) == path.parent and path.read_bytes() == true
+
+
+def test_what_octavo_quantised_is_fetched_as_any_other_model(cache: Path, server: HubServer):
+    config = json.loads(server.repos[NAME]["config.json"])
+    how = {"quant_method": "octavo", "rotation": "hadamard-hartley", "format": "w4"}
+    own, other = ({"quantization_config": how | change} for change in ({}, {"rotation": "of tomorrow"}))
+    server.repos["acme/Own"] = server.repos[NAME] | {"config.json": json.dumps(config | own).encode()}
+    assert find_model("acme/Own").is_dir()
+    server.repos["acme/Other"] = server.repos[NAME] | {"config.json": json.dumps(config | other).encode()}
+    with pytest.raises(ConfigError, match=r"the rotation 'of tomorrow'.* update Octavo"):
+        find_model("acme/Other")
+
+
 def test_a_link_that_another_process_makes_first_is_taken(cache: Path, server: HubServer,
                                                           monkeypatch: pytest.MonkeyPatch):  # fmt: skip
     link = Path.symlink_to
@@ -280,10 +270,16 @@ def test_one_gguf_is_taken_and_several_are_named(cache: Path, server: HubServer)
         HubError, match=r"2 GGUF files: a.Q4_K_M.gguf \(0 MB\), .* Name one: acme/Two-GGUF/a.Q4_K_M.gguf"
     ):
         find_model("acme/Two-GGUF")
+    with pytest.raises(CheckpointError, match="GGUF version 0"):
+        pull("acme/One-GGUF")
     path = find_model("acme/Two-GGUF/a.Q8_0.gguf")
     assert path.name == "a.Q8_0.gguf" and len(list(path.parent.iterdir())) == 1
     with pytest.raises(HubError, match=r"has no file c.gguf"):
         find_model("acme/Two-GGUF/c.gguf")
+    server.repos["acme/Parts-GGUF"] = {"b-00001-of-00002.gguf": gguf, "b-00002-of-00002.gguf": gguf}
+    for name in ("acme/Parts-GGUF", "acme/Two-GGUF/b-00001-of-00002.gguf"):
+        with pytest.raises(HubError, match=r"has b-00001-of-00002.gguf, one of several parts"):
+            find_model(name)
 
 
 def test_what_cannot_be_used_is_not_downloaded(cache: Path, server: HubServer):
@@ -298,79 +294,7 @@ def test_what_cannot_be_used_is_not_downloaded(cache: Path, server: HubServer):
 
 def test_a_full_disk_is_seen_before_the_download(cache: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch):
     free = shutil.disk_usage(cache.parent).free
-    monkeypatch.setattr(download, "SPARE_BYTES", free)
+    monkeypatch.setattr(download, "SPARE_BYTES", 2 * free)  # others may free some meanwhile
     with pytest.raises(MemoryNeeded, match=r"more on the disk of .* which has .* free"):
         find_model(NAME)
     assert not any(url.endswith("model.safetensors") for url, _, _ in server.asked)
-
-
-def put(cache: Path, name: str, *, layers: int = 2) -> Path:
-    """A usable model straight into the cache."""
-    folder = cache / f"models--{name.replace('/', '--')}"
-    snapshot = folder / "snapshots" / COMMIT
-    config = CONFIG | {"num_hidden_layers": layers}
-    save_checkpoint(snapshot, model=build(config), config=config)
-    (snapshot / "tokenizer.json").write_text("{}")
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text(COMMIT)
-    return snapshot
-
-
-def test_only_usable_models_are_listed_and_the_best_is_the_default(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(HubError, match="octavo models pull"):
-        default_model()
-    small, large = put(cache, "Qwen/Qwen3-S", layers=2), put(cache, "Qwen/Qwen3-L", layers=5)
-    put(cache, "Qwen/Qwen3-XL-Base", layers=9)
-    cut = put(cache, "acme/Cut") / "model.safetensors"
-    cut.write_bytes(cut.read_bytes()[:-10])
-    (put(cache, "acme/Alien") / "config.json").write_text('{"model_type": "mamba"}')
-    (put(cache, "acme/Mute") / "tokenizer.json").unlink()
-    save_file({"x": torch.zeros(1)}, put(cache, "acme/Two") / "second.safetensors")
-    assert [model.name for model in list_models()] == ["Qwen/Qwen3-L", "Qwen/Qwen3-S", "Qwen/Qwen3-XL-Base", "acme/Two"]
-    assert default_model() == large
-    with pytest.raises(HubError, match="not whole"):
-        find_model("acme/Cut", offline=True)
-    size = open_checkpoint(large).size_bytes
-
-    def tight(checkpoint, *, recipe):
-        found = packed_needs(checkpoint, recipe=recipe)
-        left = found.needed_bytes - (checkpoint.size_bytes >= size)
-        return msgspec.structs.replace(found, available_bytes=left)
-
-    remove_model("acme/Two")
-    monkeypatch.setattr(hub, "packed_needs", tight)
-    assert default_model() == small
-
-
-def test_removing_frees_what_it_says(cache: Path, server: HubServer):
-    path = find_model(NAME)
-    freed = remove_model(NAME)
-    wanted = sum(len(server.repos[NAME][name]) for name in WANTED) + len(COMMIT)
-    assert freed == wanted and not path.exists() and not list(cache.rglob("*Tiny*"))
-    with pytest.raises(HubError, match="not in the hub cache"):
-        remove_model(NAME)
-
-
-def test_models_made_by_us_are_found_by_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    made = tmp_path / "shipped" / "octavo-mini"
-    made.mkdir(parents=True)
-    (made / "config.json").write_text("{}")
-    monkeypatch.setattr("octavo.weights.hub.SHIPPED", tmp_path / "shipped")
-    assert find_model("octavo-mini", offline=True) == made
-    with pytest.raises(HubError, match=r"neither a path .* octavo-mini, or org/name .* Did you mean octavo-mini\?"):
-        find_model("octavo-mni", offline=True)
-    with pytest.raises(HubError, match=r"octavo-mini, or org/name such as Qwen/Qwen3-0\.6B\.$"):
-        find_model("llama", offline=True)
-
-
-def test_a_path_is_itself_and_the_packaged_model_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert find_model(tmp_path) == tmp_path
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "none"))
-    packaged = default_model()
-    assert packaged.name == "SmolLM2-135M-Instruct.Q4_1.gguf"
-    assert [find_model(model.name, offline=True) for model in list_models()] == [
-        packaged,
-        *sorted(hub.SHIPPED.iterdir()),
-    ]
-    with pytest.raises(CheckpointError):
-        open_checkpoint(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from octavo.core.errors import MemoryNeeded
+from octavo.core.errors import ConfigError, MemoryNeeded
 from octavo.models import build, read_config, skeleton
 from octavo.models.decoder import count_parameters
 from octavo.models.packed import pack
@@ -16,7 +16,7 @@ from octavo.weights.hub import SHIPPED
 from octavo.weights.memory import KERNELS_BYTES, SMALLER, Needs, available_bytes, gigabytes, packed_needs
 from octavo.weights.packed_file import CheckpointWeights
 from tests.weights.gguf_files import write_gguf
-from tests.weights.test_hub import CONFIG
+from tests.weights.hub_server import CONFIG
 
 GIB = 1 << 30
 
@@ -111,6 +111,13 @@ OVERDRAWN = V2_CONTAINER | {"sys/fs/cgroup/memory.current": f"{3 * GIB}"}
 )  # fmt: skip
 def test_a_containers_limit_counts(files: dict[str, str], wanted: int, tmp_path: Path):
     assert available_bytes(root=tree(tmp_path, SYSTEM | files)) == wanted
+
+
+@pytest.mark.parametrize("wished", ["8GB", "8e9", "-1", "0x10"])
+def test_a_limit_that_is_no_number_is_refused(wished: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OCTAVO_MEMORY_BYTES", wished)
+    with pytest.raises(ConfigError, match=r"OCTAVO_MEMORY_BYTES is .*, a number of bytes was needed"):
+        available_bytes()
 
 
 def test_without_proc_the_system_is_asked(tmp_path: Path):

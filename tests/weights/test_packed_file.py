@@ -67,6 +67,15 @@ def test_without_a_place_to_keep_it_the_weights_are_packed_in_memory(folder: Pat
     assert same(arrays(folder), made)
 
 
+def test_one_that_can_neither_be_read_nor_replaced_is_done_without(folder: Path):
+    made = arrays(folder)
+    (file,) = (folder.parent / "cache/packed").iterdir()
+    file.unlink()
+    (file / "x").mkdir(parents=True)  # a folder cannot be opened or replaced, as a file of another user cannot
+    assert same(arrays(folder), made) and file.is_dir()
+    assert [*file.parent.iterdir()] == [file]
+
+
 def test_what_is_packed_is_counted_and_cleared_and_an_open_model_stays_whole(folder: Path):
     assert packed_bytes() == remove_packed() == 0
     made = open_packed(open_checkpoint(folder), recipe="w4").arrays

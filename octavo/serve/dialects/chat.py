@@ -149,11 +149,10 @@ def flat_text(content: str | list[dict[str, Any]] | None, *, at: str) -> str:
         return content or ""
     texts: list[str] = []
     for i, part in enumerate(content):
-        text = part.get("text", part.get("refusal"))
-        if part.get("type") not in ("text", "input_text", "output_text", "refusal") or not isinstance(text, str):
-            kind = part.get("type")
+        kind, text = part.get("type"), part.get("text", part.get("refusal"))
+        if kind not in ("text", "input_text", "output_text", "refusal"):
             raise Refusal(f"{at}[{i}] is of type {kind!r}: this model reads text only.", param=f"{at}[{i}].type")
-        texts.append(text)
+        texts.append(convert(text, str, at=f"{at}[{i}].text"))
     return "".join(texts)
 
 

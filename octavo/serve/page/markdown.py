@@ -1,4 +1,4 @@
-"""A model's markdown -> HTML that can do nothing: no raw HTML, no images, three kinds of links.
+"""A model's markdown -> HTML that can do nothing: no raw HTML but line breaks, no images, three kinds of links.
 
 What the parser writes is clean already; nh3 goes over it once more with a list of all that may stand there.
 """
@@ -13,7 +13,7 @@ import nh3
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.rules_block import StateBlock
-from markdown_it.rules_inline import StateInline
+from markdown_it.rules_inline import StateInline, emphasis
 from markdown_it.token import Token
 
 from octavo.serve.page import formulas
@@ -23,6 +23,10 @@ LONGEST = 100_000  # characters of one text
 LONGEST_CODE = 30_000  # characters of a block that is coloured
 MOST_LINES = 100  # of a displayed formula
 LINKS = re.compile(r"(?:https?://|mailto:)", re.IGNORECASE)
+LINE_BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
+# Chinese, Japanese and Korean, with their punctuation: scripts that set no spaces around what they stress.
+UNSPACED = re.compile(r"[\u1100-\u11ff\u2e80-\ua4cf\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\ufe30-\ufe4f"
+                      r"\uff00-\uffef\U00020000-\U0003ffff]")  # fmt: skip
 LANGUAGE = re.compile(r"[A-Za-z0-9+#.-]{1,20}")
 # Lexers that read their input in a straight line; others are shown without colours.
 LEXERS = frozenset((
@@ -105,6 +109,32 @@ def _coloured(code: str, language: str) -> str:
     return highlight(code, lexer, HtmlFormatter(nowrap=True)).removesuffix("" if code.endswith("\n") else "\n")
 
 
+def _line_break(state: StateInline, silent: bool) -> bool:
+    """The one tag that models cannot do without: lines within a cell of a table."""
+    found = LINE_BREAK.match(state.src, state.pos)
+    if found is None:
+        return False
+    if not silent:
+        state.push("hardbreak", "br", 0)
+    state.pos = found.end()
+    return True
+
+
+def _emphasis(state: StateInline, silent: bool) -> bool:
+    """As in plain markdown, whose rule goes by spaces; beside a script that has none, `**` opens and closes all words.
+
+    Source: github.com/tats-u/markdown-cjk-friendly.
+    """
+    start, known = state.pos, len(state.delimiters)
+    if not emphasis.tokenize(state, silent):
+        return False
+    left, right = state.src[max(0, start - 1) : start], state.src[state.pos : state.pos + 1]
+    if state.src[start] == "*" and (UNSPACED.match(left) or UNSPACED.match(right)):
+        for one in state.delimiters[known:]:
+            one.open, one.close = bool(right.strip()), bool(left.strip())
+    return True
+
+
 def _inline(state: StateInline, silent: bool) -> bool:
     """A formula within a line: `$x$` as Pandoc reads it, `\\(x\\)`, and displayed ones that do not stand alone."""
     src, start = state.src, state.pos
@@ -164,6 +194,8 @@ def _block(state: StateBlock, start: int, *rest: Any) -> bool:
 def _parser() -> MarkdownIt:
     made = _Markdown("commonmark", {"html": False}).enable(["table", "strikethrough"])
     made.inline.ruler.before("escape", "formula", _inline)
+    made.inline.ruler.before("escape", "line_break", _line_break)
+    made.inline.ruler.at("emphasis", _emphasis)
     made.block.ruler.before("fence", "formula", _block, {"alt": ["paragraph", "reference", "blockquote", "list"]})
     rules = {"image": _image, "fence": _fence, "code_block": _fence, "td_open": _cell, "th_open": _cell,
              "formula": _formula, "formula_block": _formula_block}  # fmt: skip

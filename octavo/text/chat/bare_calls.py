@@ -66,12 +66,13 @@ class BareCallParser:
     def _next(self) -> list[Event] | None:
         """The next call, or the decision that there is none; None: more text is needed."""
         if self._scan is None:
-            body = self._held.lstrip(_BETWEEN if self._calls else " \t\r\n")
+            body = self._held[self._scanned :].lstrip(_BETWEEN if self._calls else " \t\r\n")
+            self._scanned = len(self._held) - len(body)
             if not body:
                 return None
             if body[0] != "{":
                 return list(self._give_up())
-            self._scan, self._scanned = ObjectScan(), len(self._held) - len(body)
+            self._scan = ObjectScan()
         for at in range(self._scanned, len(self._held)):
             if self._scan.push(self._held[at]):
                 return list(self._close(at + 1))
@@ -84,7 +85,7 @@ class BareCallParser:
             yield from self._give_up()
             return
         yield self._numbered(call)
-        self._held, self._prefix, self._scan = self._held[end:], "", None
+        self._held, self._prefix, self._scan, self._scanned = self._held[end:], "", None, 0
 
     def _numbered(self, call: ToolCall) -> ToolCall:
         number, self._calls = self._calls, self._calls + 1
@@ -92,6 +93,6 @@ class BareCallParser:
 
     def _give_up(self) -> Iterator[Event]:
         text = self._prefix + self._held
-        self._holding, self._held, self._prefix, self._scan = False, "", "", None
+        self._holding, self._held, self._prefix, self._scan, self._scanned = False, "", "", None, 0
         if text:
             yield Piece(text)

@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
@@ -125,14 +125,17 @@ class Format(ABC):
 
         Raises FormatError where the last message is none that can be gone on with, and as `render` does.
         """
-        if not messages or messages[-1].role != "assistant" or messages[-1].tool_calls or not messages[-1].text:
+        if not messages or messages[-1].role != "assistant" or messages[-1].tool_calls or not messages[-1].text.strip():
             raise FormatError("to go on with the last message, it must be an assistant's, with text and without calls.")
-        rendered = self.render(messages, tools=tools, thinking=thinking, reply=False)
-        end = max(rendered.text.rfind(literal) for literal in self.ends)
-        said = rendered.text.rfind(messages[-1].text.split(str(THINK.think_close))[-1].strip())
-        if end < said or said < 0:
-            raise FormatError(f"the {self.name} format does not end its turns: ask for a new message instead.")
-        return Rendered(tuple(_first_of(rendered.spans, end)))
+        said = messages[-1].text
+        (mark,) = free_characters((message.text for message in messages), 1)
+        marked = replace(messages[-1], content=f"{said}{mark} ")  # the space shows whether the format trims
+        rendered = self.render([*messages[:-1], marked], tools=tools, thinking=thinking, reply=False)
+        before, found, after = rendered.text.rpartition(mark)
+        if not found:
+            raise FormatError(f"the {self.name} format leaves the last message out: ask for a new message instead.")
+        kept = before if after.startswith(" ") else before.removesuffix(said[len(said.rstrip()) :])
+        return Rendered(tuple(_first_of(rendered.spans, len(kept))))
 
     def extend(
         self,
@@ -251,6 +254,15 @@ class TurnFormat(Format):
     @abstractmethod
     def _opening(self, thinking: Thinking) -> tuple[Span, ...]:
         """The beginning of an assistant's turn, up to where the model writes."""
+
+
+def free_characters(texts: Iterable[str], count: int) -> tuple[str, ...]:
+    """Characters for private use that occur in none of the texts. Raises FormatError where there are too few."""
+    used = set[str]().union(*texts)
+    free = tuple(islice((chr(code) for code in range(0xE000, 0xF900) if chr(code) not in used), count))
+    if len(free) < count:
+        raise FormatError("the conversation holds every character for private use (U+E000 to U+F8FF): leave some out.")
+    return free
 
 
 def _first_of(spans: Iterable[Span], at: int) -> Iterator[Span]:

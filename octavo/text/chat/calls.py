@@ -1,5 +1,7 @@
 """What a model wrote as a tool call -> `ToolCall`."""
 
+from typing import Any
+
 import msgspec
 from msgspec import Struct
 
@@ -10,7 +12,7 @@ class _Written(Struct):
     name: str
     arguments: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     parameters: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    id: str = ""
+    id: Any = ""  # some models write null or a number: it is not what makes a call
 
 
 def read_call(body: str, *, needs_arguments: bool = False) -> ToolCall | None:
@@ -31,7 +33,8 @@ def read_call(body: str, *, needs_arguments: bool = False) -> ToolCall | None:
     absent = arguments == "null"
     if not written.name or (absent and needs_arguments) or not (absent or arguments.startswith("{")):
         return None
-    return ToolCall(name=written.name, arguments="{}" if absent else arguments, id=written.id)
+    id = written.id if isinstance(written.id, str) else ""
+    return ToolCall(name=written.name, arguments="{}" if absent else arguments, id=id)
 
 
 class ObjectScan:

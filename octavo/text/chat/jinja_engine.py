@@ -32,7 +32,8 @@ class GenerationBlock(Extension):
 
     def marked(self, caller: Callable[[], str]) -> str:
         """The block's text between the marks, if there are any."""
-        begin, end = getattr(self.environment, "generation_marks", ("", ""))
+        assert isinstance(self.environment, Sandbox)
+        begin, end = self.environment.run.marks
         return f"{begin}{caller()}{end}"
 
 
@@ -56,8 +57,7 @@ class Template:
 
         Raises FormatError for a template that fails, refuses the conversation, or exceeds the bounds.
         """
-        self._sandbox.begin(limit_s=LIMIT_S)
-        self._sandbox.generation_marks = marks
+        self._sandbox.begin(limit_s=LIMIT_S, marks=marks)
         pieces: list[str] = []
         size = 0
         try:

@@ -5,15 +5,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from octavo.core.errors import FormatError
 from octavo.core.messages import Message, ToolCall, ToolSpec
 from octavo.core.sampling import Sampling, Thinking
 from octavo.text.chat.bare_calls import BareCallParser
-from octavo.text.chat.base import THINK, Format, Rendered, Span
+from octavo.text.chat.base import THINK, Format, Rendered, Span, free_characters
 from octavo.text.chat.hermes import HERMES_CALL, TOOLS
 from octavo.text.chat.llama3 import BARE_CALL
-from octavo.text.chat.marks import Typed, Zones, free_characters
+from octavo.text.chat.marks import Typed, Zones, strings
 from octavo.text.chat.parser import ReplyParser, Tags
 
 if TYPE_CHECKING:
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
 
 ASKED, ANSWERED = Message(role="user", content="question"), Message(role="assistant", content="answer")
 CALLED = Message(role="assistant", tool_calls=(ToolCall(name="f", id="call00000"),))
+LOOKED_UP = Message(role="assistant", tool_calls=(ToolCall(name="lookup", arguments='{"x": "y7"}', id="call00000"),))
+
+
+class Shape(Struct, frozen=True):
+    """How a template wants calls.   text_arguments: as JSON text, else as an object;   empty: where there is no text"""
+
+    text_arguments: bool = False
+    empty: str | None = ""
+
+
+SHAPES = (Shape(), Shape(True), Shape(False, None), Shape(True, None))
 
 
 class JinjaFormat(Format):
@@ -31,6 +43,7 @@ class JinjaFormat(Format):
     """
 
     name = "jinja"
+    _shape = Shape()
 
     def __init__(self, tokenizer: "Tokenizer", *, generation_config: Mapping[str, Any] = {}) -> None:
         """Raises FormatError for a tokenizer without a template, and for a template that fails on a simple chat."""
@@ -43,6 +56,7 @@ class JinjaFormat(Format):
             )
         self._template = Template(tokenizer.chat_template)
         self._literals = {tokenizer.token_bytes(id).decode(): id in tokenizer.special_ids for id in tokenizer.added_ids}
+        self._typed = Typed(self._literals, template=self._template.text)
         ends = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
         self._borders = {name: "" if id is None else tokenizer.decode([id]) for name, id in ends.items()}
         self.offers_tools = "tools" in self._template.variables
@@ -60,9 +74,8 @@ class JinjaFormat(Format):
         """What the template makes of the conversation."""
         self._check(messages, tools, thinking)
         variables = self._variables(messages, tools=tools, thinking=thinking, reply=reply)
-        begin, end, mark = free_characters(self._template.text, variables)
-        typed = Typed(self._literals, mark=mark, template=self._template.text)
-        zones = self._zones(variables, typed, marks=(begin, end))
+        begin, end, mark = free_characters(strings([self._template.text, variables]), 3)
+        zones = self._zones(variables, mark=mark, marks=(begin, end))
         trained = zones.trained
         if not trained and not reply and messages[-1].role == "assistant" and len(messages) > 1:
             trained = self._last_reply(zones.text, variables)
@@ -98,6 +111,8 @@ class JinjaFormat(Format):
             tags = msgspec.structs.replace(tags, tool_open="<|python_tag|>")
         self.tags = tags
         self.call_layout = HERMES_CALL if tags.tool_close else BARE_CALL if tags.tool_open else None
+        if self.calls_tools:
+            self._shape = next((shape for shape in SHAPES if self._shows(shape)), Shape())
         mode: Literal["never", "optional", "always"] = "never"
         if thinks and "enable_thinking" in self._template.variables:
             mode = "optional"
@@ -112,6 +127,16 @@ class JinjaFormat(Format):
         ends = [*after[:1], self._borders["eos_token"]]
         self.ends = tuple(dict.fromkeys(literal for literal in ends if literal))
 
+    def _shows(self, shape: Shape) -> bool:
+        """Whether the template shows a call of this shape and its arguments: some leave it out, or fail."""
+        variables = self._variables([ASKED], tools=(), thinking=Thinking(), reply=False)
+        variables["messages"].append(as_template_message(LOOKED_UP, shape))
+        try:
+            text = self._template.render(variables)
+        except FormatError:
+            return False
+        return "lookup" in text and "y7" in text
+
     def _found(self, text: str) -> list[str]:
         """Added tokens in a text, in order."""
         names = sorted((name for name in self._literals if not name.isspace()), key=len, reverse=True)
@@ -122,7 +147,7 @@ class JinjaFormat(Format):
     ) -> dict[str, Any]:
         asked = {} if thinking.mode == "auto" else {"enable_thinking": thinking.mode == "on"}
         return {
-            "messages": [as_template_message(message) for message in messages],
+            "messages": [as_template_message(message, self._shape) for message in messages],
             "tools": [tool.as_openai() for tool in tools] or None,
             "documents": None,
             "add_generation_prompt": reply,
@@ -133,16 +158,16 @@ class JinjaFormat(Format):
     def _text(self, messages: Sequence[Message], *, reply: bool, thinking: Thinking = Thinking()) -> str:
         return self._template.render(self._variables(messages, tools=(), thinking=thinking, reply=reply))
 
-    def _zones(self, variables: Mapping[str, Any], typed: Typed, *, marks: tuple[str, str] = ("", "")) -> Zones:
+    def _zones(self, variables: Mapping[str, Any], *, mark: str, marks: tuple[str, str]) -> Zones:
         """The rendered text and whose it is. Marks in the messages must not change what the template makes of them."""
         plain = self._template.render(variables)
-        for marked in typed.variants(variables):
-            zones = Zones.read(self._template.render(marked, marks=marks), mark=typed.mark, trained_marks=marks)
+        for marked in self._typed.variants(variables, mark=mark):
+            zones = Zones.read(self._template.render(marked, marks=marks), mark=mark, trained_marks=marks)
             if zones.text == plain:
                 return zones
         raise FormatError(
-            f"the conversation holds {typed.example(variables)!r}, a token that this model's chat template treats in a "
-            f"special way, so it cannot be told from the real one. Remove it from the messages."
+            f"the conversation holds {self._typed.example(variables)!r}, a token that this model's chat template "
+            f"treats in a special way, so it cannot be told from the real one. Remove it from the messages."
         )
 
     def _last_reply(self, text: str, variables: Mapping[str, Any]) -> list[tuple[int, int]]:
@@ -181,16 +206,18 @@ def rest_of(spans: Iterable[Span], at: int) -> Iterator[Span]:
         at = max(0, at - len(span.text))
 
 
-def as_template_message(message: Message) -> dict[str, Any]:
-    """A message as templates know it: arguments are objects, fields that are not there are absent."""
+def as_template_message(message: Message, shape: Shape = Shape()) -> dict[str, Any]:
+    """A message as templates know it: fields that are not there are absent."""
     known: dict[str, Any] = {"role": message.role, "content": message.text}
     if message.thinking is not None:
         known["reasoning_content"] = known["thinking"] = message.thinking  # templates use either name
     if message.tool_calls:
+        known["content"] = message.text or shape.empty
         known["tool_calls"] = [
-            {"type": "function", "id": call.id, "function": {"name": call.name, "arguments": _object(call.arguments)}}
+            {"type": "function", "id": call.id, "function": {
+                "name": call.name, "arguments": call.arguments if shape.text_arguments else _object(call.arguments)}}
             for call in message.tool_calls
-        ]
+        ]  # fmt: skip
     if message.tool_call_id:
         known["tool_call_id"] = message.tool_call_id
     return known

@@ -2,8 +2,8 @@
 
 No value that a template makes is large, nor is all that it makes together. Operators and look-ups come by here through
 hooks of Jinja's own; literals, calls, filters and loops because `Bounded` writes a call of the sandbox around each.
-Filters and methods that could make much of little at once are written anew here; those that chats do not need are not
-there at all.
+Filters and methods that could make much of little at once are written anew here; those that chats do not need are
+refused where they are used.
 """
 
 import json
@@ -16,12 +16,14 @@ from functools import partial
 from itertools import islice
 from string import Formatter
 from sys import getsizeof
+from threading import local
 from types import BuiltinMethodType, MethodType
 from typing import Any, cast
 
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.filters import FILTERS as JINJAS
 from jinja2.filters import do_indent, make_attrgetter
 from jinja2.idtracking import VAR_LOAD_RESOLVE
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -82,7 +84,10 @@ class Bounded(CodeGenerator):
             super().visit_Call(node, frame, forward_caller=forward_caller)
 
     def visit_Filter(self, node: nodes.Filter, frame: Frame) -> None:
-        """Whatever it gives."""
+        """Whatever it gives. One that is withheld is refused when the template comes to it, which it may never do."""
+        if node.name in JINJAS and node.name not in self.environment.filters:
+            self.write(f"environment.withheld({node.name!r})")
+            return
         with self._within("made"):
             super().visit_Filter(node, frame)
 
@@ -119,11 +124,22 @@ class Bounded(CodeGenerator):
         super().visit_For(node, frame)
 
 
+class Run(local):
+    """One rendering; each thread has its own.   limit_s: what it may take
+
+    deadline_s   on the clock of `time.monotonic`;   left_bytes   that values may still take
+    marks        for generation blocks
+    """
+
+    def __init__(self) -> None:
+        self.limit_s, self.deadline_s, self.left_bytes = 0.0, float("inf"), LIMIT_MADE
+        self.marks: tuple[str, str] = ("", "")
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """Stops a template that runs too long or makes values that are too large.
 
-    deadline_s         on the clock of `time.monotonic`;   left_bytes   that values may still take
-    variables          names that the template reads and does not set;   generation_marks   for its generation blocks
+    run   how far the template is, in this thread;   variables   names that it reads and does not set
     """
 
     code_generator_class = Bounded
@@ -138,23 +154,23 @@ class Sandbox(ImmutableSandboxedEnvironment):
         }  # fmt: skip
         self.globals |= {"raise_exception": self.refuse, "strftime_now": strftime_now, "namespace": Names}
         del self.globals["lipsum"]  # makes any amount of text in one call
-        self.limit_s, self.deadline_s, self.left_bytes = 0.0, float("inf"), LIMIT_MADE
-        self.generation_marks, self.variables = ("", ""), set[str]()
+        self.run, self.variables = Run(), set[str]()
 
-    def begin(self, *, limit_s: float) -> None:
+    def begin(self, *, limit_s: float, marks: tuple[str, str]) -> None:
         """A template begins now."""
-        self.limit_s, self.deadline_s, self.left_bytes = limit_s, time.monotonic() + limit_s, LIMIT_MADE
+        run = self.run
+        run.limit_s, run.deadline_s, run.left_bytes, run.marks = limit_s, time.monotonic() + limit_s, LIMIT_MADE, marks
 
     def check(self) -> None:
         """Raise where the time is up."""
-        if time.monotonic() > self.deadline_s:
-            raise SecurityError(f"it ran for more than {self.limit_s:g} s")
+        if time.monotonic() > self.run.deadline_s:
+            raise SecurityError(f"it ran for more than {self.run.limit_s:g} s")
 
     def charge(self, size_bytes: int) -> None:
         """So much more was made."""
         self.check()
-        self.left_bytes -= size_bytes
-        if self.left_bytes < 0:
+        self.run.left_bytes -= size_bytes
+        if self.run.left_bytes < 0:
             raise SecurityError(f"its values take more than {LIMIT_MADE >> 20} MiB together")
 
     def size_of(self, value: Any) -> int:
@@ -188,8 +204,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def turn(self) -> None:
         """One more turn of a loop. The clock is looked at now and then: a look takes as long as a short turn."""
-        self.left_bytes -= TURN
-        if self.left_bytes % LOOK < TURN:
+        self.run.left_bytes -= TURN
+        if self.run.left_bytes % LOOK < TURN:
             self.charge(0)
 
     def spelled(self, value: Any) -> str:
@@ -304,13 +320,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """The filter `format`."""
         return self.call_binop(None, "%", self.spelled(text), values)
 
-    def indented(self, s: Any, width: Any = 4, first: bool = False, *, blank: bool = False) -> str:
+    def indented(self, s: Any, width: Any = 4, *rest: bool, first: bool = False, blank: bool = False) -> str:
         """As Jinja's filter."""
         text = self.spelled(s)
         size = len(width) if isinstance(width, str) else width
         if size > LIMIT_PAD or len(text) + (len(text.splitlines()) + 1) * size > LIMIT_VALUE:
             raise SecurityError(TOO_LARGE)
-        return do_indent(text, width, first, blank)
+        return do_indent(text, width, *rest, *(first, blank)[len(rest) :])
 
     def as_json(
         self, value: Any, ensure_ascii: bool = False, *, indent: Any = None, separators: Any = None,
@@ -328,6 +344,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self.charge(getsizeof(piece))
             pieces.append(piece)
         return "".join(pieces)
+
+    def withheld(self, name: str) -> None:
+        """A filter of Jinja's that is not there."""
+        raise SecurityError(f"the filter {name!r} is not allowed here")
 
     def refuse(self, message: Any) -> None:
         """How a template refuses a conversation."""

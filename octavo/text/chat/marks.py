@@ -8,14 +8,7 @@ from typing import Any
 
 from octavo.text.chat.base import Span
 
-
-def free_characters(*values: Any) -> tuple[str, str, str]:
-    """Three characters for private use that occur nowhere in the values."""
-    used = set("".join(part for value in values for part in strings(value)))
-    free = (chr(code) for code in range(0xE000, 0xF900) if chr(code) not in used)
-    first, second, third = next(free, ""), next(free, ""), next(free, "")
-    assert third, "all 6,400 characters for private use occur in one conversation"
-    return first, second, third
+_LAST_WORD = re.compile(r"\w+$")
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -32,11 +25,18 @@ def strings(value: Any) -> Iterator[str]:
 
 
 class Beginnings:
-    """Finds where a text holds one of `names`, or ends with the beginning of one."""
+    """Finds where a text holds one of `names`, ends with the beginning of one, or begins in the midst of one.
+
+    In the midst: the template may write the beginning itself, as in `<` ~ key ~ `>`. Mere words are not meant: keys and
+    roles are words.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._whole = re.compile("|".join(f"(?={re.escape(name)})" for name in names) or "(?!)")
+        by_first = {name[0]: [other for other in names if other[0] == name[0]] for name in names}
+        self._whole = re.compile("|".join(_first_of_any(group) for group in by_first.values()) or "(?!)")
         self._parts = {name[:size] for name in names for size in range(1, len(name))}
+        self._rests = [name[1:] for name in names]
+        self._tails = {rest[at:] for rest in self._rests for at in range(len(_LAST_WORD.sub("", rest)))}
         self._longest = max(map(len, names), default=0)
 
     def __call__(self, text: str) -> list[int]:
@@ -44,30 +44,44 @@ class Beginnings:
         found = {match.start() for match in self._whole.finditer(text)}
         kept = text.rstrip()  # templates trim
         sizes = range(1, min(self._longest, len(kept) + 1))
-        return sorted(found | {len(kept) - size for size in sizes if kept[-size:] in self._parts})
+        found |= {len(kept) - size for size in sizes if kept[-size:] in self._parts}
+        trimmed = kept.lstrip()
+        if self._goes_on(trimmed):
+            found.add(len(kept) - len(trimmed))
+        return sorted(found)
+
+    def _goes_on(self, text: str) -> bool:
+        """Whether the text begins with a name's last characters, or is all in the midst of a name."""
+        if any(text[:size] in self._tails for size in range(1, min(self._longest, len(text) + 1))):
+            return True
+        return len(text) < self._longest and bool(_LAST_WORD.sub("", text)) and any(text in r for r in self._rests)
+
+
+def _first_of_any(names: Sequence[str]) -> str:
+    """A pattern of the character that all names begin with, where one of them stands. Most text is passed at once."""
+    return f"{re.escape(names[0][0])}(?={'|'.join(re.escape(name[1:]) for name in names)})"
 
 
 class Typed:
-    """Puts `mark` before every place in messages and tools where an added token begins, or may begin at its end.
+    """Puts a mark before every place in messages and tools where an added token begins, or may begin or go on.
 
     literals   added token -> whether it is a control token;   template   text of the template
     """
 
-    def __init__(self, literals: Mapping[str, bool], *, mark: str, template: str) -> None:
+    def __init__(self, literals: Mapping[str, bool], *, template: str) -> None:
         self._names = [name for name in literals if name and not name.isspace()]
         self._all = Beginnings(self._names)
         # those that the template cannot look for, and with them those that must never come from a message
         self._unknown = Beginnings([name for name in self._names if name not in template])
         self._strict = Beginnings([name for name in self._names if literals[name] or name not in template])
-        self.mark = mark
 
-    def variants(self, variables: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def variants(self, variables: Mapping[str, Any], *, mark: str) -> Iterator[dict[str, Any]]:
         """The variables with marks: everywhere; then less and less where the template looks at tokens itself."""
         for others, replies in ((self._all, self._all), (self._all, self._unknown), (self._strict, self._unknown)):
             marked = dict(variables)
-            marked["tools"] = self._marked(variables["tools"], others)
+            marked["tools"] = marked_in(variables["tools"], others, mark)
             marked["messages"] = [
-                self._marked(message, replies if message["role"] == "assistant" else others)
+                marked_in(message, replies if message["role"] == "assistant" else others, mark)
                 for message in variables["messages"]
             ]
             yield marked
@@ -77,18 +91,20 @@ class Typed:
         texts = list(strings([variables["messages"], variables["tools"] or []]))
         return next((name for name in self._names if any(name in text for text in texts)), "")
 
-    def _marked(self, value: Any, beginnings: Beginnings) -> Any:
-        if isinstance(value, str):
-            done, pieces = 0, list[str]()
-            for at in beginnings(value):
-                pieces += [value[done:at], self.mark]
-                done = at
-            return "".join([*pieces, value[done:]])
-        if isinstance(value, Mapping):
-            return {self._marked(key, beginnings): self._marked(item, beginnings) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self._marked(item, beginnings) for item in value]
-        return value
+
+def marked_in(value: Any, beginnings: Beginnings, mark: str) -> Any:
+    """A value with `mark` at the beginnings in all its text."""
+    if isinstance(value, str):
+        done, pieces = 0, list[str]()
+        for at in beginnings(value):
+            pieces += [value[done:at], mark]
+            done = at
+        return "".join([*pieces, value[done:]])
+    if isinstance(value, Mapping):
+        return {marked_in(key, beginnings, mark): marked_in(item, beginnings, mark) for key, item in value.items()}
+    if isinstance(value, list):
+        return [marked_in(item, beginnings, mark) for item in value]
+    return value
 
 
 @dataclass(frozen=True, slots=True)

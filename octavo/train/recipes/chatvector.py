@@ -4,6 +4,7 @@ Say `minus` is a base model, `plus` its chat model, and `model` the base trained
 out chats in that language. Source: Chat Vector, arXiv:2310.04799.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import torch
 from msgspec import Meta, Struct
 
 from octavo.chat.loading import open_text
-from octavo.core.errors import CheckpointError
+from octavo.core.errors import CheckpointError, ConfigError
 from octavo.models.decoder import Decoder
 from octavo.train.asked import CARD, asked, made
 from octavo.train.models import read_model, write_model
@@ -31,8 +32,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
-    """Returns the folder. Raises CheckpointError naming the first tensor that does not fit."""
+    """Returns the folder. Raises CheckpointError naming the first tensor that does not fit, ConfigError for a scale."""
     del progress
+    if not math.isfinite(settings.scale):
+        raise ConfigError(f"scale={settings.scale} is no number to multiply with: give a finite one.")
     out = Path(settings.out)
     wanted = asked(settings, recipe="chatvector")
     if made(out, wanted):
@@ -42,9 +45,9 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     for path, sign in ((settings.plus, 1.0), (settings.minus, -1.0)):
         add(model, Path(path), scale=sign * settings.scale, embeddings=settings.embeddings, like=settings.model)
     halved = all(before.dtype_name(name) == "BF16" for name in before.names)
-    tokenizer, _ = open_text(open_checkpoint(Path(settings.plus)))
+    tokenizer, form = open_text(open_checkpoint(Path(settings.plus)))
     write_model(out, model, config=config, tokenizer=tokenizer, dtype=torch.bfloat16 if halved else None,
-                more={CARD: {"settings": wanted}})  # fmt: skip
+                more={CARD: {"settings": wanted}}, ends=form.markers(tokenizer).end)  # fmt: skip
     return out
 
 

@@ -18,7 +18,7 @@ from octavo.text.tokenizer import Tokenizer
 from octavo.train.algorithms import TowardsTeacher
 from octavo.train.asked import CARD, asked, made
 from octavo.train.gate import Gate, solved
-from octavo.train.models import read_model, write_model
+from octavo.train.models import check_format, read_model, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
 from octavo.train.parallel import open_ranks
@@ -78,6 +78,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     tokenizer, form = open_text(open_checkpoint(Path(settings.teacher)))
     check_tokens(settings, tokenizer)
     student, config = read_model(Path(settings.model))
+    check_format(out, form, tokenizer, config=config)
     ranks = open_ranks()
     taught = OwnChat(read_model(Path(settings.teacher))[0].to(ranks.device), tokenizer=tokenizer, form=form)
     cards = list[dict[str, Any]]()
@@ -102,7 +103,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
         student = trainer.whole_model()
     if ranks.rank == 0:
         card = {CARD: {"settings": wanted, "stages": cards}}
-        write_model(out, student, config=config, tokenizer=tokenizer, more=card)
+        write_model(out, student, config=config, tokenizer=tokenizer, more=card, ends=form.markers(tokenizer).end)
     ranks.wait()
     return out
 

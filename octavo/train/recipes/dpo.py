@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 from msgspec import Meta, Struct
 
@@ -19,7 +20,7 @@ from octavo.train.algorithms import Preference
 from octavo.train.asked import CARD, asked, made
 from octavo.train.batch import Batch, pack
 from octavo.train.conversations import Preferred, Writer, read_preferences
-from octavo.train.models import read_model, write_model
+from octavo.train.models import check_format, read_model, write_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.parallel import open_ranks
 from octavo.train.report import report
@@ -59,6 +60,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
         return out
     tokenizer, form = open_text(open_checkpoint(Path(settings.model)))
     model, config = read_model(Path(settings.model))
+    check_format(out, form, tokenizer, config=config)
     writer = Writer(form, tokenizer, longest=settings.longest, context=config.get("max_position_embeddings"))
     pairs = [preferred(writer, one) for path in files for one in read_preferences(path)]
     if not pairs:
@@ -71,7 +73,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Path:
     device = trainer.ranks.device
     going.go(lambda step: [batch.to(device) for batch in batches(known, settings, step)], steps=settings.steps)
     told = report(going, recipe="dpo")
-    write_model(out, model, config=config, tokenizer=tokenizer, more={CARD: told})
+    write_model(out, model, config=config, tokenizer=tokenizer, more={CARD: told}, ends=writer.ends)
     return out
 
 
@@ -80,6 +82,12 @@ def preferred(writer: Writer, pair: Preferred) -> Pair:
     chosen, rejected = (writer.reply(talk, tools=pair.tools, name=pair.name) for talk in (pair.chosen, pair.rejected))
     if len(chosen) == len(rejected) and bool((chosen.tokens == rejected.tokens).all()):
         raise SampleError(f"sample {pair.name}: the chosen and the rejected reply are the same: nothing is preferred.")
+    prompts = [one.tokens[: int(np.argmax(one.weights != 0))].tolist() for one in (chosen, rejected)]
+    if prompts[0] != prompts[1]:
+        raise SampleError(
+            f"sample {pair.name}: the chosen and the rejected reply are asked with different prompts (other messages "
+            f"before them, or a thinking in one of them only): they cannot be compared."
+        )
     return chosen, rejected
 
 

@@ -35,7 +35,7 @@ class Stage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One stage.   tokens: of one pass;   batches: passes of a step;   longest: tokens of a piece of text;
     theta: base of rotary positions, 0: as it is;   data: files of its own, else the recipe's;   rate: times how.rate"""
 
-    name: str
+    name: Annotated[str, Meta(pattern="^[^/]+$")]
     steps: Positive
     tokens: Positive = 8192
     batches: Positive = 1

@@ -21,7 +21,7 @@ from octavo.train.asked import CARD, asked, made
 from octavo.train.curriculum import Curriculum, Level
 from octavo.train.far import FarChat, Reload, Sampled
 from octavo.train.lora import Lora, base_name, begin_lora, end_lora
-from octavo.train.models import read_model
+from octavo.train.models import check_format, read_model
 from octavo.train.optimiser import Optimisation
 from octavo.train.own import OwnChat
 from octavo.train.parallel import open_ranks
@@ -92,6 +92,7 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
         return out
     tokenizer, form = open_text(open_checkpoint(Path(settings.model)))
     model, config = read_model(Path(settings.model))
+    check_format(out, form, tokenizer, config=config)
     ranks = open_ranks()
     model.to(ranks.device)
     lora = begin_lora(model, settings.lora, seed=settings.seed, ranks=ranks)
@@ -121,7 +122,8 @@ def learn(settings: Settings, *, recipe: str, pose: Pose, reward: RewardOf,
              together=updates)  # fmt: skip
     told = report(going, recipe=recipe)
     adapter = end_lora(trainer, lora, folder=going.folder, base=base_name(config, Path(settings.model)))
-    trainer.write(out, config=config, tokenizer=tokenizer, more={CARD: told}, adapter=adapter)
+    trainer.write(out, config=config, tokenizer=tokenizer, more={CARD: told}, adapter=adapter,
+                  ends=form.markers(tokenizer).end)  # fmt: skip
     return out
 
 

@@ -3,11 +3,13 @@
 Writes tokenizer.json and tokenizer_config.json, which `transformers` and this program read.
 """
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from octavo.core.errors import SampleError
 from octavo.text.learn import learn_tokenizer
 from octavo.train.run import Progress
 from octavo.train.texts import documents, text_files
@@ -24,10 +26,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def run(settings: Settings, *, progress: Progress | None = None) -> Path:
-    """Returns the folder."""
+    """Returns the folder. Raises SampleError where there is no text."""
     del progress  # it takes seconds
     texts = documents(text_files(settings.data))
-    tokenizer = learn_tokenizer(texts, size=settings.size, context_tokens=settings.context)
+    first = next(texts, None)
+    if first is None:
+        raise SampleError(f"{settings.data} has no text: nothing to learn.")
+    tokenizer = learn_tokenizer(chain([first], texts), size=settings.size, context_tokens=settings.context)
     out = Path(settings.out)
     with new_folder(out) as folder:
         tokenizer.save(folder)

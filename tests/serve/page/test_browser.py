@@ -3,20 +3,9 @@
 import pytest
 
 from bench.browser import guarding, keeping, talking
-from bench.browser.stage import Missing, Stage, browser, chromium
-from tests.serve.page.scripted import Scripted, running
+from bench.browser.stage import Stage
 
 FLOWS = (talking.thinks_in_a_fold, talking.stops, keeping.edits_what_was_asked, guarding.trusts_only_the_server)
-
-
-@pytest.fixture(scope="module")
-def stage():
-    try:
-        chromium()
-    except Missing as why:
-        pytest.skip(str(why))
-    with browser() as shown, running(Scripted()) as scripted:
-        yield Stage(shown, scripted)
 
 
 @pytest.mark.slow

@@ -161,6 +161,21 @@ def test_raw_html_is_text():
     assert Found(render("<b onclick=x>bold</b>")).words.strip() == "<b onclick=x>bold</b>"
 
 
+def test_line_breaks_are_the_only_tags_that_are_read():
+    assert "<td>x<br>\ny<br>\nz</td>" in render("| a |\n|---|\n| x<br>y<BR />z |")
+    assert Found(render("`<br>` <br onclick=x>")).words.strip() == "<br> <br onclick=x>"
+
+
+@pytest.mark.parametrize("text", ["**注意：**请看", "这是**“重点”**内容", "これは**「強調」**です", "**완료!**입니다"])
+def test_emphasis_needs_no_spaces_where_a_script_has_none(text: str):
+    before, within, after = text.split("**")
+    assert render(text) == f"<p>{before}<strong>{within}</strong>{after}</p>\n"
+
+
+def test_stars_between_spaces_are_no_emphasis_in_any_script():
+    assert render("中 * 文 * 中") == "<p>中 * 文 * 中</p>\n"
+
+
 def test_tables_are_aligned_without_styles():
     html = render("| a | b |\n|:--|--:|\n| 1 | 2 |")
     assert '<td align="right">2</td>' in html and "style" not in html

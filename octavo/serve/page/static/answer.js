@@ -5,6 +5,7 @@ import { Rendered } from "./markdown.js";
 import { figure, words } from "./words.js";
 
 const TICK_MS = 100;
+const BLOCK = 4000; // characters of thinking that are laid out anew for each piece
 
 export class Answer {
   /** @param {{figures?: boolean, thought?: boolean}} options what to show from the beginning */
@@ -12,7 +13,7 @@ export class Answer {
     this.open = { figures, thought };
     this.summary = h("span.thought-for");
     this.thought = h("div.thought-text", { tabindex: "0", role: "group", "data-t-label": "thinking" });
-    const button = iconButton("copy", "copyThought", () => copy(this.thought.textContent ?? "", button));
+    const button = iconButton("copy", "copyThought", () => copy(this.message?.reasoning ?? "", button));
     this.details = h("details.thought", { hidden: true }, h("summary", {}, this.summary),
                      h("div.thought-body", {}, button, this.thought));
     this.waiting = h("p.waiting", { hidden: true }, h("span.dot"), h("span", { "data-t": "waiting" }));
@@ -21,6 +22,7 @@ export class Answer {
     this.figures = h("p.figures", { hidden: true });
     this.element = h("div.answer", {}, this.details, this.waiting, this.text, this.note, this.figures);
     this.rendered = new Rendered(this.text);
+    this.grown = 0; // characters of the thinking that are shown
     this.folded = false;
     this.live = false;
     /** @type {ReturnType<typeof setInterval> | undefined} */
@@ -30,9 +32,11 @@ export class Answer {
   /**
    * @param {import("./talk.js").Message} message
    * @param {import("./reply.js").Reply | null} reply while it is written
+   * @param {boolean} elsewhere whether another tab is writing it
    */
-  update(message, reply = null) {
-    const phase = reply?.phase ?? "over";
+  update(message, reply = null, elsewhere = false) {
+    const begun = message.content || message.reasoning;
+    const phase = reply?.phase ?? (elsewhere ? (begun ? "answering" : "waiting") : "over");
     this.message = message;
     this.waiting.hidden = phase !== "waiting" && !(phase === "thinking" && !this.open.thought);
     this.#thinking(message, reply);
@@ -54,7 +58,7 @@ export class Answer {
     const had = !this.details.hidden;
     this.details.hidden = !message.reasoning || !this.open.thought;
     if (this.details.hidden) return;
-    if (this.thought.textContent !== message.reasoning) this.#grow(message.reasoning ?? "");
+    this.#grow(message.reasoning ?? "");
     if (!now) {
       if (had && !this.folded && this.live) this.details.open = false; // once, at the first token of the answer
       this.folded = true;
@@ -68,10 +72,16 @@ export class Answer {
     this.timer ??= setInterval(() => this.#tick(reply), TICK_MS);
   }
 
-  /** @param {string} text */
+  /** Put what is new behind what is shown, in blocks of whole lines. @param {string} text */
   #grow(text) {
+    if (text.length === this.grown) return;
     const atEnd = this.thought.scrollHeight - this.thought.scrollTop - this.thought.clientHeight < 30;
-    this.thought.textContent = text;
+    for (const line of text.slice(this.grown).split(/(?<=\n)/)) {
+      const last = /** @type {Text | undefined} */ (this.thought.lastElementChild?.firstChild);
+      if (!last || (last.length > BLOCK && last.data.endsWith("\n"))) this.thought.append(h("div", {}, line));
+      else last.appendData(line);
+    }
+    this.grown = text.length;
     if (atEnd) this.thought.scrollTop = this.thought.scrollHeight;
   }
 
@@ -98,11 +108,11 @@ export class Answer {
 }
 
 /** Why an answer is not whole; "" where it is. @param {import("./talk.js").Message} message */
-export function noteOf({ finish, error, content }) {
+export function noteOf({ finish, error }) {
   if (error) return words("failed", { why: error });
   if (finish === "stopped") return words("stopped");
   if (finish === "length") return words("cut");
-  return finish === "lost" || (!finish && !content) ? words("lost") : "";
+  return finish === "lost" || !finish ? words("lost") : "";
 }
 
 /** @param {import("./talk.js").Message} message */

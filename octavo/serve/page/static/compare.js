@@ -34,6 +34,7 @@ export class Compare {
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing) this.#begin(event);
     });
     for (const vote of ["a", "b", "tie"]) byId(`vote-${vote}`).addEventListener("click", () => this.#vote(vote));
+    byId("compare-stop").addEventListener("click", () => this.stop());
     byId("tally-reset").addEventListener("click", () => this.#reset());
     this.#showTally();
   }
@@ -67,9 +68,20 @@ export class Compare {
     if (crypto.getRandomValues(new Uint8Array(1))[0] % 2) this.sides.reverse();
     this.prompt.value = "";
     this.#board(prompt);
+    this.#busy(true);
     await Promise.all(this.replies.map((reply, i) => this.#run(reply, i, prompt)));
+    this.#busy(false);
     if (this.replies.every((reply) => !reply.message.error)) byId("votes").hidden = false;
     announce(words("vote"));
+  }
+
+  /** @param {boolean} on */
+  #busy(on) {
+    const [from, to] = on ? ["compare-ask", "compare-stop"] : ["compare-stop", "compare-ask"];
+    const focused = document.activeElement === byId(from);
+    byId(to).hidden = false;
+    byId(from).hidden = true;
+    if (focused) byId(to).focus();
   }
 
   /** @param {string} prompt */

@@ -78,8 +78,8 @@ export class Composer {
   /** @param {Event} event */
   #submit(event) {
     event.preventDefault();
-    const text = this.box.value.trim();
-    if (!text || this.busy) return;
+    const text = this.box.value.replace(/^\s*\n/, "").trimEnd(); // the first line keeps its indentation
+    if (!text.trim() || this.busy) return;
     this.box.value = "";
     this.#fit();
     this.acts.send(text);

@@ -20,7 +20,10 @@ export class Conversation {
     this.acts = acts;
     /** @type {Map<string, View>} */
     this.views = new Map();
-    scroller.addEventListener("scroll", () => (toEnd.hidden = this.atEnd), { passive: true });
+    this.sticky = true; // the end stays in view, until somebody scrolls up
+    this.top = 0;
+    scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    list.addEventListener("placed", () => this.#follow());
     toEnd.addEventListener("click", () => this.scroll());
   }
 
@@ -29,33 +32,64 @@ export class Conversation {
   }
 
   scroll() {
+    this.sticky = true;
     this.scroller.scrollTop = this.scroller.scrollHeight;
+    this.top = this.scroller.scrollTop;
+  }
+
+  #scrolled() {
+    const { scrollTop } = this.scroller;
+    this.sticky = this.atEnd || (this.sticky && scrollTop >= this.top); // growth alone scrolls nothing up
+    this.top = scrollTop;
+    this.toEnd.hidden = this.atEnd;
+  }
+
+  /** What is shown has grown. */
+  #follow() {
+    if (this.sticky) this.scroll();
+    this.toEnd.hidden = this.atEnd;
   }
 
   /** Forget how messages looked: another conversation, or another language. */
   clear() {
+    this.sticky = true;
     this.views.clear();
     this.list.replaceChildren();
   }
 
-  /** @param {import("./talk.js").Talk} talk @param {import("./reply.js").Reply | null} reply that is being written */
-  show(talk, reply) {
+  /**
+   * Stays where it was scrolled to, unless that was the end.
+   * @param {import("./talk.js").Talk} talk
+   * @param {import("./reply.js").Reply | null} reply that is being written
+   * @param {string} elsewhere id of the message that another tab is writing
+   */
+  show(talk, reply, elsewhere) {
     const shown = path(talk).map((message) => {
       const view = this.views.get(message.id) ?? new View(message, this.acts);
       this.views.set(message.id, view);
       view.versions(siblings(talk, message.id));
-      view.update(reply?.message === message ? reply : null);
+      view.update(reply?.message === message ? reply : null, message.id === elsewhere);
       return view.element;
     });
-    this.list.replaceChildren(...shown);
-    this.scroll();
+    shown.forEach((element, i) => { // what stays is not touched: the focus and a selection may be in it
+      const there = this.list.children[i];
+      if (there !== element) this.list.insertBefore(element, there ?? null);
+    });
+    while (this.list.children.length > shown.length) this.list.lastElementChild?.remove();
+    this.#follow();
+  }
+
+  /** Another version is shown: the keyboard goes on from its arrows. @param {string} id @param {number} step */
+  turned(id, step) {
+    const [before, , after] = /** @type {any} */ (this.views.get(id)?.turning.children ?? []);
+    const [wanted, other] = step < 0 ? [before, after] : [after, before];
+    (wanted?.disabled ? other : wanted)?.focus();
   }
 
   /** A piece has come. @param {import("./reply.js").Reply} reply */
   grow(reply) {
-    const stick = this.atEnd;
     this.views.get(reply.message.id)?.update(reply);
-    if (stick) this.scroll();
+    this.#follow();
   }
 }
 
@@ -86,18 +120,19 @@ class View {
     const at = all.findIndex((one) => one.id === this.message.id);
     this.turning.hidden = all.length < 2;
     if (this.turning.hidden) return;
+    const place = `${at + 1}/${all.length}`;
+    if (this.turning.textContent === place) return;
     const before = iconButton("left", "before", () => this.acts.turn(this.message, -1));
     const after = iconButton("right", "after", () => this.acts.turn(this.message, 1));
     before.disabled = at === 0;
     after.disabled = at === all.length - 1;
     const label = words("version", { at: at + 1, all: all.length });
-    const place = h("span.place", { role: "img", "aria-label": label }, `${at + 1}/${all.length}`);
-    this.turning.replaceChildren(before, place, after);
+    this.turning.replaceChildren(before, h("span.place", { role: "img", "aria-label": label }, place), after);
   }
 
-  /** @param {import("./reply.js").Reply | null} reply */
-  update(reply) {
-    this.answer?.update(this.message, reply);
+  /** @param {import("./reply.js").Reply | null} reply @param {boolean} elsewhere */
+  update(reply, elsewhere = false) {
+    this.answer?.update(this.message, reply, elsewhere);
     this.element.classList.toggle("live", Boolean(reply) && reply?.phase !== "over");
   }
 

@@ -67,8 +67,23 @@ export function byId(id) {
  * @param {string} text @param {HTMLElement} button
  */
 export async function copy(text, button) {
-  await navigator.clipboard.writeText(text);
+  if (navigator.clipboard) await navigator.clipboard.writeText(text);
+  else copyByHand(text, button);
   const shown = button.querySelector("svg");
   shown?.replaceWith(icon("check"));
   setTimeout(() => button.querySelector("svg")?.replaceWith(icon("copy")), 1500);
+}
+
+/**
+ * Copy as if it were selected: over plain HTTP from another machine a browser gives no clipboard.
+ * @param {string} text @param {HTMLElement} button gets the focus back
+ */
+function copyByHand(text, button) {
+  const box = h("textarea", { readonly: true });
+  box.value = text;
+  document.body.append(box);
+  box.select();
+  document.execCommand("copy");
+  box.remove();
+  button.focus();
 }

@@ -23,6 +23,8 @@ class App {
     this.talk = newTalk();
     /** @type {Map<string, Reply>} */
     this.replies = new Map();
+    /** By conversation, the message that another tab is writing. @type {Map<string, string>} */
+    this.elsewhere = new Map();
     /** @type {{id: string, max_model_len: number | null}[]} */
     this.models = [];
     this.view = new Conversation(byId("messages"), byId("scroller"), byId("to-end"), {
@@ -56,12 +58,12 @@ class App {
   async loadModels() {
     try {
       this.models = await models();
+      if (!this.models.some(({ id }) => id === setting("model", ""))) setSetting("model", this.models[0]?.id ?? "");
     } catch (cause) {
       if (!(cause instanceof Refused || cause instanceof TypeError)) throw cause;
       const asked = cause instanceof Refused && cause.status === 401; // for a key, by the dialog
       if (!asked) notice(words("failed", { why: cause.message }));
     }
-    if (!this.models.some(({ id }) => id === setting("model", ""))) setSetting("model", this.models[0]?.id ?? "");
     this.compare.offer(this.models);
     this.showModels();
   }
@@ -86,6 +88,7 @@ class App {
     if (talk !== this.talk) this.view.clear();
     this.talk = talk;
     document.body.classList.remove("side-open", "comparing");
+    byId("menu").setAttribute("aria-expanded", "false");
     this.refresh();
     this.showModels();
     this.composer.focus();
@@ -97,7 +100,7 @@ class App {
   }
 
   refresh() {
-    this.view.show(this.talk, this.reply);
+    this.view.show(this.talk, this.reply, this.elsewhere.get(this.talk.id) ?? "");
     if (!this.talk.chosen[""]) byId("messages").replaceChildren(welcome());
     this.composer.follow(this.reply);
     this.side.show();
@@ -132,14 +135,17 @@ class App {
     return this.answer(this.talk, said.id);
   }
 
-  /** Another tab has changed a conversation: show it as it is now, unless we write it ourselves. @param {string} id */
-  follow(id) {
-    const now = this.store.all.get(id);
-    if (id !== this.talk.id || this.reply) return this.side.show();
-    if (!now) return this.fresh();
-    this.talk = now;
-    this.view.clear();
-    this.refresh();
+  /**
+   * Another tab has changed a conversation: show it as it is now.
+   * @param {string} id @param {string} writing the message that is not whole yet
+   */
+  follow(id, writing) {
+    const there = this.store.all.has(id);
+    this.elsewhere.set(id, writing);
+    if (!there) this.replies.get(id)?.stop();
+    if (id !== this.talk.id) this.side.show();
+    else if (there) this.refresh();
+    else this.fresh();
   }
 
   /** @param {import("./talk.js").Message} message @param {string} text */
@@ -165,6 +171,7 @@ class App {
     turn(this.talk, message.id, step);
     this.store.put(this.talk);
     this.refresh();
+    this.view.turned(this.talk.chosen[message.parent], step);
   }
 
   /** @param {string} id */
@@ -183,12 +190,13 @@ class App {
     const messages = spoken(talk, parent);
     const reply = new Reply(add(talk, parent, { role: "assistant", content: "", model, thinking }));
     this.replies.set(talk.id, reply);
-    await this.store.put(talk);
+    await this.store.put(talk, reply.message.id);
     this.refresh();
+    if (talk === this.talk) this.view.scroll();
     const follow = this.#follower(talk, reply);
     await reply.run(body({ model, thinking, messages, sampling: talk.sampling }), follow);
     this.replies.delete(talk.id);
-    await this.store.put(talk);
+    if (this.store.all.has(talk.id)) await this.store.put(talk); // it may have been deleted meanwhile
     if (talk === this.talk) this.refresh();
     if (!this.models.find(({ id }) => id === model)?.max_model_len) await this.loadModels();
   }
@@ -201,7 +209,7 @@ class App {
     return () => {
       if (performance.now() - savedMs > SAVE_MS) {
         savedMs = performance.now();
-        this.store.put(talk);
+        if (this.store.all.has(talk.id)) this.store.put(talk, reply.message.id);
       }
       if (talk !== this.talk) return;
       this.view.grow(reply);
@@ -247,7 +255,11 @@ function body({ model, thinking: { mode, budget }, messages, sampling }) {
 
 async function main() {
   const app = new App(await Store.open());
-  const logIn = new LogIn(() => app.loadModels());
+  const logIn = new LogIn(async () => {
+    await app.loadModels();
+    app.view.clear(); // what could not be rendered without a key can be now
+    app.refresh();
+  });
   const again = () => {
     show();
     app.view.clear();
@@ -255,7 +267,8 @@ async function main() {
     app.refresh();
     app.showModels();
   };
-  app.store.watch((id) => app.follow(id));
+  app.store.watch((id, writing) => app.follow(id, writing), (id) => app.replies.has(id));
+  app.store.failed = ({ message }) => notice(words("notKept", { why: message }));
   languages(again);
   themes();
   shortcuts(app);

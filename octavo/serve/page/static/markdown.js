@@ -93,6 +93,7 @@ export class Rendered {
     });
     while (this.element.children.length > fresh.length) this.element.lastElementChild?.remove();
     this.blocks = blocks;
+    this.element.dispatchEvent(new Event("placed", { bubbles: true }));
   }
 }
 

@@ -1,5 +1,7 @@
 /** What stays in this browser: conversations in IndexedDB, settings in localStorage. Never a key. */
 
+import { merge } from "./talk.js";
+
 const NAME = "octavo";
 const TABLE = "conversations";
 
@@ -11,6 +13,14 @@ function settled(request) {
   });
 }
 
+/** @param {IDBTransaction} transaction @returns {Promise<void>} */
+function written(transaction) {
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve();
+    transaction.onabort = () => reject(transaction.error ?? new DOMException("aborted", "AbortError"));
+  });
+}
+
 /** Conversations, all in memory and each written when it changes. Other tabs are told. */
 export class Store {
   /** @param {IDBDatabase} database */
@@ -19,6 +29,9 @@ export class Store {
     this.channel = new BroadcastChannel(NAME);
     /** @type {Map<string, import("./talk.js").Talk>} */
     this.all = new Map();
+    this.full = false; // nothing can be written
+    /** Called once when that begins. @type {(cause: DOMException) => void} */
+    this.failed = () => {};
   }
 
   static async open() {
@@ -34,13 +47,19 @@ export class Store {
     return this.database.transaction(TABLE, mode).objectStore(TABLE);
   }
 
-  /** Call `changed` for each conversation that another tab has changed. @param {(id: string) => void} changed */
-  watch(changed) {
-    this.channel.onmessage = async ({ data: id }) => {
+  /**
+   * Call `changed` for each conversation that another tab has changed, with the message that it is still writing.
+   * @param {(id: string, writing: string) => void} changed
+   * @param {(id: string) => boolean} leads whether this tab goes on with that conversation itself
+   */
+  watch(changed, leads) {
+    this.channel.onmessage = async ({ data: { id, writing } }) => {
       const talk = await settled(this.#table("readonly").get(id));
-      if (talk) this.all.set(id, talk);
+      const held = this.all.get(id);
+      if (talk && held) merge(held, talk, leads(id));
+      else if (talk) this.all.set(id, talk);
       else this.all.delete(id);
-      changed(id);
+      changed(id, writing);
     };
   }
 
@@ -49,18 +68,33 @@ export class Store {
     return [...this.all.values()].sort((a, b) => b.updated - a.updated);
   }
 
-  /** @param {import("./talk.js").Talk} talk */
-  async put(talk) {
+  /**
+   * Write a conversation, with what other tabs have added to it. What cannot be written is told, and stays in memory.
+   * @param {import("./talk.js").Talk} talk @param {string} writing id of the message that is not whole yet
+   */
+  async put(talk, writing = "") {
     this.all.set(talk.id, talk);
-    await settled(this.#table("readwrite").put(talk));
-    this.channel.postMessage(talk.id);
+    const table = this.#table("readwrite");
+    try {
+      const stored = await settled(table.get(talk.id));
+      if (stored) merge(talk, stored, true);
+      table.put(talk);
+      await written(table.transaction);
+    } catch (cause) {
+      if (!(cause instanceof DOMException)) throw cause;
+      if (!this.full) this.failed(cause);
+      this.full = true;
+      return;
+    }
+    this.full = false;
+    this.channel.postMessage({ id: talk.id, writing });
   }
 
   /** @param {string} id */
   async remove(id) {
     this.all.delete(id);
     await settled(this.#table("readwrite").delete(id));
-    this.channel.postMessage(id);
+    this.channel.postMessage({ id, writing: "" });
   }
 }
 

@@ -15,10 +15,15 @@ export const SAMPLING = /** @type {const} */ ({
 const TITLE = 60;
 const LIMITS = { messages: 5_000, characters: 2_000_000 };
 
+/** Never given before. Over plain HTTP from another machine a browser has no `crypto.randomUUID`. */
+function freshId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 /** @param {Partial<Talk>} given @returns {Talk} */
 export function newTalk(given = {}) {
   return {
-    id: crypto.randomUUID(), title: "", updated: Date.now(), model: "", system: "", sampling: {}, messages: {},
+    id: freshId(), title: "", updated: Date.now(), model: "", system: "", sampling: {}, messages: {},
     chosen: {}, ...given,
   };
 }
@@ -28,7 +33,7 @@ export function newTalk(given = {}) {
  * @param {Talk} talk @param {string} parent @param {Omit<Message, "id" | "parent">} message @returns {Message}
  */
 export function add(talk, parent, message) {
-  const added = { ...message, id: crypto.randomUUID(), parent };
+  const added = { ...message, id: freshId(), parent };
   talk.messages[added.id] = added;
   talk.chosen[parent] = added.id;
   talk.updated = Date.now();
@@ -39,7 +44,8 @@ export function add(talk, parent, message) {
 /** @param {string} text */
 export function titled(text) {
   const line = text.trim().split("\n")[0];
-  return line.length > TITLE ? `${line.slice(0, TITLE - 1)}…` : line;
+  const signs = [...line];
+  return signs.length > TITLE ? `${signs.slice(0, TITLE - 1).join("")}…` : line;
 }
 
 /**
@@ -77,6 +83,24 @@ export function forked(talk, id) {
   return fork;
 }
 
+/**
+ * Take over what another tab has kept of the same conversation: its messages are never removed and only grow.
+ * @param {Talk} talk @param {Talk} other
+ * @param {boolean} leads whether this tab says what is chosen, and all else beside messages
+ */
+export function merge(talk, other, leads) {
+  for (const [id, message] of Object.entries(other.messages)) {
+    const mine = (talk.messages[id] ??= message);
+    if (length(message) >= length(mine) && (message.finish || !mine.finish)) Object.assign(mine, message);
+  }
+  const { messages } = talk;
+  const chosen = leads ? { ...other.chosen, ...talk.chosen } : { ...talk.chosen, ...other.chosen };
+  Object.assign(talk, leads ? {} : other, { messages, chosen });
+}
+
+/** @param {Message} message */
+const length = ({ content, reasoning = "" }) => content.length + reasoning.length;
+
 /** What the API wants of the messages up to `until`. @param {Talk} talk @param {string} until */
 export function spoken(talk, until) {
   const system = talk.system.trim() ? [{ role: "system", content: talk.system }] : [];
@@ -106,7 +130,7 @@ function checkedTalk(talk) {
   const all = Object.entries(talk.messages);
   need(all.length <= LIMITS.messages, "messages");
   /** @type {Map<string, string>} */
-  const ids = new Map(all.map(([id]) => [id, crypto.randomUUID()]));
+  const ids = new Map(all.map(([id]) => [id, freshId()]));
   ids.set("", "");
   const renamed = (/** @type {unknown} */ id) => need(ids.get(/** @type {string} */ (id)), "id");
   const messages = all.map(([id, message]) => checkedMessage(message, renamed(id), parentOf(message, ids)));

@@ -53,6 +53,7 @@ const WORDS = {
   stopped: ["Stopped.", "已停止。", "停止しました。"],
   cut: ["Cut off at the limit of tokens.", "已达词元上限而中断。", "トークン上限で打ち切られました。"],
   lost: ["Interrupted.", "已中断。", "中断されました。"],
+  notKept: ["This conversation could not be kept in this browser: {why}", "无法在此浏览器中保存对话：{why}", "この会話をブラウザーに保存できませんでした：{why}"],
   failed: ["This did not work: {why}", "出错了：{why}", "エラー：{why}"],
   copy: ["Copy", "复制", "コピー"],
   edit: ["Edit", "编辑", "編集"],
