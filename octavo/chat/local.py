@@ -98,7 +98,7 @@ class LocalChat:
 
     def _readers(self, request: Request, c: Conversation) -> list[ReplyReader]:
         many = range(request.sampling.n)
-        return [ReplyReader(self.form, self.tokenizer, request, index=i, tools=bool(c.tools)) for i in many]
+        return [ReplyReader(self.form, self.tokenizer, request, index=i, tools=c.tools) for i in many]
 
     def prepare_text(self, prompt: str | tuple[int, ...], *, sampling: Sampling, space: str = "",
                      first: int = 0) -> tuple[Request, list[ReplyReader]]:  # fmt: skip

@@ -14,7 +14,7 @@ from octavo.core.deltas import (
     Usage,
 )
 from octavo.core.errors import RequestError
-from octavo.core.messages import Message, ToolCall
+from octavo.core.messages import Message, ToolCall, ToolSpec
 from octavo.engine.channels import start_channel
 from octavo.engine.types import Request, Step
 from octavo.text.chat.base import Format
@@ -25,11 +25,11 @@ from octavo.text.tokenizer import Tokenizer
 class ReplyReader:
     """Reads the steps of reply `index` of a request.
 
-    form    None: the reply is text as it stands, of no chat format;   tools   whether tools were offered
+    form    None: the reply is text as it stands, of no chat format;   tools   those that were offered
     """
 
     def __init__(self, form: Format | None, tokenizer: Tokenizer, request: Request, *, index: int = 0,
-                 tools: bool = False) -> None:  # fmt: skip
+                 tools: Sequence[ToolSpec] = ()) -> None:  # fmt: skip
         opens_thinking = start_channel(request.tokens, request.markers) is Channel.THINKING
         self.request, self.index, self.tokenizer = request, index, tokenizer
         plain = TagParser(Tags(), thinking_open=False, tools=False)

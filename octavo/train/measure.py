@@ -109,14 +109,14 @@ def _cut(part: Sequence[Trajectory], parts: Sequence[Sequence[Trajectory]]) -> C
 
 
 def summary(chat: LocalChat, done: Sequence[Trajectory], *, tasks: Mapping[str, Task], replies: int) -> Measured:
-    """replies   trajectories of one problem stand together, so many each"""
+    """replies   trajectories of one problem stand together, so many each; the interval counts them as one"""
     count = len(done)
     groups = [sum(one.score.value == 1 for one in group) for group in _groups(done, replies)]
     sizes = [1 << i for i in range(replies.bit_length()) if 1 << i <= replies]
     thought = [sum(turn.usage.thinking_tokens - turn.usage.closing_tokens for turn in one.turns) for one in done]
     calls = [valid for one in done for valid in calls_of(one, tasks[one.problem.task])]
     return Measured(
-        accuracy=share(sum(one.score.value for one in done), count),
+        accuracy=share(sum(one.score.value for one in done) / replies, len(groups)),
         truncated=sum(one.truncated for one in done) / count,
         followed=sum(follows(chat, one) for one in done) / count,
         tokens=sum(turn.usage.completion_tokens for one in done for turn in one.turns) / count,

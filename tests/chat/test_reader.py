@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from octavo.chat.reader import ReplyReader
 from octavo.core.channel import Channel
+from octavo.core.messages import ToolSpec
 from octavo.core.sampling import Sampling
 from octavo.core.vocabulary import Vocabulary
 from octavo.engine.rules import StopRule
@@ -31,7 +32,7 @@ def read(tokens: list[int], stops: tuple[str, ...], *, piecemeal: bool) -> tuple
     tokenizer = qwen_tokenizer()
     rule = StopRule(stops, vocabulary(tokenizer, tokens))
     request = Request(id="r", tokens=(0,), sampling=Sampling(stop=stops))
-    reader, steps = ReplyReader(FORMATS["qwen3"](), tokenizer, request, tools=True), list[Step]()
+    reader, steps = ReplyReader(FORMATS["qwen3"](), tokenizer, request, tools=[ToolSpec(name="f")]), list[Step]()
     for token in tokens:
         rule.accept(token, Channel.ANSWER)
         steps.append(Step(id="r", index=0, token=token, channel=Channel.ANSWER, keep_bytes=rule.keep_bytes,

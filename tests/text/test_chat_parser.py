@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.core.messages import ToolCall
+from octavo.core.messages import ToolCall, ToolSpec
 from octavo.text.chat import FORMATS
 from octavo.text.chat.calls import read_call
 from octavo.text.chat.parser import Event, Piece, ReplyParser, Tag
 from tests.text.chats import call, says, user
 
+OFFERED = [ToolSpec(name="f")]
 QWEN3, LLAMA = FORMATS["qwen3"](), FORMATS["llama3_1"]()
 TAGS: dict[str, Tag] = {literal: tag for tag, literal in QWEN3.tags.spelled().items()}
 GOOD = '<tool_call>\n{"name": "f", "arguments": {"x":  [1, "é"]}}\n</tool_call>'
@@ -40,7 +41,7 @@ def parse(pieces: Iterable[str], parser: ReplyParser) -> Joined:
 
 
 def read(text: str, *, opened: bool = False, tools: bool = True) -> Joined:
-    return parse([text], QWEN3.parser(thinking_open=opened, tools=tools))
+    return parse([text], QWEN3.parser(thinking_open=opened, tools=OFFERED if tools else ()))
 
 
 def made(*arguments: str) -> list[ToolCall]:
@@ -91,8 +92,8 @@ def test_prompts_that_open_the_block():
 
 def test_without_tools_their_tags_are_text():
     assert read(f"a\n{GOOD}\n", tools=False) == ("", f"a\n{GOOD}\n", [], False)
-    assert parse(["<think>x"], FORMATS["qwen2_5"]().parser(thinking_open=False, tools=True))[:2] == ("", "<think>x")
-    assert parse([GOOD], FORMATS["chatml"]().parser(thinking_open=False, tools=True))[:2] == ("", GOOD)
+    assert parse(["<think>x"], FORMATS["qwen2_5"]().parser(thinking_open=False, tools=OFFERED))[:2] == ("", "<think>x")
+    assert parse([GOOD], FORMATS["chatml"]().parser(thinking_open=False, tools=OFFERED))[:2] == ("", GOOD)
 
 
 @pytest.mark.parametrize(
@@ -152,12 +153,12 @@ ONE = '{"name": "f", "parameters": {"x": "}"}}'
 def test_bare_calls(text: str, expected: Joined):
     for size in (1, 2, 3, 7, 1000):
         pieces = [text[i : i + size] for i in range(0, len(text), size)]
-        assert parse(pieces, LLAMA.parser(thinking_open=False, tools=True)) == expected
-        assert parse(pieces, LLAMA.parser(thinking_open=False, tools=False))[:3] == ("", text, [])
+        assert parse(pieces, LLAMA.parser(thinking_open=False, tools=OFFERED)) == expected
+        assert parse(pieces, LLAMA.parser(thinking_open=False, tools=()))[:3] == ("", text, [])
 
 
 def test_bare_calls_by_the_token():
-    parser = LLAMA.parser(thinking_open=False, tools=True)
+    parser = LLAMA.parser(thinking_open=False, tools=OFFERED)
     events = [*parser.feed("a"), *parser.mark("tool_open"), *parser.feed(ONE), *parser.finish()]
     assert joined(events) == ("", "a", made('{"x": "}"}'), False)
 
@@ -171,8 +172,8 @@ REPLIES = st.lists(st.sampled_from(ATOMS), max_size=12).map("".join)
 
 def kinds() -> list[ReplyParser]:
     return [
-        *(QWEN3.parser(thinking_open=opened, tools=tools) for opened in (False, True) for tools in (False, True)),
-        *(LLAMA.parser(thinking_open=False, tools=tools) for tools in (False, True)),
+        *(QWEN3.parser(thinking_open=opened, tools=tools) for opened in (False, True) for tools in ((), OFFERED)),
+        *(LLAMA.parser(thinking_open=False, tools=tools) for tools in ((), OFFERED)),
     ]
 
 
@@ -230,11 +231,11 @@ def exact(text: str, parser: ReplyParser) -> Joined:
 @given(st.text("ab \n<é", max_size=8), st.text("ab \n<é", max_size=8), st.lists(st.sampled_from([GOOD, BAD, TRICKY])))
 def test_tags_by_token_equal_tags_in_text(thought: str, answer: str, calls: list[str]):
     text = f"<think>\n{thought}\n</think>\n\n{answer}\n" + "\n".join(calls)
-    assert exact(text, QWEN3.parser(thinking_open=False, tools=True)) == read(text)
+    assert exact(text, QWEN3.parser(thinking_open=False, tools=OFFERED)) == read(text)
 
 
 def test_literal_text_that_looks_like_a_tag_is_text_where_tokens_tell():
-    parser = QWEN3.parser(thinking_open=False, tools=True)
+    parser = QWEN3.parser(thinking_open=False, tools=OFFERED)
     events = [*parser.feed("say <think> and <tool_", literal=True), *parser.feed("call>", literal=True)]
     assert joined([*events, *parser.finish()]) == ("", "say <think> and <tool_call>", [], False)
 
@@ -259,7 +260,7 @@ def test_what_was_rendered_is_read_back(thought: str, answer: str, values: list[
     reply = says(answer, thinking=thought, calls=calls)
     rendered = form.render([user("q"), reply], reply=False)
     written = "".join(span.text for span in rendered.spans if span.trained).removesuffix("<|im_end|>")
-    found = parse(written, form.parser(thinking_open=name == "qwen3_thinking", tools=True))
+    found = parse(written, form.parser(thinking_open=name == "qwen3_thinking", tools=OFFERED))
     assert found[:2] == (thought, answer)
     assert [(each.name, each.arguments) for each in found[2]] == [(each.name, each.arguments) for each in calls]
 
@@ -275,6 +276,6 @@ def test_a_reply_of_10_000_tags_costs_a_moment(atom: str):
 
 
 def test_a_call_that_never_begins_costs_a_moment():
-    parser, begun = LLAMA.parser(thinking_open=False, tools=True), time.process_time()
+    parser, begun = LLAMA.parser(thinking_open=False, tools=OFFERED), time.process_time()
     assert parse(("\n" for _ in range(60_000)), parser)[1] == "\n" * 60_000
     assert time.process_time() - begun < 3  # 0.2 s; 15 s where all of it is read again with each newline

@@ -188,7 +188,8 @@ def test_measures_of_a_guesser():
     chat = own(guesser(), exact=False).chat
     how = How(replies=4, sampling=Sampling(max_tokens=40))
     found = measure(chat, problems(60), tasks=TASKS, how=how)
-    assert 0.15 < found.accuracy.low < found.accuracy.value < found.accuracy.high < 0.4
+    assert 0.15 < found.accuracy.value < 0.3
+    assert found.accuracy == share(60 * found.accuracy.value, 60)  # replies to one problem are not independent
     assert (
         found.accuracy.value == pytest.approx(found.passed[1]) and found.passed[4] > found.passed[2] > found.passed[1]
     )

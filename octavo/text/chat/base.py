@@ -177,9 +177,9 @@ class Format(ABC):
             end=tuple(dict.fromkeys([*ends, *self.generation.end_ids])),
         )
 
-    def parser(self, *, thinking_open: bool, tools: bool) -> ReplyParser:
-        """A parser of one reply. thinking_open: the prompt ends inside a thinking block; tools: tools were offered."""
-        return TagParser(self.tags, thinking_open=thinking_open, tools=tools)
+    def parser(self, *, thinking_open: bool, tools: Sequence[ToolSpec]) -> ReplyParser:
+        """A parser of one reply. thinking_open: the prompt ends inside a thinking block; tools: what was offered."""
+        return TagParser(self.tags, thinking_open=thinking_open, tools=bool(tools))
 
     def recommended(self, thinking_on: bool) -> Sampling:
         """The sampling that the model's makers recommend for the mode; generation_config.json goes first.

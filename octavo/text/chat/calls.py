@@ -1,6 +1,6 @@
 """What a model wrote as a tool call -> `ToolCall`."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -64,3 +64,27 @@ def inside_string(body: str) -> bool:
     for char in body:
         scan.push(char)
     return scan.inside
+
+
+class CallReader(Protocol):
+    """How what stands between the tags of a call is read."""
+
+    def read(self, body: str) -> ToolCall | None:
+        """The call that a text is; None where it is none, or not whole."""
+        ...
+
+    def unfinished(self, body: str) -> bool:
+        """Whether what comes next may be within a value."""
+        ...
+
+
+class JsonCalls:
+    """Calls are JSON objects."""
+
+    def read(self, body: str) -> ToolCall | None:
+        """As `read_call`."""
+        return read_call(body)
+
+    def unfinished(self, body: str) -> bool:
+        """Whether it ends within a string."""
+        return inside_string(body)

@@ -12,10 +12,12 @@ from octavo.core.messages import Message, ToolCall, ToolSpec
 from octavo.core.sampling import Sampling, Thinking
 from octavo.text.chat.bare_calls import BareCallParser
 from octavo.text.chat.base import THINK, Format, Rendered, Span, free_characters
+from octavo.text.chat.calls import JsonCalls
 from octavo.text.chat.hermes import HERMES_CALL, TOOLS
 from octavo.text.chat.llama3 import BARE_CALL
 from octavo.text.chat.marks import Typed, Zones, strings
-from octavo.text.chat.parser import ReplyParser, Tags
+from octavo.text.chat.parser import ReplyParser, TagParser, Tags
+from octavo.text.chat.xml_calls import BEGIN, XmlCalls
 
 if TYPE_CHECKING:
     from octavo.text.tokenizer import Tokenizer
@@ -81,11 +83,12 @@ class JinjaFormat(Format):
             trained = self._last_reply(zones.text, variables)
         return Rendered(tuple(zones.spans(trained)))
 
-    def parser(self, *, thinking_open: bool, tools: bool) -> ReplyParser:
-        """A parser of one reply: tool calls between tags, or bare JSON where the template says so."""
+    def parser(self, *, thinking_open: bool, tools: Sequence[ToolSpec]) -> ReplyParser:
+        """A parser of one reply: calls between tags, of JSON or of XML, or bare JSON, as the template says."""
         if self.tags.tool_open is not None and self.tags.tool_close is None:
-            return BareCallParser(self.tags, tools=tools)
-        return super().parser(thinking_open=thinking_open, tools=tools)
+            return BareCallParser(self.tags, tools=bool(tools))
+        calls = XmlCalls(tools) if BEGIN in self._template.text else JsonCalls()
+        return TagParser(self.tags, thinking_open=thinking_open, tools=bool(tools), calls=calls)
 
     def _card(self, thinking_on: bool) -> Sampling:
         return Sampling(temperature=0.6, top_p=0.95) if thinking_on else Sampling(temperature=0.7, top_p=0.9)

@@ -57,9 +57,9 @@ class Llama31(Llama3):
     tags = Tags(tool_open="<|python_tag|>")
     call_layout = BARE_CALL
 
-    def parser(self, *, thinking_open: bool, tools: bool) -> ReplyParser:
+    def parser(self, *, thinking_open: bool, tools: Sequence[ToolSpec]) -> ReplyParser:
         """A parser of one reply: calls are bare JSON."""
-        return BareCallParser(self.tags, tools=tools)
+        return BareCallParser(self.tags, tools=bool(tools))
 
     def _date(self) -> str:
         return "26 Jul 2024"

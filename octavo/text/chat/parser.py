@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from octavo.core.messages import ToolCall
-from octavo.text.chat.calls import inside_string, read_call
+from octavo.text.chat.calls import CallReader, JsonCalls
 
 Tag = Literal["think_open", "think_close", "tool_open", "tool_close"]
 
@@ -90,8 +90,8 @@ class PendingCall:
 
     LIMIT = 8  # tags within one call; more are text, so that no reply costs quadratic time
 
-    def __init__(self, opening: str) -> None:
-        self.text = opening
+    def __init__(self, opening: str, calls: CallReader) -> None:
+        self.text, self.calls = opening, calls
         self.begins = [len(opening)]
         self.starts = [0]  # of the opening tags themselves
         self.closings = 0
@@ -105,10 +105,15 @@ class PendingCall:
     def read(self) -> tuple[str, str, ToolCall] | None:
         """(text before the call, the call's own text with its opening tag, the call), the longest that is one."""
         for start, begin in zip(self.starts, self.begins, strict=True):
-            call = read_call(self.text[begin:])
+            call = self.calls.read(self.text[begin:])
             if call is not None:
                 return self.text[:start], self.text[start:], call
         return None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a tag that comes now may be part of a value."""
+        return self.calls.unfinished(self.text[self.begins[-1] :])
 
     @property
     def crowded(self) -> bool:
@@ -120,13 +125,13 @@ class TagParser:
     """Thinking and calls between tags.
 
     - Newlines at both ends of the thinking and after it, and white space around calls, belong to the tags.
-    - A call that is no valid JSON is text, exactly as it was written, and the calls beside it are calls all the same.
+    - What `calls` cannot read is text, exactly as it was written, and the calls beside it are calls all the same.
     - A call inside thinking counts where the thinking is never closed; else it was only thought of.
     - Without `tools`, and where the format has no such tag, tags are text.
     """
 
-    def __init__(self, tags: Tags, *, thinking_open: bool, tools: bool) -> None:
-        self._tags, self._tools = tags.spelled(), tools
+    def __init__(self, tags: Tags, *, thinking_open: bool, tools: bool, calls: CallReader = JsonCalls()) -> None:
+        self._tags, self._tools, self._reader = tags.spelled(), tools, calls
         self._scanner = Scanner(self._tags)
         self._thinking = thinking_open
         self._repeatable = thinking_open  # some models write the opening tag though the prompt ended with it
@@ -232,18 +237,18 @@ class TagParser:
     def _open_call(self) -> Iterator[Event]:
         opening = self._tags["tool_open"]
         if self._pending is None:
-            self._pending = PendingCall(opening)
+            self._pending = PendingCall(opening, self._reader)
             return
         if self._pending.crowded or self._pending.read() is not None:
             yield from self._resolve(self._pending)
-            self._pending = PendingCall(opening)
+            self._pending = PendingCall(opening, self._reader)
         else:
             self._pending.reopen(opening)
 
     def _close_call(self, pending: PendingCall) -> Iterator[Event]:
-        """A closing tag within a string may be part of the string: then it is read on."""
+        """A closing tag within a value may be part of the value: then it is read on."""
         closing = self._tags["tool_close"]
-        if pending.read() is None and inside_string(pending.text[pending.begins[-1] :]) and not pending.crowded:
+        if pending.read() is None and pending.unfinished and not pending.crowded:
             pending.text += closing
             pending.closings += 1
         else:
