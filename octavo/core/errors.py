@@ -22,7 +22,11 @@ class FormatError(OctavoError):
 
 
 class RequestError(OctavoError):
-    """A request outside what can be done: bad sampling values, a prompt longer than the context, a bad schema."""
+    """A request outside what can be done: bad sampling values, a bad schema, a prompt without tokens."""
+
+
+class ContextError(RequestError):
+    """A prompt that is longer than the context: a shorter one may do."""
 
 
 class HubError(OctavoError):

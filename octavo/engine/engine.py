@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from octavo.core.errors import RequestError
+from octavo.core.errors import ContextError, RequestError
 from octavo.core.sampling import Sampling
 from octavo.engine.channels import Automaton
 from octavo.engine.pages import PagePool
@@ -287,7 +287,7 @@ class Engine:
         if not all(0 <= token < vocab for token in request.tokens):
             raise RequestError(f"the prompt has a token outside 0..{vocab - 1}: it was made for another model.")
         if size > self.longest or (size == self.longest and request.sampling.max_tokens != 0):
-            raise RequestError(
+            raise ContextError(
                 f"the prompt has {size:,} tokens, prompt and reply together may have {self.longest:,}: shorten it."
             )
         _check_bias(request.sampling, vocab=vocab)

@@ -9,7 +9,7 @@ from octavo.chat import load
 from octavo.chat.local import LocalChat
 from octavo.chat.next_turn import Conversation
 from octavo.chat.reader import ReplyReader
-from octavo.core.errors import OctavoError, RequestError
+from octavo.core.errors import ContextError, OctavoError, RequestError
 from octavo.core.messages import Message
 from octavo.core.sampling import Sampling, overridden
 from octavo.engine.rules import Rules
@@ -94,10 +94,10 @@ def written(messages: Sequence[Message]) -> int:
 
 
 def fitting(chat: LocalChat, count: int) -> None:
-    """Raise RequestError for so many characters that they are no prompt: to cut megabytes into tokens takes seconds."""
+    """Raise ContextError for so many characters that they are no prompt: to cut megabytes into tokens takes seconds."""
     most = chat.context_tokens * TOKEN_CHARACTERS
     if count > most:
-        raise RequestError(f"the prompt has {count:,} characters, at most {most:,} are read for a context of "
+        raise ContextError(f"the prompt has {count:,} characters, at most {most:,} are read for a context of "
                            f"{chat.context_tokens:,} tokens: shorten it.")  # fmt: skip
 
 

@@ -6,6 +6,7 @@ In threads of their own, where the interpreter's lock is free, and with a deadli
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from threading import Semaphore, Thread
 
@@ -53,7 +54,7 @@ class Compiler:
         return self.begun.pop(id, None) is not None
 
     def done(self) -> list[tuple[str, Outcome]]:
-        """Jobs that are prepared, or cannot be: their outcome gives what was prepared, or raises RequestError."""
+        """Jobs that are prepared, or cannot be: their outcome gives what was prepared, or raises why not."""
         if not self.begun:
             self.found.clear()  # what was dropped
             return []
@@ -69,13 +70,13 @@ class Compiler:
             try:
                 made = self.work(job)
             except OctavoError as cause:
-                why = str(cause)
-                self.found.append((id, lambda: _refuse(why)))
+                self.found.append((id, partial(_refuse, cause)))
             else:
                 self.found.append((id, lambda: made))
 
     def _late(self) -> Prepared:
-        return _refuse(f"the grammar was not compiled within {self.deadline_s:g} s: simplify the schema or the regex.")
+        late = f"the grammar was not compiled within {self.deadline_s:g} s: simplify the schema or the regex."
+        return _refuse(RequestError(late))
 
 
 class Clerk:
@@ -95,5 +96,5 @@ class Clerk:
             self.tell(answer(self.chat, self.asked.get()))
 
 
-def _refuse(why: str) -> Prepared:
-    raise RequestError(why)
+def _refuse(why: OctavoError) -> Prepared:
+    raise why

@@ -16,6 +16,7 @@ STATUS = {  # kind, as OpenAI's API calls it -> HTTP status
     "server_error": 500,
     "overloaded": 503,
 }
+TOO_LONG = "context_length_exceeded"  # the code by which clients know that they must shorten what they send
 RETRY_S = {"rate_limit_error": 1.0, "overloaded": 1.0}  # kinds that pass, and when it is worth to try again
 
 

@@ -80,11 +80,13 @@ class Usage(Struct, frozen=True, array_like=True, tag="u"):
 
 
 class Error(Struct, frozen=True, array_like=True, tag="x"):
-    """It cannot go on.   kind: a key of `errors.STATUS`;   retry_after_s: when to come again, None: as the kind says"""
+    """It cannot go on.   kind: a key of `errors.STATUS`;   retry_after_s: when to come again, None: as the kind says;
+    code: for programs, "" for none"""
 
     message: str
     kind: str = "server_error"
     retry_after_s: float | None = None
+    code: str = ""
 
 
 Event = Start | Reasoning | Text | ToolStart | ToolArgs | ToolEnd | Finish | Usage | Error

@@ -19,11 +19,12 @@ from octavo.chat.local import LocalChat
 from octavo.chat.next_turn import Conversation
 from octavo.chat.reader import ReplyReader
 from octavo.core.deltas import Delta, Finished, TextDelta, ThinkingDelta, TokenLogprob, ToolCallDelta
-from octavo.core.errors import MemoryNeeded, OctavoError, RequestError
+from octavo.core.errors import ContextError, MemoryNeeded, OctavoError, RequestError
 from octavo.engine.rules import Rules
 from octavo.engine.types import Request, Step
 from octavo.serve import answers, events, link, questions
 from octavo.serve.compiling import Clerk, Compiler, takes_long
+from octavo.serve.errors import TOO_LONG
 from octavo.serve.job import Job
 from octavo.serve.questions import Questions
 
@@ -195,7 +196,8 @@ class Host:
         try:
             work()
         except OctavoError as error:
-            self._send(id, [events.Error(str(error), "invalid_request_error")])
+            code = TOO_LONG if isinstance(error, ContextError) else ""
+            self._send(id, [events.Error(str(error), "invalid_request_error", code=code)])
 
     def _submit(self, id: str, job: Job) -> None:
         if takes_long(job):

@@ -231,7 +231,7 @@ class Endpoint:
         await doing.ticket.kept()
         if collected.error is not None:
             error = collected.error
-            failed = Refusal(error.message, kind=error.kind, retry_after_s=error.retry_after_s)
+            failed = Refusal(error.message, kind=error.kind, code=error.code, retry_after_s=error.retry_after_s)
             return refused(failed, request_id=doing.stream.id, error=self.dialect.error)
         return as_json(writer.whole(collected), headers=headers)
 

@@ -15,7 +15,7 @@ from octavo.chat.remote import END, DataLines, headers_for
 from octavo.core.errors import HubError, OctavoError, RequestError
 from octavo.serve import events
 from octavo.serve.engines import Listener, State
-from octavo.serve.errors import Refusal
+from octavo.serve.errors import TOO_LONG, Refusal
 from octavo.serve.job import Job
 from octavo.serve.stream import Stream
 
@@ -272,4 +272,5 @@ def _refusal(name: str, response: httpx.Response, body: bytes) -> events.Error:
     if status in (401, 403):
         return events.Error(f"{name}: the endpoint does not take this server's key: tell who runs it.", "server_error")
     kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return events.Error(f"{name}: the endpoint refused ({status}): {wire.reason(body)}", kind, wait_s)
+    code = TOO_LONG if TOO_LONG.encode() in body[:4096] else ""
+    return events.Error(f"{name}: the endpoint refused ({status}): {wire.reason(body)}", kind, wait_s, code)

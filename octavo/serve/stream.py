@@ -50,7 +50,7 @@ class Stream:
         """Wait for the first event. Raises Refusal where it is an Error: then nothing was begun."""
         await self._wait()
         if isinstance(error := self.held[0], events.Error):
-            raise Refusal(error.message, kind=error.kind, retry_after_s=error.retry_after_s)
+            raise Refusal(error.message, kind=error.kind, code=error.code, retry_after_s=error.retry_after_s)
 
     async def _wait(self) -> None:
         if not self.held and not self.done:

@@ -178,3 +178,18 @@ def test_errors_have_the_dialects_shape(served: Served):
     answer = served.client.post("/v1/messages", json={"model": "mini", "messages": LONG["messages"]})
     assert answer.status_code == 400 and answer.json()["error"]["type"] == "invalid_request_error"
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"response_format": {"type": "json_object"}}], ids=str)
+def test_a_prompt_that_is_too_long_is_told_by_the_code_that_clients_look_for(served: Served, more: dict[str, Any]):
+    """Both where its tokens are counted and where it is so long that nobody cuts it into tokens."""
+    context = served.client.get("/v1/models").json()["data"][0]["max_model_len"]
+    for text in ("a b" * context, "a b" * 40 * context):
+        for path, asked in (
+            ("chat/completions", {"messages": [{"role": "user", "content": text}], **more}),
+            ("completions", {"prompt": text, "stream": "stream" in more}),
+            ("responses", {"input": text, "stream": "stream" in more}),
+        ):
+            answer = served.client.post(f"/v1/{path}", json={"model": "mini", **asked})
+            assert answer.status_code == 400, answer.text
+            assert answer.json()["error"]["code"] == "context_length_exceeded"

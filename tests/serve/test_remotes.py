@@ -81,3 +81,21 @@ async def hurried() -> None:
 def test_who_ends_thinking_elsewhere_is_told_that_it_goes_on():
     with pytest.raises(Refusal, match=r"cannot be ended from here"):
         asyncio.run(hurried())
+
+
+async def refused(body: dict[str, Any]) -> Collected:
+    model = RemoteModel("far", "http://far/v1#m", changed=lambda _: None)
+    answer = httpx.Response(400, json={"error": body})
+    model.client = httpx.AsyncClient(base_url=model.url, transport=httpx.MockTransport(lambda _: answer))
+    told = Collected(replies=1)
+    async for batch in model.submit("j", JOB):
+        told.add(batch)
+    await model.stop()
+    return told
+
+
+@pytest.mark.parametrize(("code", "passed"), [("context_length_exceeded", "context_length_exceeded"), ("own", "")])
+def test_clients_learn_that_a_prompt_is_too_long_elsewhere(code: str, passed: str):
+    error = asyncio.run(refused({"message": "too much", "code": code})).error
+    assert error is not None and error.kind == "invalid_request_error"
+    assert error.code == passed and "too much" in error.message
