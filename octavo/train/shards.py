@@ -192,5 +192,6 @@ class Known(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> Any:
         """The gradients times that of the total."""
-        factor = float(outputs[0])
-        return None, None, *(grad if factor == 1 else grad * factor for grad in ctx.gradients)
+        factor, gradients = float(outputs[0]), ctx.gradients
+        ctx.gradients = ()  # what nobody else holds becomes the parameter's, and is not copied
+        return None, None, *(grad if factor == 1 else grad * factor for grad in gradients)
