@@ -144,8 +144,8 @@ def _readings(levels: Mapping[str, Sequence[int]], *, steps: tuple[int, int, int
     (general, reasoning, joined), seen = steps, ("retrieval",)
     easy = {name: tuple(some)[: max(2, len(some) // 2)] for name, some in levels.items()}
     return (
-        Reading(name="lists", steps=900, documents=32, rate=2e-3, warmup=40, gate=0.95, tries=3,
-                blend=Blend(levels=easy, prose=1, listed=1, lists=("things",))),
+        Reading(name="lists", steps=1500, documents=32, rate=2e-3, warmup=40, gate=0.95, tries=3,
+                blend=Blend(levels=easy, prose=1, listed=1, lists=("things", "sought"))),
         Reading(name="general", steps=general, documents=80, warmup=40,
                 blend=Blend(levels=easy, worked=0.5, slips=0.3, prose=0.3, listed=0.9, lists=LISTS, seen=seen,
                             often=often)),
@@ -166,7 +166,7 @@ def _wide(levels: Mapping[str, Sequence[int]] | None = None, *, times: int = 1) 
         experts=Size(width=192, layers=6, heads=6, inner=576, experts=8),
         readings=_readings({**levels, **TOOLS}, steps=(1000 * times, 1500 * times, 450 * times), often={"format": 2.5}),
         levels=levels, tools=TOOLS, student_tools=True, student_share=1.0, experts_share=0.2, cold_samples=10_000,
-        cold=Lesson(steps=30, how=muon(1e-3, others=6)), cold_gate=Gate(least=0.62, again=5, rounds=16),
+        cold=Lesson(steps=30, how=muon(1e-3, others=6)), cold_gate=Gate(least=0.5, again=3, rounds=26),
         cold_often={"tools": 4.0, "format": 1.5}, rl_steps=170 * times, student_rl_steps=75 * times, rl_queries=48,
         rl_replies=12, rl_updates=1, fuse_thought=10_000 * times, fuse_direct=4000 * times, fuse_turns=1500 * times,
         fuse_cut=9000 * times, fuse_often={"tools": 2.0, "format": 3.0, "countdown": 2.5},

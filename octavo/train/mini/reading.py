@@ -13,7 +13,7 @@ from octavo.text.learn import END_OF_TEXT
 from octavo.text.tokenizer import Tokenizer
 from octavo.train.batch import Batch, batches_of
 from octavo.train.mini.plan import Reading
-from octavo.train.mini.texts import document, things
+from octavo.train.mini.texts import document, sought, things
 
 BATCH_TOKENS = 16384  # of one pass; a step may take several
 LOOKED = 200  # lists in which a name is looked up, to see whether looking up is learnt
@@ -52,14 +52,17 @@ def reader(reading: Reading, tokenizer: Tokenizer, *, seed: int,
 
 @torch.no_grad()
 def looked_up(model: Decoder, tokenizer: Tokenizer) -> float:
-    """Share of lists of different lengths of which the model knows what stands behind a name that is said again."""
-    right, device = list[bool](), next(iter(model.parameters())).device
+    """Share of lists of different lengths of which the model knows what stands behind a name that is said again, or
+    that was said before the list: the smaller of the two."""
+    right, device = [0, 0], next(iter(model.parameters())).device
     for number in range(LOOKED):
         draw = random.Random(f"looked up {number}")
         lines, _ = things(draw)
         again = draw.choice(lines)
-        known = tokenizer.encode("\n".join([*lines, again.split()[0]]))
-        tokens = torch.tensor(tokenizer.encode("\n".join([*lines, again])), device=device)
-        logits = model.logits(model(tokens, PackedContext([len(tokens)], device=device))[len(known) - 1 : -1])
-        right.append(torch.equal(logits.argmax(-1), tokens[len(known) :]))
-    return sum(right) / len(right)
+        name, thing = again.split()
+        for way, (before, after) in enumerate((("\n".join([*lines, name]), f" {thing}"), sought(draw))):
+            known = tokenizer.encode(before)
+            tokens = torch.tensor(tokenizer.encode(before + after), device=device)
+            logits = model.logits(model(tokens, PackedContext([len(tokens)], device=device))[len(known) - 1 : -1])
+            right[way] += torch.equal(logits.argmax(-1), tokens[len(known) :])
+    return min(right) / LOOKED

@@ -24,11 +24,12 @@ COLOURS = ("red", "blue", "green", "black", "white")
 PLACES = ("garden", "house", "shop", "park", "school")
 TOWNS = ("Rome", "Oslo", "Lima", "Bonn", "Kyiv")
 LETTERS = "abcdefghijkl"
-EDITION = 5  # of these texts: one more where a seed and a number give another document
+EDITION = 6  # of these texts: one more where a seed and a number give another document
+SOUGHT = {"retrieval": range(1, 6)}  # what is looked for in lists, and in how long ones
 AGAIN = 3  # times that a list is gone through again: the more is looked up in it, the sooner looking up is learnt
 
 
-Kind = Literal["things", "owners", "words", "rows", "values", "neighbours"]  # of lists
+Kind = Literal["things", "owners", "words", "rows", "values", "neighbours", "sought"]  # of lists
 
 
 # What stands before a working and before an answer: in one fixed wording, a model learns to find the question so many
@@ -139,9 +140,12 @@ def prose(draw: random.Random) -> str:
 
 def listed(draw: random.Random, *, kinds: Sequence[Kind]) -> str:
     """A list, then the same again and again, each time in another order: so is looking up learnt."""
+    kind = draw.choice(kinds)
+    if kind == "sought":
+        return "\n".join("".join(sought(draw)) for _ in range(AGAIN + 1))
     makers = {"things": things, "owners": owners, "words": words, "rows": rows, "values": values,
               "neighbours": neighbours}  # fmt: skip
-    lines, again = makers[draw.choice(kinds)](draw)
+    lines, again = makers[kind](draw)
     return "\n".join([*lines, *(line for _ in range(AGAIN) for line in draw.sample(again, len(again)))])
 
 
@@ -152,6 +156,15 @@ def things(draw: random.Random) -> Lines:
     """Who has what: the shortest of lists, a name and a thing in a line."""
     lines = [f"{who} {draw.choice(THINGS)}" for who in draw.sample(NAMES, draw.randint(3, len(NAMES)))]
     return lines, lines
+
+
+def sought(draw: random.Random) -> tuple[str, str]:
+    """A list of things below the name that is looked for in it, a problem to learn from; and what that name has."""
+    while not (problem := problem_of(draw, SOUGHT)).messages[-1].text.startswith("Look up"):
+        pass
+    answer = answered(problem, draw)
+    known = answer.removesuffix(problem.gold.text).removesuffix(" ")
+    return asked(problem) + known, answer.removeprefix(known)
 
 
 def owners(draw: random.Random) -> Lines:
