@@ -156,9 +156,7 @@ def scan(stage: Stage, options: Options) -> str:
         p.page.evaluate(f"{axe()}; 0")
         passed = [scanned(p, "empty")]
         p.ask(asked)
-        p.tool("Regenerate")
-        p.page.wait_for_selector(".place:has-text('2/2')")
-        p.answered()
+        p.regenerate()
         p.page.locator("details.thought summary").click()
         passed.append(scanned(p, "talk"))
         narrow = p.page.locator("#menu").is_visible()

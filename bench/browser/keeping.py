@@ -10,10 +10,8 @@ from tests.serve.page.scripted import Script
 def regenerates(stage: Stage) -> None:
     with stage.page() as p:
         p.ask("again?")
-        for count in (2, 3):
-            p.tool("Regenerate")
-            p.page.wait_for_selector(f".place:has-text('{count}/{count}')")
-            p.answered()
+        for versions in (2, 3):
+            p.regenerate(versions=versions)
         p.tool("Previous version")
         p.page.wait_for_selector(".place:has-text('2/3')")
         p.page.reload()
@@ -93,9 +91,7 @@ def exports_and_imports(stage: Stage) -> str:
     with folder() as place:
         with stage.page() as p:
             p.ask("keep me")
-            p.tool("Regenerate")
-            p.page.wait_for_selector(".place:has-text('2/2')")
-            p.answered()
+            p.regenerate()
             file = exported(p, place / "talks.json")
         with stage.page() as p:
             p.page.set_input_files("#file", file)
@@ -153,9 +149,7 @@ def keeps_and_deletes(stage: Stage) -> None:
 def tabs_agree(stage: Stage) -> None:
     with stage.page() as p:
         p.ask("from the first tab")
-        other = Page(p.page.context.new_page())
-        other.page.goto(stage.scripted.url + "/")
-        other.page.locator(".talk", has_text="from the first tab").click()
+        other = p.beside("from the first tab")
         p.ask("and one more")
         other.page.wait_for_selector(".message.user:has-text('and one more')")
         other.page.keyboard.press("Alt+n")

@@ -57,9 +57,7 @@ def stops_and_goes_on(stage: Stage) -> None:
         p.page.click("#stop")
         p.page.wait_for_selector(".note:has-text('Stopped.')")
         settings(p, {"max_tokens": 10})
-        p.tool("Regenerate")
-        p.page.wait_for_selector(".place:has-text('2/2')")
-        p.answered()
+        p.regenerate()
         assert p.page.locator(".figures").inner_text()
 
 
@@ -68,9 +66,7 @@ def says_the_same_with_the_same_seed(stage: Stage) -> None:
         settings(p, {"max_tokens": 30, "seed": 4, "temperature": 1})
         p.page.locator(".switch label", has_text="Off").click()
         first = p.ask("Say something")
-        p.tool("Regenerate")
-        p.page.wait_for_selector(".place:has-text('2/2')")
-        assert p.answered() == first
+        assert p.regenerate() == first
 
 
 def compares(stage: Stage) -> str:

@@ -140,6 +140,20 @@ class Page:
         place.hover()
         place.get_by_role("button", name=name, exact=True).first.click()
 
+    def regenerate(self, *, versions: int = 2) -> str:
+        """Have the last answer made anew, which makes so many of it. The new one's text."""
+        self.tool("Regenerate")
+        self.page.wait_for_selector(f".place:has-text('{versions}/{versions}')")
+        return self.answered()
+
+    def beside(self, talk: str) -> "Page":
+        """Another tab of this browser, with the conversation of that name."""
+        other = Page(self.page.context.new_page())
+        other.page.goto(self.page.url)
+        other.page.locator(".talk", has_text=talk).click()
+        other.answered()
+        return other
+
     def storage(self) -> str:
         """Everything that is kept in this browser, as one text."""
         return self.page.evaluate(

@@ -128,7 +128,7 @@ def tells_of_errors(stage: Stage) -> None:
         assert p.answered(2).strip() == "It begins"
         p.page.route("**/v1/chat/completions", lambda route: route.abort())
         p.say("are you there?")
-        p.page.wait_for_function("() => document.querySelectorAll('.note.bad').length == 3")
+        p.page.wait_for_function("() => document.querySelectorAll('.message .note.bad').length == 3")
 
 
 def renders_in_order(stage: Stage) -> None:

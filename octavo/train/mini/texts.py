@@ -162,9 +162,9 @@ def sought(draw: random.Random) -> tuple[str, str]:
     """A list of things below the name that is looked for in it, a problem to learn from; and what that name has."""
     while not (problem := problem_of(draw, SOUGHT)).messages[-1].text.startswith("Look up"):
         pass
-    answer = answered(problem, draw)
-    known = answer.removesuffix(problem.gold.text).removesuffix(" ")
-    return asked(problem) + known, answer.removeprefix(known)
+    text = bare(problem, draw)
+    known = text.removesuffix(problem.gold.text).removesuffix(" ")
+    return known, text.removeprefix(known)
 
 
 def owners(draw: random.Random) -> Lines:

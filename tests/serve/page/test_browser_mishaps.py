@@ -75,10 +75,7 @@ def test_an_answer_cut_by_a_reload_says_so(stage: Stage):
 def test_another_tab_follows_an_answer_without_starting_over(stage: Stage):
     with stage.page() as p:
         p.ask("before")
-        other = Page(p.page.context.new_page())
-        other.page.goto(stage.scripted.url + "/")
-        other.page.locator(".talk", has_text="before").click()
-        other.answered()
+        other = p.beside("before")
         other.page.evaluate("document.querySelector('.message').marked = true")
         writes(stage, p, Script("in both " * 40, piece_s=0.03))
         other.page.wait_for_selector(".message.assistant >> nth=1")
@@ -92,10 +89,7 @@ def test_another_tab_follows_an_answer_without_starting_over(stage: Stage):
 def test_two_tabs_that_write_at_once_lose_nothing(stage: Stage):
     with stage.page() as p:
         p.ask("root")
-        other = Page(p.page.context.new_page())
-        other.page.goto(stage.scripted.url + "/")
-        other.page.locator(".talk", has_text="root").click()
-        other.answered()
+        other = p.beside("root")
         writes(stage, p, Script("first tab " * 30, piece_s=0.06))
         writes(stage, other, Script("second tab " * 30, piece_s=0.06))
         p.page.wait_for_function("() => !document.querySelector('.answer[aria-busy=true]')")
@@ -159,10 +153,8 @@ def test_the_menu_says_whether_it_is_open(stage: Stage):
 def test_the_keyboard_stays_where_versions_are_turned(stage: Stage):
     with stage.page() as p:
         p.ask("again?")
-        for count in (2, 3):
-            p.tool("Regenerate")
-            p.page.wait_for_selector(f".place:has-text('{count}/{count}')")
-            p.answered()
+        for versions in (2, 3):
+            p.regenerate(versions=versions)
         p.page.get_by_role("button", name="Previous version").focus()
         p.page.keyboard.press("Enter")
         p.page.wait_for_selector(".place:has-text('2/3')")
